@@ -1,0 +1,20 @@
+"""snimux: one port 443, many servers behind it, no keys handed over.
+
+A TCP server that reads just enough of the TLS ClientHello to learn the server name (and ALPN),
+and splices the raw stream to the right backend. It never terminates TLS.
+
+Reading order, lowest floor first; a file imports only from lower floors, and floors 0 to 2 know
+no trio, no socket, no clock and no log:
+
+0. ``hostname`` (names and patterns), ``address`` (where to listen or dial), ``verdict`` (what a
+   peek can conclude)
+1. ``client_hello`` (bytes -> verdict), ``proxy_header`` (PROXY protocol), ``routes``
+   ((name, ALPN) -> backend)
+2. ``config`` (flags and TOML -> Config), ``logline`` (fields -> one line of text)
+3. ``relay`` (two sockets until both are done), ``upstream`` (dial), ``listeners`` (listen)
+4. ``connection`` (one connection's life)
+5. ``server`` (accept, limits, drain)
+6. ``cli`` (argv -> a running server and an exit status)
+"""
+
+__version__ = "0.1.0"
