@@ -1,0 +1,152 @@
+"""Where to listen or dial, in Caddy's own spelling.
+
+``host:port``, ``[v6]:port``, ``:port`` (listen only: all interfaces, IPv4 and IPv6),
+``unix//path``, and ``fd/N`` (listen only: a socket that was handed over, say by systemd).
+
+Knows no socket: an address here is a value that prints as it is typed.
+
+Source: Caddy's "network addresses" (caddyserver.com, Conventions).
+"""
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+
+from snimux.hostname import HostnameError, from_user
+
+# sun_path less its NUL: 104 bytes on macOS and the BSDs, 108 on Linux. The smaller one everywhere,
+# so that a configuration does not work on one system only.
+_MAX_PATH = 103
+
+
+class AddressError(ValueError):
+    """An address that cannot be used; the message says why and how to write it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A TCP host and port; an empty host is every interface, IPv4 and IPv6."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the host is an IP address, so that nothing need be looked up."""
+        return _ip(self.host) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A UNIX stream socket in the file system."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix/{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class FdAddress:
+    """A listening socket that this process was started with, by descriptor number."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"fd/{self.number}"
+
+
+DialAddress = TcpAddress | UnixAddress
+ListenAddress = TcpAddress | UnixAddress | FdAddress
+
+
+def parse_listen(text: str) -> ListenAddress:
+    """An address to listen on; port 0 takes a free one.
+
+    Raises:
+        AddressError: it is none.
+    """
+    if text.startswith("fd/"):
+        return _parse_fd(text)
+    return _parse_socket(text)
+
+
+def parse_dial(text: str) -> DialAddress:
+    """An address to dial.
+
+    Raises:
+        AddressError: it is none, or names no host or no port to dial.
+    """
+    if text.startswith("fd/"):
+        raise AddressError("fd/N can be listened on, not dialled")
+    address = _parse_socket(text)
+    if isinstance(address, TcpAddress):
+        if not address.host:
+            raise AddressError(f"no host to dial; perhaps 127.0.0.1:{address.port}")
+        if not address.port:
+            raise AddressError("port 0 cannot be dialled")
+    return address
+
+
+def _parse_fd(text: str) -> FdAddress:
+    number = text.removeprefix("fd/")
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise AddressError("fd/N needs a descriptor number, as in fd/3")
+    return FdAddress(int(number))
+
+
+def _parse_socket(text: str) -> DialAddress:
+    if text.startswith("unix/"):
+        return _parse_unix(text.removeprefix("unix/"))
+    if "://" in text:
+        raise AddressError(f"a URL, not an address; perhaps {text.partition('://')[2].strip('/')}")
+    if "/" in text:
+        raise AddressError("not host:port; a UNIX socket is written unix//path/to/socket")
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        hint = f":{text} or 127.0.0.1:{text}" if text.isdecimal() else f"{text or 'host'}:8443"
+        raise AddressError(f"no port; perhaps {hint}")
+    return TcpAddress(_parse_host(host), _parse_port(port))
+
+
+def _parse_unix(path: str) -> UnixAddress:
+    if not path or path.startswith("@") or "\0" in path:
+        raise AddressError("a UNIX socket needs a path in the file system: unix//path/to/socket")
+    if len(os.fsencode(path)) > _MAX_PATH:
+        raise AddressError(f"the path of a UNIX socket has at most {_MAX_PATH} bytes")
+    return UnixAddress(path)
+
+
+def _parse_port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise AddressError(f"{text!r} is no port; a port is a number up to 65535")
+    return int(text)
+
+
+def _parse_host(text: str) -> str:
+    if text.startswith("[") and text.endswith("]"):
+        ip = _ip(text[1:-1])
+        if not isinstance(ip, ipaddress.IPv6Address):
+            raise AddressError(f"{text!r} is no IPv6 address")
+        return str(ip)
+    if not text or _ip(text):
+        if ":" in text:
+            raise AddressError(f"an IPv6 address goes in brackets: [{text}]:port")
+        return text
+    try:
+        return from_user(text)
+    except HostnameError as error:
+        hint = "; an IPv6 address goes in brackets: [::1]:8443" if ":" in text else ""
+        raise AddressError(f"host {text!r}: {error}{hint}") from None
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

@@ -1,0 +1,104 @@
+"""What a peek at a connection's first bytes can conclude, and what a protocol is.
+
+A protocol's ``peek`` looks at all bytes received so far and concludes one of four things:
+*NeedMore*, *Malformed*, *Foreign* or *Hello*. They are values, so that ``match`` with
+``assert_never`` proves every outcome handled.
+
+Knows no protocol's details; those are in ``client_hello`` (and, later, its siblings).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a connection was refused; the value is the word in the log."""
+
+    # Nothing came, or not this protocol: scanners, health probes, clients at the wrong port.
+    NO_BYTES = "no-bytes"
+    HTTP = "http"
+    SSH = "ssh"
+    SSLV2 = "sslv2"
+    PROXY_PROTOCOL = "proxy-protocol"
+    NOISE = "noise"
+    # This protocol, and wrong.
+    MALFORMED_HELLO = "malformed-hello"
+    BAD_SERVER_NAME = "bad-server-name"
+    UNEXPECTED_MESSAGE = "unexpected-message"
+    RECORD_OVERFLOW = "record-overflow"
+    HELLO_TOO_LARGE = "hello-too-large"
+    HELLO_TIMEOUT = "hello-timeout"
+    HELLO_CUT_SHORT = "hello-cut-short"
+    # A good hello that cannot be served.
+    NO_ROUTE = "no-route"
+    BACKEND_DOWN = "backend-down"
+    OUT_OF_DESCRIPTORS = "out-of-descriptors"
+    TOO_MANY_FROM_SOURCE = "too-many-from-source"
+
+
+@dataclass(frozen=True, slots=True)
+class NeedMore:
+    """No verdict yet. Handed back to the next ``peek``, so that no byte is looked at twice.
+
+    ``scanned`` bytes from the start need not be looked at again; they held ``gathered`` bytes of
+    the message itself, whose whole length is ``expected`` bytes, once that is known. ``farewell``
+    is what the client should be told if no more comes.
+    """
+
+    scanned: int = 0
+    gathered: int = 0
+    expected: int | None = None
+    farewell: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """This protocol, but wrong; ``farewell`` is what the client should be told."""
+
+    reason: Reason
+    detail: str
+    farewell: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Not this protocol at all; ``reason`` says what it looks like."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What routing may know of a connection.
+
+    ``name`` is canonical (see ``hostname``) or None where the hello names no server; ``alpn`` are
+    the protocols offered, in the client's order of preference; ``ech`` says that Encrypted Client
+    Hello was offered, so that ``name`` may be a public name only; ``size`` is how many of the
+    bytes peeked at belong to the hello.
+    """
+
+    name: str | None
+    alpn: tuple[bytes, ...]
+    ech: bool
+    size: int
+
+
+Verdict = NeedMore | Malformed | Foreign | Hello
+
+START = NeedMore()
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A protocol that can be told apart and routed by its first bytes.
+
+    ``peek(received, since, max_hello)`` takes every byte received so far, what the last peek
+    concluded (``START`` at first) and the bound in bytes on the message; it never raises.
+    ``farewell(reason)`` gives the bytes that tell a client politely, or none.
+    """
+
+    name: str
+    default_port: int
+    peek: Callable[[bytes | bytearray, NeedMore, int], Verdict]
+    farewell: Callable[[Reason], bytes]

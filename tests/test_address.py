@@ -1,0 +1,94 @@
+"""``snimux.address``: where to listen or dial, as Caddy spells it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snimux.address import (
+    AddressError,
+    FdAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_dial,
+    parse_listen,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8443", TcpAddress("127.0.0.1", 8443)),
+        ("localhost:8443", TcpAddress("localhost", 8443)),
+        ("Backend.Example:1", TcpAddress("backend.example", 1)),
+        ("bücher.example:1", TcpAddress("xn--bcher-kva.example", 1)),
+        ("[::1]:65535", TcpAddress("::1", 65535)),
+        ("[2001:DB8:0::1]:443", TcpAddress("2001:db8::1", 443)),
+        ("[fe80::1%eth0]:443", TcpAddress("fe80::1%eth0", 443)),
+        ("unix//run/caddy.sock", UnixAddress("/run/caddy.sock")),
+        ("unix/caddy.sock", UnixAddress("caddy.sock")),
+    ],
+)
+def test_dial_and_listen_addresses(text: str, address: TcpAddress | UnixAddress) -> None:
+    assert parse_dial(text) == parse_listen(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [(":443", TcpAddress("", 443)), ("127.0.0.1:0", TcpAddress("127.0.0.1", 0)),
+     ("fd/3", FdAddress(3))],
+)  # fmt: skip
+def test_listen_only_addresses(text: str, address: TcpAddress | FdAddress) -> None:
+    assert parse_listen(text) == address
+    with pytest.raises(AddressError):
+        parse_dial(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no port"),
+        ("8443", ":8443 or 127.0.0.1:8443"),
+        ("localhost", "localhost:8443"),
+        ("localhost:", "no port"),
+        ("localhost:http", "'http' is no port"),
+        ("localhost:65536", "65535"),
+        ("localhost:-1", "no port"),
+        ("localhost:8080-8085", "no port"),
+        ("localhost:８", "no port"),
+        ("::1:443", "brackets"),
+        ("::1", "brackets"),
+        ("[::1]", "brackets|no port"),
+        ("[127.0.0.1]:443", "no IPv6"),
+        ("a b:1", "' '"),
+        ("https://127.0.0.1:8443/", "a URL, not an address; perhaps 127.0.0.1:8443$"),
+        ("/run/caddy.sock", "unix//path"),
+        ("unix/", "path"),
+        ("unix/@abstract", "path"),
+        ("unix//" + "x" * 103, "103"),
+    ],
+)
+def test_what_no_address_is(text: str, why: str) -> None:
+    for parse in (parse_dial, parse_listen):
+        with pytest.raises(AddressError, match=why):
+            parse(text)
+
+
+@pytest.mark.parametrize("text", ["fd/", "fd/x", "fd/-1", "fd/3/4"])
+def test_what_no_descriptor_is(text: str) -> None:
+    with pytest.raises(AddressError, match="descriptor number"):
+        parse_listen(text)
+
+
+@given(st.text(max_size=40))
+def test_an_address_prints_as_it_is_read(text: str) -> None:
+    try:
+        address = parse_listen(text)
+    except AddressError:
+        return
+    assert parse_listen(str(address)) == address
+
+
+def test_an_ip_address_needs_no_look_up() -> None:
+    assert TcpAddress("::1", 1).is_numeric
+    assert TcpAddress("127.0.0.1", 1).is_numeric
+    assert not TcpAddress("localhost", 1).is_numeric
