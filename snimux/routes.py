@@ -1,0 +1,97 @@
+"""Which backend a hello goes to: an immutable table from (server name, ALPN) to a route.
+
+Exact beats longest suffix beats default; with the same host pattern, one that names an ALPN
+protocol beats one that does not, and matches only hellos that offer the protocol.
+
+Knows names and addresses as values; nothing of sockets, and not where the routes were written.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from snimux import hostname
+from snimux.address import DialAddress
+from snimux.proxy_header import Version
+
+
+class PatternError(ValueError):
+    """A route pattern that is none; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A host pattern (see ``hostname``), and the ALPN protocol that must be offered, if any."""
+
+    host: str
+    alpn: bytes | None = None
+
+    def __str__(self) -> str:
+        return self.host if self.alpn is None else f"{self.host}/{self.alpn.decode('latin-1')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where connections go: addresses, tried in order until one connects.
+
+    ``proxy`` is the version of the PROXY protocol header that it is sent, if any.
+    """
+
+    addresses: tuple[DialAddress, ...]
+    proxy: Version | None = None
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.addresses))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Hellos that match the pattern go to the backend."""
+
+    pattern: Pattern
+    backend: Backend
+
+
+def parse_pattern(text: str) -> Pattern:
+    """A pattern as typed: ``HOST`` or ``HOST/ALPN``, such as ``*.example`` or ``*/h2``.
+
+    Raises:
+        PatternError: it is none.
+    """
+    host, slash, alpn = text.partition("/")
+    # RFC 7301 section 3.1: a protocol name has 1 to 255 bytes. Registered ones are printable.
+    if slash and not (alpn.isascii() and alpn.isprintable() and 0 < len(alpn) < 256):
+        raise PatternError("behind the / goes an ALPN protocol, such as h2 or acme-tls/1")
+    try:
+        return Pattern(hostname.pattern_from_user(host), alpn.encode("ascii") if slash else None)
+    except hostname.HostnameError as error:
+        raise PatternError(str(error)) from None
+
+
+class RouteTable:
+    """An immutable table of routes; look-ups cost the same however many there are."""
+
+    __slots__ = ("_routes",)
+
+    def __init__(self, routes: Iterable[Route] = ()) -> None:
+        """Routes with distinct patterns; of two with the same pattern the first counts."""
+        self._routes: dict[str, dict[bytes | None, Route]] = {}
+        for route in routes:
+            self._routes.setdefault(route.pattern.host, {}).setdefault(route.pattern.alpn, route)
+
+    def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
+        """The route of a hello, or None.
+
+        Args:
+            name: the canonical server name; None where the hello has none.
+            alpn: the protocols offered, in the client's order; where patterns for several of them
+                match, the client's first choice among them wins.
+        """
+        for host in hostname.patterns_matching(name):
+            by_alpn = self._routes.get(host)
+            if by_alpn is None:
+                continue
+            for protocol in (*alpn, None):
+                route = by_alpn.get(protocol)
+                if route is not None:
+                    return route
+        return None

@@ -1,0 +1,117 @@
+"""``snimux.routes``: exact beats longest suffix beats default, ALPN beats none."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snimux.address import TcpAddress, UnixAddress
+from snimux.hostname import patterns_matching
+from snimux.routes import Backend, Pattern, PatternError, Route, RouteTable, parse_pattern
+
+
+def table_of(*patterns: str) -> RouteTable:
+    """A table in which each pattern's backend is told by its port: the pattern's place."""
+    return RouteTable(
+        Route(parse_pattern(text), Backend((TcpAddress("127.0.0.1", port),)))
+        for port, text in enumerate(patterns, 1)
+    )
+
+
+def winner(table: RouteTable, name: str | None, *alpn: bytes) -> str | None:
+    route = table.find(name, alpn)
+    return None if route is None else str(route.pattern)
+
+
+def test_the_most_specific_pattern_wins_wherever_it_stands() -> None:
+    patterns = ["*", "**.com", "**.ciso.com", "*.ciso.com", "secure.ciso.com"]
+    for order in (patterns, patterns[::-1]):
+        table = table_of(*order)
+        assert winner(table, "secure.ciso.com") == "secure.ciso.com"
+        assert winner(table, "dao.ciso.com") == "*.ciso.com"
+        assert winner(table, "a.b.ciso.com") == "**.ciso.com"
+        assert winner(table, "ciso.com") == "**.com"
+        assert winner(table, "com") == "*"
+        assert winner(table, "ciso.com.attacker.net") == "*"
+        assert winner(table, "evil-secure.ciso.com") == "*.ciso.com"
+        assert winner(table, None) == "*"
+
+
+def test_a_pattern_matches_whole_labels_only() -> None:
+    table = table_of("*.ciso.com", "**.x.example", "a.example")
+    for name in ("ciso.com", "evilciso.com", "a.b.ciso.com", "x.example", "yx.example",
+                 "evil-a.example", "a.example.attacker.net", "b.a.example"):  # fmt: skip
+        assert winner(table, name) is None, name
+    assert winner(table, "a.b.c.x.example") == "**.x.example"
+    assert winner(table, None) is None
+
+
+def test_alpn_beats_the_same_pattern_without_and_nothing_else() -> None:
+    table = table_of("a.example", "a.example/acme-tls/1", "*.example/h2", "*/h2", "**.b.example")
+    assert winner(table, "a.example", b"acme-tls/1") == "a.example/acme-tls/1"
+    assert winner(table, "a.example", b"h2") == "a.example"
+    assert winner(table, "a.example") == "a.example"
+    assert winner(table, "c.example", b"http/1.1", b"h2") == "*.example/h2"
+    assert winner(table, "c.example", b"http/1.1") is None
+    assert winner(table, "c.b.example", b"h2") == "**.b.example"
+    assert winner(table, None, b"h2") == "*/h2"
+    assert winner(table, None) is None
+
+
+def test_of_several_protocols_the_clients_first_choice_wins() -> None:
+    table = table_of("a.example/http/1.1", "a.example/h2")
+    assert winner(table, "a.example", b"h2", b"http/1.1") == "a.example/h2"
+    assert winner(table, "a.example", b"http/1.1", b"h2") == "a.example/http/1.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("Secure.CISO.com/acme-tls/1", Pattern("secure.ciso.com", b"acme-tls/1")),
+        ("*/h2", Pattern("*", b"h2")),
+        ("**", Pattern("*")),
+        ("*.bücher.example", Pattern("*.xn--bcher-kva.example")),
+    ],
+)
+def test_patterns_as_typed(text: str, pattern: Pattern) -> None:
+    assert parse_pattern(text) == pattern
+    assert parse_pattern(str(pattern)) == pattern
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("a.example/", "ALPN"), ("a.example/\n", "ALPN"), ("a.example/ü", "ALPN"), ("/h2", "empty"),
+     ("a.example/" + "x" * 256, "ALPN"), ("10.0.0.1", "IP address"), ("a b", "' '")],
+)  # fmt: skip
+def test_what_no_pattern_is(text: str, why: str) -> None:
+    with pytest.raises(PatternError, match=why):
+        parse_pattern(text)
+
+
+def test_a_backend_prints_as_it_is_typed() -> None:
+    backend = Backend((TcpAddress("::1", 8443), UnixAddress("/run/caddy.sock")))
+    assert str(backend) == "[::1]:8443,unix//run/caddy.sock"
+
+
+LABELS = st.sampled_from(["a", "b", "c"])
+NAMES = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
+PATTERNS = st.one_of(NAMES, NAMES.map("*.{}".format), NAMES.map("**.{}".format), st.just("*"))
+
+
+def matches(pattern: str, name: str) -> bool:
+    """What a pattern means, said without a table."""
+    if pattern == "*":
+        return True
+    if pattern.startswith("**."):
+        return name.endswith(pattern[2:])
+    if pattern.startswith("*."):
+        first, _, parent = name.partition(".")
+        return bool(first) and parent == pattern[2:]
+    return name == pattern
+
+
+@given(st.sets(PATTERNS, max_size=8), NAMES)
+def test_the_table_agrees_with_what_patterns_mean(patterns: set[str], name: str) -> None:
+    found = winner(table_of(*patterns), name)
+    meant = [pattern for pattern in patterns_matching(name) if pattern in patterns]
+    assert set(meant) == {pattern for pattern in patterns if matches(pattern, name)}
+    assert found == (meant[0] if meant else None)
