@@ -1,0 +1,397 @@
+"""Flags and TOML text -> one frozen ``Config``, or every problem with them at once.
+
+Flags and file say the same things in the same words: a flag ``--hello-timeout`` is the key
+``hello_timeout``. Flags win: a setting or a pattern given by flag replaces the file's.
+
+Reads no file, opens no socket and looks up no name: text comes in, a value goes out.
+"""
+
+import difflib
+import ipaddress
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from snimux import hostname
+from snimux.address import (
+    AddressError,
+    DialAddress,
+    ListenAddress,
+    TcpAddress,
+    parse_dial,
+    parse_listen,
+)
+from snimux.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
+from snimux.proxy_header import Version
+from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; ``problems`` has one line for each thing wrong."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a connection may cost; times in seconds, ``math.inf`` where off."""
+
+    hello_timeout: float = 5.0
+    max_hello: int = DEFAULT_MAX_HELLO
+    dial_timeout: float = 5.0
+    idle_timeout: float = 3600.0
+    max_connections: int | None = None
+    """None: as many as the descriptor limit allows."""
+    max_connections_per_source: int | None = None
+    """None: no limit."""
+    drain: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that snimux is told."""
+
+    listen: tuple[ListenAddress, ...]
+    routes: tuple[Route, ...]
+    limits: Limits
+    log_format: str
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the file with its flag: how it is read, its default as written, its help."""
+
+    key: str
+    parse: Callable[[object], Any]
+    default: object
+    metavar: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The flag of the same name."""
+        return "--" + self.key.replace("_", "-")
+
+
+def _seconds(*, off: bool = False, zero: bool = False) -> Callable[[object], float]:
+    wanted = "a number of seconds" + (" or off" if off else "")
+
+    def parse(value: object) -> float:
+        if off and value == "off":
+            return math.inf
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{_shown(value)} is not {wanted}")
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            hint = "; write off for no limit" if off else ""
+            raise ValueError(f"{_shown(value)} is not a number of seconds above 0{hint}")
+        return float(value)
+
+    return parse
+
+
+def _count(
+    what: str, *, low: int = 1, high: int = 10**9, word: str = ""
+) -> Callable[[object], int | None]:
+    wanted = f"a number of {what}" + (f" or {word}" if word else "")
+
+    def parse(value: object) -> int | None:
+        if word and value == word:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{_shown(value)} is not {wanted}")
+        if not low <= value <= high:
+            raise ValueError(f"{value} is not {wanted} from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _choice(*words: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise ValueError(f"{_shown(value)} is not one of {', '.join(words)}")
+        return value
+
+    return parse
+
+
+# 512 bytes: hardly any client says less, so a smaller bound is a slip of units.
+SETTINGS = (
+    Setting("hello_timeout", _seconds(), 5, "SECONDS", "deadline for the whole ClientHello"),
+    Setting(
+        "max_hello",
+        _count("bytes", low=512, high=LARGEST_MAX_HELLO),
+        DEFAULT_MAX_HELLO,
+        "BYTES",
+        f"bound on the ClientHello; at most {LARGEST_MAX_HELLO}",
+    ),
+    Setting("dial_timeout", _seconds(), 5, "SECONDS", "deadline for each backend address"),
+    Setting(
+        "idle_timeout",
+        _seconds(off=True),
+        3600,
+        "SECONDS|off",
+        "close a connection on which nothing moved, either way, for so long",
+    ),
+    Setting(
+        "max_connections",
+        _count("connections", word="auto"),
+        "auto",
+        "N|auto",
+        "connections at a time; at the limit, new ones wait to be accepted; "
+        "auto is half of the descriptors that the system allows the process",
+    ),
+    Setting(
+        "max_connections_per_source",
+        _count("connections", word="off"),
+        "off",
+        "N|off",
+        "connections at a time from one IPv4 address or IPv6 /64; more are refused",
+    ),
+    Setting(
+        "drain",
+        _seconds(off=True, zero=True),
+        30,
+        "SECONDS|off",
+        "time that open connections get to end after SIGTERM or SIGINT; "
+        "off waits for as long as they take",
+    ),
+    Setting("log_format", _choice("logfmt", "json"), "logfmt", "logfmt|json", "form of a log line"),
+    Setting(
+        "log_level",
+        _choice("debug", "info", "warning", "error"),
+        "info",
+        "LEVEL",
+        "debug, info, warning or error; at info, scanners are summed up, not listed",
+    ),
+)
+
+_DEFAULT_LISTEN = ":443"
+_FILE_KEYS = ("listen", "route", "default", *(setting.key for setting in SETTINGS))
+_ROUTE_KEYS = ("hosts", "to", "proxy")
+_VERSIONS = ("v1", "v2")
+
+
+@dataclass(slots=True)
+class _Source:
+    """What one source (the flags, or a file) says, and what is wrong with it."""
+
+    problems: list[str] = field(default_factory=list)
+    listen: list[ListenAddress] = field(default_factory=list)
+    routes: dict[Pattern, Route] = field(default_factory=dict)
+    places: dict[Pattern, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def attempt(self, where: str, parse: Callable[[Any], T], value: object) -> T | None:
+        """The parsed value; None where it is wrong, which is noted."""
+        try:
+            return parse(value)
+        except (AddressError, PatternError) as error:
+            self.problems.append(f"{where}: {_shown(value)}: {error}")
+        except ValueError as error:
+            self.problems.append(f"{where}: {error}")
+        return None
+
+    def attempt_all(self, where: str, parse: Callable[[str], T], values: Iterable[str]) -> list[T]:
+        parsed = [self.attempt(where, parse, value) for value in values]
+        return [value for value in parsed if value is not None]
+
+    def add_listen(self, where: str, values: Iterable[str]) -> None:
+        for address in self.attempt_all(where, parse_listen, values):
+            if address in self.listen and not (
+                isinstance(address, TcpAddress) and address.port == 0
+            ):
+                self.problems.append(f"{where}: {address} is given twice")
+            self.listen.append(address)
+
+    def add_route(
+        self, where: str, hosts: Sequence[str], to: Sequence[str], proxy: str | None
+    ) -> None:
+        patterns = self.attempt_all(where, parse_pattern, hosts)
+        addresses = tuple(self.attempt_all(where, parse_dial, to))
+        backend = Backend(addresses, cast(Version | None, proxy))
+        for pattern in patterns:
+            if pattern in self.routes:
+                again = " (the default is it, too)" if str(pattern) == hostname.ANY else ""
+                first = self.places[pattern]
+                self.problems.append(
+                    f"{where}: the pattern {pattern}{again} is given twice, first in {first}"
+                )
+            self.places.setdefault(pattern, where)
+            self.routes.setdefault(pattern, Route(pattern, backend))
+
+
+def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None) -> Config:
+    """Read the configuration.
+
+    Args:
+        flags: values as typed, by flag name with underscores: ``listen`` and ``route`` are
+            sequences of strings, all others strings; absent, None and empty are not given.
+        file_name: what to call the file in messages.
+        toml: the file's text; None where there is none.
+
+    Raises:
+        ConfigError: with every problem of flags, file and the two together.
+    """
+    from_file = _read_toml(file_name, toml)
+    from_flags = _read_flags(flags)
+    problems = from_flags.problems + [f"{file_name}: {line}" for line in from_file.problems]
+    listen = from_flags.listen or from_file.listen or [parse_listen(_DEFAULT_LISTEN)]
+    routes = {**from_file.routes, **from_flags.routes}
+    if not problems:
+        problems = _problems_together(listen, routes.values())
+    if problems:
+        raise ConfigError(problems)
+    settings = {x.key: x.parse(x.default) for x in SETTINGS}
+    settings |= from_file.settings | from_flags.settings
+    log = {key: settings.pop(key) for key in ("log_format", "log_level")}
+    return Config(tuple(listen), tuple(routes.values()), Limits(**settings), **log)
+
+
+def _read_flags(flags: Mapping[str, Any]) -> _Source:
+    source = _Source()
+    proxy = flags.get("proxy_protocol")
+    if proxy is not None:
+        proxy = source.attempt("--proxy-protocol", _choice(*_VERSIONS), proxy)
+    source.add_listen("--listen", flags.get("listen") or ())
+    for text in flags.get("route") or ():
+        hosts, equals, to = text.partition("=")
+        if not (hosts and equals and to):
+            source.problems.append(
+                f"--route: {_shown(text)} is not HOST[,HOST...]=ADDR[,ADDR...], "
+                "such as secure.example.com=127.0.0.1:8443"
+            )
+        else:
+            source.add_route("--route", _split(hosts), _split(to), proxy)
+    default = flags.get("default")
+    if default is not None:
+        source.add_route("--default", [hostname.ANY], _split(default), proxy)
+    for setting in SETTINGS:
+        text = flags.get(setting.key)
+        if text is not None:
+            _read_setting(source, setting.flag, setting, _number_or_word(text))
+    return source
+
+
+def _split(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]
+
+
+def _number_or_word(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _read_setting(source: _Source, where: str, setting: Setting, value: object) -> None:
+    source.settings[setting.key] = source.attempt(where, setting.parse, value)
+
+
+def _read_toml(file_name: str, toml: str | None) -> _Source:
+    source = _Source()
+    try:
+        document = tomllib.loads(toml or "")
+    except tomllib.TOMLDecodeError as error:
+        source.problems.append(f"not TOML: {error}")
+        return source
+    except RecursionError:
+        source.problems.append("not TOML that can be read: nested too deep")
+        return source
+    _check_keys(source, "", document, _FILE_KEYS)
+    if "listen" in document:
+        source.add_listen("listen", _strings(source, "listen", document["listen"]))
+    for number, table in enumerate(_tables(source, document.get("route", [])), 1):
+        _read_route(source, f"route {number}", table)
+    if "default" in document:
+        to = _strings(source, "default", document["default"])
+        source.add_route("default", [hostname.ANY], to, None)
+    for setting in SETTINGS:
+        if setting.key in document:
+            _read_setting(source, setting.key, setting, document[setting.key])
+    return source
+
+
+def _read_route(source: _Source, where: str, table: Mapping[str, object]) -> None:
+    _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
+    lists = {}
+    for key in ("hosts", "to"):
+        if key not in table:
+            source.problems.append(f"{where}: {key} is missing")
+        lists[key] = _strings(source, f"{where}: {key}", table.get(key, ["absent"]))
+    proxy = None
+    if "proxy" in table:
+        proxy = source.attempt(f"{where}: proxy", _choice(*_VERSIONS), table["proxy"])
+    if "hosts" in table and "to" in table:
+        source.add_route(where, lists["hosts"], lists["to"], proxy)
+
+
+def _check_keys(
+    source: _Source, where: str, table: Mapping[str, object], known: Sequence[str]
+) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            source.problems.append(f"{where}unknown key {_shown(key)}; {hint}")
+
+
+def _tables(source: _Source, value: object) -> list[Mapping[str, object]]:
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return value
+    source.problems.append("route: routes are tables, each headed [[route]]")
+    return []
+
+
+def _strings(source: _Source, where: str, value: object) -> list[str]:
+    """One string or a list of them; anything else is noted, and so is an empty list."""
+    values = [value] if isinstance(value, str) else value
+    if isinstance(values, list) and values and all(isinstance(item, str) for item in values):
+        return values
+    source.problems.append(f"{where}: {_shown(value)} is not a string or a list of strings")
+    return []
+
+
+def _problems_together(listen: Sequence[ListenAddress], routes: Iterable[Route]) -> list[str]:
+    routes = list(routes)
+    if not routes:
+        return ["no routes: give --route HOST=ADDR, --default ADDR or --config FILE"]
+    return [
+        f"the route of {route.pattern} goes to {address}, where snimux itself listens: "
+        "each connection would come back to it without end"
+        for route in routes
+        for address in route.backend.addresses
+        if any(_is_same(own, address) for own in listen)
+    ]
+
+
+def _is_same(listen: ListenAddress, dial: DialAddress) -> bool:
+    if not (isinstance(listen, TcpAddress) and isinstance(dial, TcpAddress)):
+        return listen == dial
+    if listen.port != dial.port:
+        return False
+    everywhere = listen.host in ("", "0.0.0.0", "::")
+    return listen.host == dial.host or (everywhere and _is_loopback(dial.host))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return ip.is_loopback or ip.is_unspecified
+
+
+def _shown(value: object) -> str:
+    """A value as the user wrote it, short enough for a line, control characters made visible."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,288 @@
+"""``snimux.config``: flags and file say the same things; every mistake has its line."""
+
+import math
+import tomllib
+from importlib import resources
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snimux.address import FdAddress, TcpAddress, UnixAddress
+from snimux.config import SETTINGS, Config, ConfigError, Limits, load
+from snimux.routes import Backend, Route, parse_pattern
+
+SECURE = TcpAddress("127.0.0.1", 8443)
+DAO = TcpAddress("127.0.0.1", 8444)
+EXAMPLE = resources.files("snimux").joinpath("example.toml").read_text("utf-8")
+
+
+def flags(**given_flags: Any) -> dict[str, Any]:
+    return {"route": ("secure.ciso.com=127.0.0.1:8443",), **given_flags}
+
+
+def from_file(toml: str, **given_flags: Any) -> Config:
+    return load(given_flags, "snimux.toml", toml)
+
+
+def problems(toml: str | None = None, **given_flags: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(given_flags, "snimux.toml", toml)
+    for line in caught.value.problems:
+        assert line.isprintable()
+        assert len(line) < 300
+    return caught.value.problems
+
+
+def test_the_storys_command_line() -> None:
+    config = load(
+        {
+            "route": (
+                "secure.ciso.com=127.0.0.1:8443",
+                "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444",
+            )
+        }
+    )
+    assert config == Config(
+        (TcpAddress("", 443),),
+        (
+            Route(parse_pattern("secure.ciso.com"), Backend((SECURE,))),
+            Route(parse_pattern("dao.ciso.com"), Backend((DAO,))),
+            Route(parse_pattern("traefik.ciso.com"), Backend((DAO,))),
+        ),
+        Limits(),
+        "logfmt",
+        "info",
+    )
+
+
+def test_every_flag() -> None:
+    config = load(
+        {
+            "listen": ("127.0.0.1:8443", "[::1]:0", "fd/3"),
+            "route": ("Bücher.example, *.x.example/h2 = unix//run/a.sock, localhost:1",),
+            "default": "127.0.0.1:2,[::1]:2",
+            "proxy_protocol": "v1",
+            "hello_timeout": "0.5",
+            "max_hello": "65536",
+            "dial_timeout": "3",
+            "idle_timeout": "off",
+            "max_connections": "7",
+            "max_connections_per_source": "2",
+            "drain": "0",
+            "log_format": "json",
+            "log_level": "debug",
+        }
+    )
+    first = Backend((UnixAddress("/run/a.sock"), TcpAddress("localhost", 1)), "v1")
+    last = Backend((TcpAddress("127.0.0.1", 2), TcpAddress("::1", 2)), "v1")
+    assert config.routes == (
+        Route(parse_pattern("bücher.example"), first),
+        Route(parse_pattern("*.x.example/h2"), first),
+        Route(parse_pattern("*"), last),
+    )
+    assert config.listen == (TcpAddress("127.0.0.1", 8443), TcpAddress("::1", 0), FdAddress(3))
+    assert config.limits == Limits(0.5, 65536, 3.0, math.inf, 7, 2, 0.0)
+    assert (config.log_format, config.log_level) == ("json", "debug")
+
+
+def test_the_example_file_says_every_key_and_every_default() -> None:
+    document = tomllib.loads(EXAMPLE)
+    for setting in SETTINGS:
+        assert document[setting.key] == setting.default, setting.key
+    assert {"listen", "default", "route", *(s.key for s in SETTINGS)} == set(document)
+    assert {key for route in document["route"] for key in route} == {"hosts", "to", "proxy"}
+    config = from_file(EXAMPLE)
+    assert config.limits == Limits()
+    assert config.listen == load(flags()).listen
+    assert [str(route.pattern) for route in config.routes] == [
+        "secure.ciso.com", "dao.ciso.com", "traefik.ciso.com", "*",
+    ]  # fmt: skip
+    assert config.routes[1].backend.proxy == "v2"
+
+
+def test_flags_win_over_the_file() -> None:
+    toml = """
+    listen = "127.0.0.1:1"
+    drain = 5
+    idle_timeout = 9
+    [[route]]
+    hosts = ["a.example", "b.example"]
+    to = "127.0.0.1:10"
+    """
+    config = from_file(toml, listen=("127.0.0.1:2",), drain="6", route=("A.example=127.0.0.1:20",))
+    assert config.listen == (TcpAddress("127.0.0.1", 2),)
+    assert (config.limits.drain, config.limits.idle_timeout) == (6, 9)
+    assert {str(r.pattern): str(r.backend) for r in config.routes} == {
+        "a.example": "127.0.0.1:20",
+        "b.example": "127.0.0.1:10",
+    }
+
+
+def test_a_default_by_flag_replaces_the_files() -> None:
+    config = from_file('default = "127.0.0.1:1"', default="127.0.0.1:2")
+    assert [str(route.backend) for route in config.routes] == ["127.0.0.1:2"]
+
+
+@pytest.mark.parametrize(
+    ("given_flags", "line"),
+    [
+        ({"route": ("foo",)}, "--route: 'foo' is not HOST[,HOST...]=ADDR[,ADDR...], "
+                              "such as secure.example.com=127.0.0.1:8443"),
+        ({"route": ("=1:1",)}, "--route: '=1:1' is not HOST"),
+        ({"route": ("a=",)}, "--route: 'a=' is not HOST"),
+        ({"route": ("a,,b=x:1",)}, "--route: '': empty"),
+        ({"route": ("a=x",)}, "--route: 'x': no port; perhaps x:8443"),
+        ({"route": ("a=:1",)}, "--route: ':1': no host to dial; perhaps 127.0.0.1:1"),
+        ({"route": ("a b=x:1",)}, "--route: 'a b': has ' '; a name has letters"),
+        ({"route": ("1.2.3.4=x:1",)}, "--route: '1.2.3.4': an IP address, not a name"),
+        ({"route": ("a=x:1", "A.=y:1")}, "--route: the pattern a is given twice, first in --route"),
+        ({"route": ("*=x:1",), "default": "y:1"},
+         "--default: the pattern * (the default is it, too) is given twice, first in --route"),
+        ({"listen": ("443",)}, "--listen: '443': no port; perhaps :443 or 127.0.0.1:443"),
+        ({"listen": (":1", ":1")}, "--listen: :1 is given twice"),
+        ({"default": "https://x:1"}, "--default: 'https://x:1': a URL, not an address; "
+                                     "perhaps x:1"),
+        ({"proxy_protocol": "2"}, "--proxy-protocol: '2' is not one of v1, v2"),
+        ({"hello_timeout": "5s"}, "--hello-timeout: '5s' is not a number of seconds"),
+        ({"hello_timeout": "off"}, "--hello-timeout: 'off' is not a number of seconds"),
+        ({"hello_timeout": "0"}, "--hello-timeout: 0 is not a number of seconds above 0"),
+        ({"dial_timeout": "nan"}, "--dial-timeout: nan is not a number of seconds above 0"),
+        ({"drain": "inf"}, "--drain: inf is not a number of seconds above 0; "
+                           "write off for no limit"),
+        ({"idle_timeout": "0"}, "--idle-timeout: 0 is not a number of seconds above 0; "
+                                "write off for no limit"),
+        ({"idle_timeout": "-1"}, "--idle-timeout: -1 is not a number of seconds above 0"),
+        ({"max_hello": "16"}, "--max-hello: 16 is not a number of bytes from 512 to 65536"),
+        ({"max_hello": "65537"}, "--max-hello: 65537 is not a number of bytes from 512 to 65536"),
+        ({"max_hello": "16KiB"}, "--max-hello: '16KiB' is not a number of bytes"),
+        ({"max_hello": "1000.5"}, "--max-hello: 1000.5 is not a number of bytes"),
+        ({"max_connections": "0"}, "--max-connections: 0 is not a number of connections or auto"),
+        ({"max_connections": "off"}, "--max-connections: 'off' is not a number of connections"),
+        ({"log_format": "xml"}, "--log-format: 'xml' is not one of logfmt, json"),
+        ({"log_level": "loud"}, "--log-level: 'loud' is not one of debug, info, warning, error"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str) -> None:
+    (found,) = problems(**flags(**given_flags))
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("listen = ", "not TOML: "),
+        ("x = " + "[" * 5000, "not TOML that can be read: nested too deep"),
+        ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
+        ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
+        ("zebra = 3", "unknown key 'zebra'; known are listen, route, default, hello_timeout"),
+        ("listen = 443", "listen: 443 is not a string or a list of strings"),
+        ("listen = []", "listen: [] is not a string or a list of strings"),
+        ("listen = [1]", "listen: [1] is not a string or a list of strings"),
+        ("hello_timeout = '5'", "hello_timeout: '5' is not a number of seconds"),
+        ("hello_timeout = true", "hello_timeout: True is not a number of seconds"),
+        ("idle_timeout = nan", "idle_timeout: nan is not a number of seconds above 0"),
+        ("max_connections = 1.5", "max_connections: 1.5 is not a number of connections or auto"),
+        ("max_connections = true", "max_connections: True is not a number of connections or auto"),
+        ("log_level = 3", "log_level: 3 is not one of debug, info, warning, error"),
+        ("default = {}", "default: {} is not a string or a list of strings"),
+        ("default = '10.0.0.1'", "default: '10.0.0.1': no port; perhaps 10.0.0.1:8443"),
+        ("route = 3", "route: routes are tables, each headed [[route]]"),
+        ("[route]\nhosts='a'", "route: routes are tables, each headed [[route]]"),
+        ("[[route]]\nto='x:1'", "route 1: hosts is missing"),
+        ("[[route]]\nhosts='a'", "route 1: to is missing"),
+        ("[[route]]\nhost='a'\nhosts='a'\nto='x:1'",
+         "route 1: unknown key 'host'; did you mean hosts?"),
+        ("[[route]]\nhosts='a'\nto='x:1'\n[[route]]\nhosts=['b', 'A.']\nto='x:1'",
+         "route 2: the pattern a is given twice, first in route 1"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nproxy=2", "route 1: proxy: 2 is not one of v1, v2"),
+        ("[[route]]\nhosts=[]\nto='x:1'", "route 1: hosts: [] is not a string or a list"),
+        ("[[route]]\nhosts='a/'\nto='x:1'", "route 1: 'a/': behind the / goes an ALPN protocol"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_file_has_its_line(toml: str, line: str) -> None:
+    (found,) = problems(toml, **flags())
+    assert found.startswith(f"snimux.toml: {line}")
+
+
+def test_all_mistakes_come_at_once() -> None:
+    toml = "drain = 'x'\nlistn = 1\n[[route]]\nhosts = 'a..b'\nto = 'x'\n"
+    assert len(problems(toml, route=("foo",), drain="y")) == 6
+
+
+def test_without_a_route_there_is_nothing_to_do() -> None:
+    line = "no routes: give --route HOST=ADDR, --default ADDR or --config FILE"
+    assert problems() == (line,)
+    assert problems("drain = 3") == (line,)
+
+
+@pytest.mark.parametrize(
+    ("listen", "to"),
+    [
+        (":443", "127.0.0.1:443"),
+        (":443", "localhost:443"),
+        ("0.0.0.0:443", "127.9.9.9:443"),
+        ("127.0.0.1:443", "127.0.0.1:443"),
+        ("unix//run/x.sock", "unix//run/x.sock"),
+    ],
+)
+def test_a_route_back_to_snimux_itself_is_an_error(listen: str, to: str) -> None:
+    (found,) = problems(listen=(listen,), route=(f"a.example={to}",))
+    assert found.startswith(f"the route of a.example goes to {to}, where snimux itself listens")
+
+
+@pytest.mark.parametrize(
+    ("listen", "to"),
+    [(":443", "127.0.0.1:8443"), (":443", "10.0.0.1:443"), ("127.0.0.1:443", "127.0.0.2:443"),
+     ("unix//run/x.sock", "unix//run/y.sock"), ("127.0.0.1:0", "127.0.0.1:1")],
+)  # fmt: skip
+def test_a_route_elsewhere_is_none(listen: str, to: str) -> None:
+    assert load({"listen": (listen,), "route": (f"a.example={to}",)})
+
+
+def problems_of(toml: str) -> tuple[str, ...]:
+    try:
+        from_file(toml, route=("a=x:1",))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["listen", "route", "default", "drain", "x"]), JSON))
+def test_any_document_is_read_or_refused_in_words(document: dict[str, Any]) -> None:
+    def toml(value: Any) -> str:
+        match value:
+            case bool():
+                return str(value).lower()
+            case dict():
+                return "{" + ", ".join(f"{quoted(k)} = {toml(v)}" for k, v in value.items()) + "}"
+            case list():
+                return "[" + ", ".join(map(toml, value)) + "]"
+            case str():
+                return quoted(value)
+            case None:
+                return "[]"
+            case _:
+                return repr(value)
+
+    def quoted(text: str) -> str:
+        escaped = "".join(f"\\U{ord(c):08x}" for c in text if not 0xD800 <= ord(c) < 0xE000)
+        return f'"{escaped}"'
+
+    text = "\n".join(f"{key} = {toml(value)}" for key, value in document.items())
+    for line in problems_of(text):
+        assert line.startswith("snimux.toml: ")
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused_in_words(text: str) -> None:
+    for line in problems_of(text):
+        assert line.startswith("snimux.toml: ")
