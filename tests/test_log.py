@@ -1,0 +1,52 @@
+"""``snimux.log``: one line for each thing, whatever is in it, and never an error."""
+
+import io
+import json
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snimux.log import LEVELS, Level, Log, json_line, logfmt
+
+
+def test_logfmt_quotes_only_what_needs_it() -> None:
+    line = logfmt({"a": 1, "b": "x y", "c": 'say "hi"', "d": None, "e": 0.25, "f": "", "g": "k=v"})
+    assert line == r'a=1 b="x y" c="say \"hi\"" e=0.25 f="" g="k=v"'
+
+
+@given(st.text(max_size=60))
+def test_no_value_breaks_out_of_its_field(text: str) -> None:
+    for render in (logfmt, json_line):
+        line = render({"before": "x", "detail": text, "after": 1})
+        assert line.isascii()
+        assert line.isprintable()
+    assert json.loads(json_line({"detail": text})) == {"detail": text}
+    fields = shlex.split(logfmt({"detail": text, "after": 1}))
+    assert len(fields) == 2
+    assert fields[-1] == "after=1"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_lines_below_the_level_are_left_out(level: Level) -> None:
+    stream = io.StringIO()
+    log = Log(stream, form="json", level=level)
+    for each in LEVELS:
+        log.write(each, "thing", {"n": 1})
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["level"] for line in lines] == list(LEVELS[LEVELS.index(level) :])
+    assert list(lines[0]) == ["time", "level", "event", "n"]
+    assert lines[0]["time"].endswith("Z")
+
+
+class BrokenStream(io.StringIO):
+    def write(self, text: str, /) -> int:
+        raise BrokenPipeError
+
+
+def test_a_stream_that_cannot_be_written_to_loses_the_line_only() -> None:
+    Log(BrokenStream()).write("error", "thing", {})
+    closed = io.StringIO()
+    closed.close()
+    Log(closed).write("error", "thing", {})
