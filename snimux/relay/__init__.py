@@ -1,0 +1,67 @@
+"""Two connected sockets until both are done: what every relay owes, whichever does it.
+
+``Relay`` is the interface. Each implementation has a file of its own here, and passes the one
+conformance suite, ``tests/test_relay.py``.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from trio.socket import SocketType
+
+
+class End(StrEnum):
+    """How a relay came to its end; the value is the word in the log."""
+
+    EOF = "eof"
+    CLIENT_RESET = "client-reset"
+    BACKEND_RESET = "backend-reset"
+    IDLE = "idle"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Bytes handed to the backend's socket (``up``) and to the client's (``down``) so far.
+
+    Right at every moment, also when the relay is cancelled. The head counts as ``up``.
+    """
+
+    up: int = 0
+    down: int = 0
+
+
+class Relay(Protocol):
+    """Move bytes both ways until both directions have ended.
+
+    A direction ends with its source's FIN, which is passed on; the other goes on for as long as
+    it wants. If a side is lost (reset, or unreachable), what it had sent is delivered first, and
+    then the other side is reset (or closed, if it is a UNIX socket, which knows no reset). A slow
+    reader costs a bounded amount of memory.
+    """
+
+    async def __call__(
+        self,
+        client: SocketType,
+        backend: SocketType,
+        tally: Tally,
+        *,
+        head: bytes,
+        idle_timeout: float,
+    ) -> End:
+        """Relay until the end.
+
+        Args:
+            client: connected, non-blocking stream socket.
+            backend: the same.
+            tally: counts what is relayed.
+            head: bytes to send to the backend before what comes from the client.
+            idle_timeout: seconds without a byte moved, either way, after which to give up;
+                ``math.inf`` for never.
+
+        Returns:
+            How it ended.
+
+        Resource handling: closes neither socket. The caller closes both at once after, which
+        sends the reset where one is due. May be cancelled at any point.
+        """

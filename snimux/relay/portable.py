@@ -1,0 +1,151 @@
+"""The relay that works wherever trio does: one loop of ``recv`` and ``send`` a direction.
+
+Source: RFC 9293 sections 3.6 (half-close) and 3.5.2 (reset), for what is passed on.
+"""
+
+import contextlib
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+
+import trio
+from trio.socket import SocketType
+
+from snimux.relay import End, Tally
+
+# What one direction holds in memory at the most, besides the kernel's buffers.
+_CHUNK = 64 * 1024
+
+# A reset discards what is still on its way. So before one is sent, bytes already handed to the
+# kernel get this long to arrive (seconds), looked at this often.
+_DELIVERY_TIMEOUT = 2.0
+_DELIVERY_POLL = 0.01
+
+# A side that has sent its FIN stays readable, so waiting cannot tell that it was reset later; its
+# error is asked for instead, this often (seconds), until the other side has ended as well.
+_WATCH_EVERY = 1.0
+
+
+async def relay(
+    client: SocketType, backend: SocketType, tally: Tally, *, head: bytes, idle_timeout: float
+) -> End:
+    """See ``snimux.relay.Relay``."""
+    return await _PortableRelay(client, backend, tally, idle_timeout).run(head)
+
+
+@dataclass(eq=False, slots=True)
+class _Side:
+    """One of the two sockets: whether it has sent its FIN, or was lost."""
+
+    socket: SocketType
+    when_lost: End
+    finished: bool = False
+    lost: bool = False
+
+
+class _PortableRelay:
+    def __init__(
+        self, client: SocketType, backend: SocketType, tally: Tally, idle_timeout: float
+    ) -> None:
+        self.client = _Side(client, End.CLIENT_RESET)
+        self.backend = _Side(backend, End.BACKEND_RESET)
+        self.tally = tally
+        self.idle_timeout = idle_timeout
+        self.idle = trio.CancelScope(deadline=trio.current_time() + idle_timeout)
+        self.pumps = trio.CancelScope()
+        self.end = End.EOF
+
+    async def run(self, head: bytes) -> End:
+        with self.idle, self.pumps:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.pump, self.backend, self.client, b"")
+                await self.pump(self.client, self.backend, head)
+        return End.IDLE if self.idle.cancelled_caught else self.end
+
+    async def pump(self, source: _Side, sink: _Side, data: bytes) -> None:
+        """One direction, until the source's FIN or until one of the two is lost."""
+        sending = not data or await self.send(sink, data)
+        while sending and (data := await self.receive(source)):
+            sending = await self.send(sink, data)
+        if not sending:
+            # What the lost sink had sent is still to be read: the other direction does that, and
+            # ends in the reset. Unless it has ended before.
+            if sink.finished:
+                await self.lose(sink, source)
+        elif source.lost:
+            await self.lose(source, sink)
+        elif self.finish(source, sink):
+            await self.watch(source, sink)
+
+    async def receive(self, source: _Side) -> bytes:
+        """The source's next bytes; none at its end, of whichever kind."""
+        try:
+            return await source.socket.recv(_CHUNK)
+        except OSError:
+            source.lost = True
+            return b""
+
+    async def send(self, sink: _Side, data: bytes) -> bool:
+        """Send everything; False if the sink is lost."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                sent = await sink.socket.send(rest)
+                rest = rest[sent:]
+                if sink is self.backend:
+                    self.tally.up += sent
+                else:
+                    self.tally.down += sent
+                self.idle.deadline = trio.current_time() + self.idle_timeout
+        except OSError:
+            sink.lost = True
+        return not sink.lost
+
+    def finish(self, source: _Side, sink: _Side) -> bool:
+        """Pass the source's FIN on; False if that was the last thing to do."""
+        source.finished = True
+        if sink.finished:
+            self.pumps.cancel()
+        # A sink that is lost already cannot be shut down; the other direction reads that it is.
+        with contextlib.suppress(OSError):
+            sink.socket.shutdown(socket.SHUT_WR)
+        return not sink.finished
+
+    async def watch(self, finished: _Side, other: _Side) -> None:
+        """Find out that a side which has sent its FIN is then lost, though nobody writes to it."""
+        while not finished.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # noqa: ASYNC110
+            await trio.sleep(_WATCH_EVERY)
+        await self.lose(finished, other)
+
+    async def lose(self, lost: _Side, other: _Side) -> None:
+        """One side is lost: let the other have what came before, then reset it."""
+        self.end = lost.when_lost
+        await _delivered(other.socket)
+        # The close that follows sends RST, not FIN.
+        other.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.pumps.cancel()
+
+
+async def _delivered(sock: SocketType) -> None:
+    """Wait until the peer has acknowledged all that was sent, or for ``_DELIVERY_TIMEOUT``."""
+    with trio.move_on_after(_DELIVERY_TIMEOUT):
+        while _unacknowledged(sock):  # noqa: ASYNC110
+            await trio.sleep(_DELIVERY_POLL)
+
+
+if sys.platform == "darwin":
+    _SO_NWRITE = 0x1024  # sys/socket.h; not in the socket module
+
+    def _unacknowledged(sock: SocketType) -> int:
+        """Bytes sent that the peer has not acknowledged."""
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
+
+else:
+    import fcntl
+    import termios
+
+    def _unacknowledged(sock: SocketType) -> int:
+        """Bytes sent that the peer has not acknowledged; tcp(7), unix(7): SIOCOUTQ."""
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        return int.from_bytes(answer, sys.byteorder)

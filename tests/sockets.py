@@ -1,0 +1,70 @@
+"""Connected pairs of real sockets, and what tests do with an end: read, send, FIN and RST."""
+
+import socket
+import struct
+from pathlib import Path
+
+import trio
+from trio.socket import SocketType
+
+BLOCK = 64 * 1024
+
+Pair = tuple[SocketType, SocketType]
+
+
+async def tcp_pair() -> Pair:
+    with trio.socket.socket() as listener:
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        far = trio.socket.socket()
+        await far.connect(listener.getsockname())
+        near, _ = await listener.accept()
+    for sock in (near, far):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return near, far
+
+
+async def unix_pair() -> Pair:
+    return trio.socket.socketpair()
+
+
+async def send_all(sock: SocketType, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[await sock.send(rest) :]
+
+
+async def read(sock: SocketType, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        piece = await sock.recv(count - len(data))
+        assert piece, f"ended after {len(data)} of {count} bytes"
+        data += piece
+    return bytes(data)
+
+
+async def read_to_end(sock: SocketType) -> tuple[bytes, bool]:
+    """All that comes until the end, and whether that was a reset."""
+    data = bytearray()
+    while True:
+        try:
+            piece = await sock.recv(BLOCK)
+        except ConnectionResetError:
+            return bytes(data), True
+        if not piece:
+            return bytes(data), False
+        data += piece
+
+
+def reset(sock: SocketType) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def fin(sock: SocketType) -> None:
+    sock.shutdown(socket.SHUT_WR)
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(list(Path("/dev/fd").iterdir()))

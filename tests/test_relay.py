@@ -1,0 +1,460 @@
+"""The conformance suite of relays: each implementation passes every test here.
+
+A relay sits between two connected sockets. The tests hold the far ends of both: what a client and
+a backend would hold. TCP is real, over loopback, because resets and half-closes are the kernel's.
+"""
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import math
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from trio.socket import SocketType
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from snimux.relay import End, Relay, Tally, portable
+from tests.sockets import (
+    BLOCK,
+    Pair,
+    fin,
+    read,
+    read_to_end,
+    reset,
+    send_all,
+    tcp_pair,
+    unix_pair,
+)
+
+RELAYS: dict[str, Relay] = {"portable": portable.relay}
+EACH = pytest.mark.parametrize("relay", RELAYS.values(), ids=RELAYS)
+
+
+@dataclass
+class Relaying:
+    """A relay at work, and the far ends of its sockets."""
+
+    client: SocketType
+    backend: SocketType
+    near: Pair
+    tally: Tally = field(default_factory=Tally)
+    end: End | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def far(self, side: str) -> SocketType:
+        return self.client if side == "client" else self.backend
+
+    def other(self, side: str) -> SocketType:
+        return self.backend if side == "client" else self.client
+
+    def moved(self, side: str) -> int:
+        """How many bytes of a side were relayed."""
+        return self.tally.up if side == "client" else self.tally.down
+
+    async def run(self, relay: Relay, head: bytes, idle_timeout: float) -> None:
+        with self.near[0], self.near[1], self.scope:
+            self.end = await relay(*self.near, self.tally, head=head, idle_timeout=idle_timeout)
+        self.done.set()
+
+
+@contextlib.asynccontextmanager
+async def relaying(
+    relay: Relay,
+    *,
+    head: bytes = b"",
+    idle_timeout: float = math.inf,
+    pair: Callable[[], object] = tcp_pair,
+    buffers: int | None = None,
+) -> AsyncIterator[Relaying]:
+    """Run a relay; what is left of it on leaving is cancelled."""
+    near_client, client = await pair()  # type: ignore[misc]
+    near_backend, backend = await pair()  # type: ignore[misc]
+    if buffers is not None:
+        for sock in (near_client, client, near_backend, backend):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+    running = Relaying(client, backend, (near_client, near_backend))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.run, relay, head, idle_timeout)
+        with client, backend:
+            yield running
+        running.scope.cancel()
+
+
+SIDES = pytest.mark.parametrize("side", ["client", "backend"])
+PAIRS = pytest.mark.parametrize("pair", [tcp_pair, unix_pair], ids=["tcp", "unix"])
+
+
+# Bytes.
+
+
+@EACH
+@PAIRS
+@pytest.mark.parametrize("sizes", [[5_000_000], [1, 2, 3, 65536, 65537, 1] * 20, [1] * 300])
+async def test_every_byte_arrives_in_order_both_ways_at_once(
+    relay: Relay, pair: Callable[[], object], sizes: list[int]
+) -> None:
+    random_bytes = random.Random(1).randbytes
+    up = [random_bytes(size) for size in sizes]
+    down = [random_bytes(size) for size in reversed(sizes)]
+
+    async def send(sock: SocketType, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            await send_all(sock, piece)
+        fin(sock)
+
+    async with relaying(relay, pair=pair) as running:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, running.client, up)
+            nursery.start_soon(send, running.backend, down)
+            got_down, _ = await read_to_end(running.client)
+            got_up, _ = await read_to_end(running.backend)
+        await running.done.wait()
+    assert digest(got_up) == digest(b"".join(up))
+    assert digest(got_down) == digest(b"".join(down))
+    assert running.end is End.EOF
+    assert (running.tally.up, running.tally.down) == (sum(sizes), sum(sizes))
+
+
+def digest(data: bytes) -> tuple[int, str]:
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+@EACH
+@pytest.mark.parametrize("size", [1, 2_000, 3_000_000])
+async def test_the_head_comes_first(relay: Relay, size: int) -> None:
+    head = random.Random(2).randbytes(size)
+    async with relaying(relay, head=head) as running:
+        await send_all(running.client, b"next")
+        assert await read(running.backend, size + 4) == head + b"next"
+        await send_all(running.backend, b"answer")
+        assert await read(running.client, 6) == b"answer"
+        fin(running.client)
+        fin(running.backend)
+        await running.done.wait()
+    assert running.tally == Tally(size + 4, 6)
+
+
+@EACH
+async def test_an_answer_may_come_before_the_head_is_read(relay: Relay) -> None:
+    async with relaying(relay, head=bytes(20_000_000)) as running:
+        await send_all(running.backend, b"answer")
+        assert await read(running.client, 6) == b"answer"
+
+
+# Ends.
+
+
+@EACH
+@PAIRS
+@SIDES
+async def test_a_half_close_is_passed_on_and_the_other_direction_goes_on(
+    relay: Relay, pair: Callable[[], object], side: str
+) -> None:
+    async with relaying(relay, pair=pair) as running:
+        first, other = running.far(side), running.other(side)
+        await send_all(first, b"request")
+        fin(first)
+        assert await read_to_end(other) == (b"request", False)
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_all, other, bytes(1_000_000))
+                assert await read(first, 1_000_000) == bytes(1_000_000)
+        assert running.end is None
+        fin(other)
+        assert await read_to_end(first) == (b"", False)
+        await running.done.wait()
+    assert running.end is End.EOF
+
+
+@EACH
+@PAIRS
+async def test_both_sides_may_close_at_once(relay: Relay, pair: Callable[[], object]) -> None:
+    async with relaying(relay, pair=pair) as running:
+        fin(running.client)
+        fin(running.backend)
+        assert await read_to_end(running.client) == (b"", False)
+        assert await read_to_end(running.backend) == (b"", False)
+        await running.done.wait()
+    assert running.end is End.EOF
+
+
+LOST = {"client": End.CLIENT_RESET, "backend": End.BACKEND_RESET}
+
+
+@EACH
+@SIDES
+@pytest.mark.parametrize("size", [0, 1, 100_000])
+async def test_a_reset_is_passed_on_after_what_came_before_it(
+    relay: Relay, side: str, size: int
+) -> None:
+    data = random.Random(3).randbytes(size)
+    async with relaying(relay) as running:
+        await send_all(running.far(side), data)
+        while running.moved(side) < size:
+            await trio.sleep(0.001)
+        reset(running.far(side))
+        assert await read_to_end(running.other(side)) == (data, True)
+        await running.done.wait()
+    assert running.end is LOST[side]
+
+
+@EACH
+@SIDES
+async def test_a_slow_reader_still_gets_all_before_the_reset(relay: Relay, side: str) -> None:
+    data = random.Random(4).randbytes(300_000)
+    async with relaying(relay) as running:
+        other = running.other(side)
+        await send_all(running.far(side), data)
+        while running.moved(side) < len(data):
+            await trio.sleep(0.001)
+        reset(running.far(side))
+        await trio.sleep(0.05)
+        assert await read_to_end(other) == (data, True)
+
+
+Event = tuple[str, str]
+EVENTS = [(side, what) for side in ("client", "backend") for what in ("FIN", "RST")]
+
+
+def orders() -> list[tuple[Event, ...]]:
+    """Every order of FIN and RST up to the end of the connection."""
+    found: list[tuple[Event, ...]] = []
+    for length in (1, 2, 3):
+        for order in itertools.permutations(EVENTS, length):
+            resets = [place for place, (_, what) in enumerate(order) if what == "RST"]
+            fins = {side for side, what in order if what == "FIN"}
+            over = resets == [length - 1] or (not resets and len(fins) == 2)
+            both_before = len({side for side, what in order[:-1] if what == "FIN"}) == 2
+            if over and not both_before:
+                found.append(order)
+    return found
+
+
+@EACH
+@pytest.mark.parametrize("order", orders(), ids=str)
+async def test_every_order_of_fin_and_rst(relay: Relay, order: tuple[Event, ...]) -> None:
+    async with relaying(relay) as running:
+        open_ends = {"client", "backend"}
+        for side, what in order:
+            other = running.other(side)
+            if what == "FIN":
+                fin(running.far(side))
+                assert await read_to_end(other) == (b"", False)
+            else:
+                reset(running.far(side))
+                open_ends.discard(side)
+        with trio.fail_after(10):
+            await running.done.wait()
+        last_side, last = order[-1]
+        assert running.end is (LOST[last_side] if last == "RST" else End.EOF)
+        if last == "RST":
+            # After FIN was read, the reset shows as the socket's error, or at the next send.
+            assert await is_reset(running.other(last_side))
+
+
+async def is_reset(sock: SocketType) -> bool:
+    with trio.move_on_after(5):
+        while True:
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                return error in (errno.ECONNRESET, errno.EPIPE)
+            await trio.sleep(0.005)
+    return False
+
+
+@EACH
+@SIDES
+async def test_a_side_that_closes_on_unread_bytes_is_heard_out_first(
+    relay: Relay, side: str
+) -> None:
+    """A server that answers "413" and closes, while the client is still sending the upload."""
+    async with relaying(relay) as running:
+        hasty, sender = running.far(side), running.other(side)
+        answer = random.Random(5).randbytes(50_000)
+
+        async def upload() -> None:
+            with pytest.raises(OSError, match=r"reset|Broken pipe"):
+                while True:
+                    await sender.send(bytes(BLOCK))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upload)
+            await read(hasty, 10)
+            await send_all(hasty, answer)
+            while running.moved(side) < len(answer):
+                await trio.sleep(0.001)
+            hasty.close()  # with bytes unread: the kernel sends RST
+            got, _ = await read_to_end(sender)
+        await running.done.wait()
+    assert got == answer
+    assert running.end is LOST[side]
+
+
+@EACH
+@SIDES
+async def test_a_reset_is_noticed_while_the_other_side_only_sends(relay: Relay, side: str) -> None:
+    async with relaying(relay) as running:
+        fin(running.far(side))
+        assert await read_to_end(running.other(side)) == (b"", False)
+        reset(running.far(side))
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            while True:
+                await running.other(side).send(bytes(BLOCK))
+        await running.done.wait()
+    assert running.end is LOST[side]
+
+
+# Back-pressure.
+
+
+@EACH
+@SIDES
+async def test_a_slow_reader_holds_its_sender_back(relay: Relay, side: str) -> None:
+    async with relaying(relay, buffers=32 * 1024) as running:
+        sender, reader = running.far(side), running.other(side)
+        sent = 0
+        stalled = False
+        while not stalled:
+            with trio.move_on_after(0.3) as waiting:
+                sent += await sender.send(bytes(BLOCK))
+            stalled = waiting.cancelled_caught
+            assert sent < 4_000_000
+        # What is on its way is in the kernel's buffers, or in the relay's two.
+        fin(sender)
+        data, was_reset = await read_to_end(reader)
+        assert (data, was_reset) == (bytes(sent), False)
+
+
+@EACH
+@SIDES
+async def test_a_stalled_direction_does_not_hold_the_other_back(relay: Relay, side: str) -> None:
+    async with relaying(relay, buffers=32 * 1024) as running:
+        sender, reader = running.far(side), running.other(side)
+        stalled = False
+        while not stalled:
+            with trio.move_on_after(0.1) as waiting:
+                await sender.send(bytes(BLOCK))
+            stalled = waiting.cancelled_caught
+        for _ in range(50):
+            await send_all(reader, b"x" * 1000)
+            assert await read(sender, 1000) == b"x" * 1000
+
+
+# The idle limit, on a clock that is driven.
+
+
+@EACH
+async def test_an_idle_connection_is_given_up(relay: Relay, mock_clock: MockClock) -> None:
+    async with relaying(relay, idle_timeout=3600) as running:
+        for side in ("client", "backend"):
+            await wait_all_tasks_blocked(0.01)
+            mock_clock.jump(3599)
+            await send_all(running.far(side), b"x")
+            assert await read(running.other(side), 1) == b"x"
+        await wait_all_tasks_blocked(0.01)
+        mock_clock.jump(3599)
+        await wait_all_tasks_blocked(0.01)
+        assert running.end is None
+        mock_clock.jump(2)
+        await running.done.wait()
+        assert running.end is End.IDLE
+        assert await read_to_end(running.client) == (b"", False)
+
+
+@EACH
+@SIDES
+async def test_the_idle_limit_holds_half_closed_and_stalled(
+    relay: Relay, side: str, mock_clock: MockClock
+) -> None:
+    async with relaying(relay, idle_timeout=60, buffers=32 * 1024) as running:
+        fin(running.far(side))
+        assert await read_to_end(running.other(side)) == (b"", False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_until_error, running.other(side))
+            await wait_all_tasks_blocked(0.2)
+            mock_clock.jump(61)
+            await running.done.wait()
+    assert running.end is End.IDLE
+
+
+async def send_until_error(sock: SocketType) -> None:
+    with pytest.raises(OSError, match=r"reset|Broken pipe"):
+        while True:
+            await sock.send(bytes(BLOCK))
+
+
+@EACH
+async def test_off_means_off(relay: Relay, mock_clock: MockClock) -> None:
+    async with relaying(relay, idle_timeout=math.inf) as running:
+        await wait_all_tasks_blocked(0.01)
+        mock_clock.jump(1e9)
+        await send_all(running.client, b"x")
+        assert await read(running.backend, 1) == b"x"
+        assert running.end is None
+
+
+# Cancellation.
+
+
+@EACH
+@PAIRS
+async def test_cancelled_midway_the_tally_is_right_and_no_byte_is_twice(
+    relay: Relay, pair: Callable[[], object]
+) -> None:
+    data = random.Random(6).randbytes(8_000_000)
+    async with relaying(relay, pair=pair) as running:
+        got = bytearray()
+
+        async def receive() -> None:
+            while piece := await running.backend.recv(5000):
+                got.extend(piece)
+                if len(got) > 1_000_000:
+                    running.scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                await send_all(running.client, data)
+        await running.done.wait()
+        assert running.end is None
+        assert running.tally.up == len(got)
+        assert bytes(got) == data[: len(got)]
+
+
+@EACH
+async def test_cancelled_at_any_point_nothing_is_left(relay: Relay) -> None:
+    for _ in range(30):
+        async with relaying(relay, head=b"head") as running:
+            fin(running.client)
+            running.scope.cancel()
+            await running.done.wait()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                running.near[0].getsockname()
+
+
+# Many at once.
+
+
+@EACH
+async def test_connections_do_not_mix(relay: Relay) -> None:
+    async def one(number: int) -> None:
+        data = struct.pack(">I", number) * 20_000
+        async with relaying(relay, head=data[:100]) as running:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_all, running.client, data[100:])
+                nursery.start_soon(send_all, running.backend, data)
+                assert await read(running.backend, len(data)) == data
+                assert await read(running.client, len(data)) == data
+
+    async with trio.open_nursery() as nursery:
+        for number in range(60):
+            nursery.start_soon(one, number)
