@@ -1,0 +1,207 @@
+"""Open the sockets to listen on: all of them, or an error that says what to do.
+
+Never with SO_REUSEPORT: two servers on one port would each get a random half of the connections,
+which is the very thing that snimux is there to end.
+
+Knows nothing of what comes in on the sockets.
+"""
+
+import errno
+import os
+import socket
+import stat
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress
+
+# As much as the kernel lets be queued (it takes the lesser of this and its own bound): at the
+# connection limit, new connections wait here.
+_BACKLOG = 4096
+
+# How often to look for a port that is free for IPv4 and IPv6, where port 0 asks for any.
+_TRIES = 20
+
+
+class ListenError(Exception):
+    """A socket that cannot be listened on; the message says why, and what to do."""
+
+
+def open_listeners(addresses: Iterable[ListenAddress]) -> list[socket.socket]:
+    """Bind and listen on every address.
+
+    Returns:
+        Listening, non-blocking sockets: one an address and family.
+
+    Raises:
+        ListenError: one of them cannot be had; none is left open then.
+
+    Resource handling: the caller owns the sockets, and ends them with ``close_listener``.
+    """
+    opened: list[socket.socket] = []
+    try:
+        for address in addresses:
+            opened += _open(address)
+    except OSError as error:
+        for sock in opened:
+            close_listener(sock)
+        raise ListenError(f"cannot listen on {address}: {_words(address, error)}") from None
+    for sock in opened:
+        sock.setblocking(False)
+    return opened
+
+
+def close_listener(sock: socket.socket) -> None:
+    """Close a listening socket; one in the file system is removed there."""
+    name = sock.getsockname()
+    sock.close()
+    if isinstance(name, str) and name:
+        Path(name).unlink(missing_ok=True)
+
+
+def describe(sock: socket.socket) -> str:
+    """The address that a socket listens on, with the port that it got."""
+    return str(_bound(sock))
+
+
+def _bound(sock: socket.socket) -> TcpAddress | UnixAddress:
+    name = sock.getsockname()
+    return UnixAddress(name) if isinstance(name, str) else TcpAddress(name[0], name[1])
+
+
+def _open(address: ListenAddress) -> list[socket.socket]:
+    match address:
+        case TcpAddress():
+            return _open_tcp(address)
+        case UnixAddress(path):
+            return [_open_unix(path)]
+        case FdAddress(number):
+            return [_adopt(number)]
+
+
+def _open_tcp(address: TcpAddress) -> list[socket.socket]:
+    for _ in range(_TRIES):
+        try:
+            return _open_families(address)
+        except OSError as error:
+            # Only where any port will do: the one free for IPv4 was taken for IPv6.
+            if address.port or error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _open_families(address: TcpAddress) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    port = address.port
+    try:
+        for family, host in _hosts(address.host):
+            if family == socket.AF_INET6 and not address.host and not _has_ipv6():
+                continue
+            # Sets SO_REUSEADDR, and IPV6_V6ONLY for IPv6, so that each family has its own socket.
+            sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+            opened.append(sock)
+            port = sock.getsockname()[1]
+    except OSError:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def _hosts(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """The families and numeric hosts of a host; IPv4 first."""
+    if not host:
+        return [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return sorted({(family, str(name[0])) for family, _, _, _, name in found})
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _open_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a process left behind: one that nobody answers on."""
+    try:
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(path)
+    except ConnectionRefusedError:
+        Path(path).unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+
+
+def _adopt(number: int) -> socket.socket:
+    sock = socket.socket(fileno=number)
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.type != socket.SOCK_STREAM or not listens:
+        sock.detach()
+        raise OSError(errno.EINVAL, "the descriptor is no listening stream socket")
+    return sock
+
+
+def _words(address: ListenAddress, error: OSError) -> str:
+    if isinstance(address, FdAddress) and error.errno in (errno.EBADF, errno.ENOTSOCK):
+        return "no socket was handed over with that number"
+    if error.errno == errno.EADDRINUSE:
+        return _who_holds(address)
+    if error.errno == errno.EACCES and isinstance(address, TcpAddress):
+        return _ways_out(address.port)
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "no interface of this machine has that address"
+    return error.strerror or str(error)
+
+
+def _who_holds(address: ListenAddress) -> str:
+    if not isinstance(address, TcpAddress):
+        return "another process listens there"
+    # Only needed when things went wrong already, and slow to import.
+    import psutil
+
+    unseen = f"another process has the port; to see which: sudo lsof -nP -iTCP:{address.port}"
+    try:
+        holders = {
+            connection.pid
+            for connection in psutil.net_connections(kind="tcp")
+            if connection.status == psutil.CONN_LISTEN
+            and connection.laddr
+            and connection.laddr.port == address.port
+        }
+        names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in holders if pid]
+    except psutil.Error:
+        return unseen
+    return f"{' and '.join(names)} has the port" if names else unseen
+
+
+def _ways_out(port: int) -> str:
+    if sys.platform == "darwin":
+        return (
+            f"not permitted. macOS lets an ordinary user have port {port} on all interfaces only: "
+            f"--listen :{port}"
+        )
+    return (
+        f"not permitted: port {port} is kept for root. Ways out: "
+        f"a systemd socket unit with ListenStream={port}, and --listen fd/3; or "
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE in the service unit; or "
+        f"sysctl net.ipv4.ip_unprivileged_port_start={port}"
+    )

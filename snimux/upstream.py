@@ -1,0 +1,104 @@
+"""Dial one of a backend's addresses: in order, until one connects.
+
+Knows no TLS and no routes' patterns; sends nothing.
+"""
+
+import errno
+import os
+import socket
+from dataclasses import dataclass
+
+import trio
+from trio.socket import SocketType
+
+from snimux.address import DialAddress, TcpAddress, UnixAddress
+from snimux.routes import Backend
+
+# What socket() and connect() say when this process or machine has nothing left to dial with.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connected socket, which the receiver owns, and the address that answered."""
+
+    socket: SocketType
+    address: DialAddress
+
+
+@dataclass(frozen=True, slots=True)
+class NotDialled:
+    """No address connected; ``exhausted`` if the fault was this machine's, not a backend's."""
+
+    detail: str
+    exhausted: bool
+
+
+async def dial(backend: Backend, *, dial_timeout: float) -> Dialled | NotDialled:
+    """Connect to the first of a backend's addresses that answers.
+
+    Args:
+        backend: its addresses are tried in order.
+        dial_timeout: seconds that each address gets, name look-up included.
+
+    Returns:
+        The socket, non-blocking, or why there is none. Raises nothing but ``trio.Cancelled``.
+    """
+    faults = []
+    exhausted = False
+    for address in backend.addresses:
+        try:
+            with trio.fail_after(dial_timeout):
+                return Dialled(await _connect(address), address)
+        except trio.TooSlowError:
+            faults.append(f"{address}: no answer in {dial_timeout:g} s")
+        except OSError as error:
+            faults.append(f"{address}: {_words(error)}")
+            exhausted = exhausted or error.errno in _EXHAUSTED
+    return NotDialled("; ".join(faults), exhausted)
+
+
+async def _connect(address: DialAddress) -> SocketType:
+    match address:
+        case UnixAddress(path):
+            return await _connect_to(socket.AF_UNIX, path)
+        case TcpAddress(host, port) if address.is_numeric:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return await _connect_to(family, (host, port))
+        case TcpAddress(host, port):
+            # Looks the name up and races IPv6 with IPv4 (RFC 8305).
+            stream = await trio.open_tcp_stream(host, port)
+            return _not_itself(stream.socket)
+
+
+async def _connect_to(family: int, target: str | tuple[str, int]) -> SocketType:
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        await sock.connect(target)
+    except BaseException:
+        sock.close()
+        raise
+    return _not_itself(sock)
+
+
+def _not_itself(sock: SocketType) -> SocketType:
+    """Refuse a socket that is connected to itself.
+
+    TCP opens one (RFC 9293 section 3.5, simultaneous open) where a port of this machine that
+    nobody listens on is dialled and happens to be picked as the source port too.
+    """
+    if sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
+        sock.close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    return sock
+
+
+def _words(error: OSError) -> str:
+    # open_tcp_stream says "all attempts to connect failed", and keeps the reasons as its cause.
+    cause = error.__cause__
+    if isinstance(cause, ExceptionGroup):
+        cause = cause.exceptions[0]
+    shown = cause if isinstance(cause, OSError) else error
+    if isinstance(shown, socket.gaierror) or not shown.errno:
+        return shown.strerror or str(shown)
+    return os.strerror(shown.errno)

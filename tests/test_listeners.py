@@ -1,0 +1,141 @@
+"""``snimux.listeners``: all addresses or none, and words that say what to do."""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
+from snimux.listeners import ListenError, close_listener, describe, open_listeners
+from tests.sockets import open_descriptors
+
+
+def opened(*texts: str) -> list[socket.socket]:
+    return open_listeners([parse_listen(text) for text in texts])
+
+
+def close(listeners: Sequence[socket.socket]) -> None:
+    for listener in listeners:
+        close_listener(listener)
+
+
+def refusal(address: ListenAddress) -> str:
+    with pytest.raises(ListenError) as caught:
+        open_listeners([address])
+    return str(caught.value)
+
+
+def test_no_host_is_every_interface_of_both_families_on_one_port() -> None:
+    listeners = opened(":0")
+    try:
+        ports = {listener.getsockname()[1] for listener in listeners}
+        assert [listener.family for listener in listeners] == [socket.AF_INET, socket.AF_INET6]
+        assert len(ports) == 1
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, ports.copy().pop()), timeout=5).close()
+        assert [describe(listener) for listener in listeners] == [
+            f"0.0.0.0:{min(ports)}", f"[::]:{min(ports)}",
+        ]  # fmt: skip
+    finally:
+        close(listeners)
+
+
+def test_listeners_are_non_blocking_and_never_share_their_port() -> None:
+    listeners = opened("127.0.0.1:0", "[::1]:0", "localhost:0")
+    try:
+        for listener in listeners:
+            assert not listener.getblocking()
+            assert not listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    finally:
+        close(listeners)
+
+
+def test_a_port_in_use_names_its_holder_and_leaves_nothing_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        before = open_descriptors()
+        with pytest.raises(ListenError) as caught:
+            opened("127.0.0.1:0", f"127.0.0.1:{port}")
+        assert open_descriptors() == before
+    assert str(caught.value).startswith(f"cannot listen on 127.0.0.1:{port}: ")
+    assert str(caught.value).endswith(f"(pid {os.getpid()}) has the port")
+
+
+def test_a_port_may_be_had_again_at_once() -> None:
+    (listener,) = opened("127.0.0.1:0")
+    address = describe(listener)
+    host, port = listener.getsockname()
+    client = socket.create_connection((host, port), timeout=5)
+    listener.setblocking(True)
+    accepted, _ = listener.accept()
+    accepted.close()  # the server closes first: its port goes to TIME_WAIT
+    assert client.recv(1) == b""
+    client.close()
+    close([listener])
+    close(opened(address))
+
+
+def test_a_unix_socket_left_behind_is_taken_over_and_removed_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    (listener,) = opened(f"unix/{path}")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    assert refusal(UnixAddress(str(path))).endswith("another process listens there")
+    assert describe(listener) == f"unix/{path}"
+    close([listener])
+    assert not path.exists()
+
+
+def test_a_file_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("x")
+    assert refusal(UnixAddress(str(path))).startswith(f"cannot listen on unix/{path}: ")
+    assert path.read_text() == "x"
+
+
+def test_a_listening_socket_may_be_handed_over() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        (listener,) = open_listeners([FdAddress(os.dup(parent.fileno()))])
+        assert describe(listener) == f"127.0.0.1:{parent.getsockname()[1]}"
+        close([listener])
+
+
+def test_what_is_handed_over_must_listen() -> None:
+    with socket.socket() as idle:
+        words = refusal(FdAddress(idle.fileno()))
+        assert words.endswith("the descriptor is no listening stream socket")
+        assert idle.fileno() > 0
+    with Path("/dev/null").open() as file:
+        assert refusal(FdAddress(file.fileno())).endswith(
+            "no socket was handed over with that number"
+        )
+    assert refusal(FdAddress(9999)).endswith("no socket was handed over with that number")
+
+
+def test_other_faults_are_told_too() -> None:
+    assert refusal(TcpAddress("192.0.2.77", 0)).endswith(
+        "no interface of this machine has that address"
+    )
+    assert "no-such-host.invalid:0: " in refusal(TcpAddress("no-such-host.invalid", 0))
+    assert refusal(UnixAddress("/no/such/dir/s")).endswith(os.strerror(errno.ENOENT))
+
+
+def test_a_port_kept_for_root_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words only; `test_end_to_end` meets the kernel's own refusal as an ordinary user."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket, "create_server", denied)
+    words = refusal(TcpAddress("", 443))
+    for way in ("ListenStream=443", "--listen fd/3", "CAP_NET_BIND_SERVICE",
+                "net.ipv4.ip_unprivileged_port_start=443"):  # fmt: skip
+        assert way in words
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert refusal(TcpAddress("127.0.0.1", 443)).endswith("--listen :443")

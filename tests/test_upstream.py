@@ -1,0 +1,123 @@
+"""``snimux.upstream``: addresses are tried in order, and every failure has its words."""
+
+import errno
+import os
+import resource
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from snimux.address import DialAddress, TcpAddress, UnixAddress
+from snimux.routes import Backend
+from snimux.upstream import Dialled, NotDialled, _not_itself, dial
+from tests.sockets import open_descriptors
+
+
+@contextmanager
+def listening(host: str = "127.0.0.1", backlog: int = 8) -> Iterator[TcpAddress]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, backlog=backlog) as listener:
+        yield TcpAddress(host, listener.getsockname()[1])
+
+
+@contextmanager
+def nobody() -> Iterator[TcpAddress]:
+    """An address where nobody listens, kept from others by a socket that is only bound."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield TcpAddress("127.0.0.1", bound.getsockname()[1])
+
+
+async def dialled(*addresses: DialAddress, dial_timeout: float = 5) -> DialAddress:
+    outcome = await dial(Backend(addresses), dial_timeout=dial_timeout)
+    assert isinstance(outcome, Dialled), outcome
+    with outcome.socket as sock:
+        assert sock.getpeername()
+    return outcome.address
+
+
+async def not_dialled(*addresses: DialAddress, dial_timeout: float = 5) -> NotDialled:
+    outcome = await dial(Backend(addresses), dial_timeout=dial_timeout)
+    assert isinstance(outcome, NotDialled)
+    return outcome
+
+
+async def test_the_first_that_answers_is_taken() -> None:
+    with listening() as first, listening() as second, nobody() as down:
+        assert await dialled(first, second) == first
+        assert await dialled(down, second, first) == second
+
+
+async def test_every_kind_of_address() -> None:
+    with listening("::1") as v6, listening() as v4:
+        assert await dialled(v6) == v6
+        by_name = TcpAddress("localhost", v4.port)
+        assert await dialled(by_name) == by_name
+    with tempfile.TemporaryDirectory(prefix="snimux-") as directory:
+        path = f"{directory}/s"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            assert await dialled(UnixAddress(path)) == UnixAddress(path)
+
+
+async def test_every_fault_is_told(tmp_path: Path) -> None:
+    with nobody() as down:
+        missing = UnixAddress(str(tmp_path / "no"))
+        unknown = TcpAddress("no-such-host.invalid", 1)
+        outcome = await not_dialled(down, missing, unknown, TcpAddress("localhost", down.port))
+    first, second, third, fourth = outcome.detail.split("; ")
+    assert first == f"{down}: Connection refused"
+    assert second == f"{missing}: No such file or directory"
+    assert third.startswith(f"{unknown}: ")
+    assert fourth == f"localhost:{down.port}: Connection refused"
+    assert not outcome.exhausted
+
+
+async def test_each_address_has_its_own_deadline(autojump_clock: MockClock) -> None:
+    """A full accept queue swallows connections, as a black hole on the way does."""
+    autojump_clock.autojump_threshold = 0.2
+    with listening(backlog=0) as full, listening() as good:
+        with socket.create_connection((full.host, full.port)):
+            started = trio.current_time()
+            assert await dialled(full, full, good, dial_timeout=5) == good
+            assert 10 <= trio.current_time() - started < 11
+            outcome = await not_dialled(full, dial_timeout=0.5)
+            assert outcome.detail == f"{full}: no answer in 0.5 s"
+
+
+async def test_a_connection_to_itself_is_refused() -> None:
+    """TCP connects a socket to its own port where nobody listens and the port is picked twice."""
+    with trio.socket.socket() as own:
+        await own.bind(("127.0.0.1", 0))
+        await own.connect(own.getsockname())
+        with pytest.raises(ConnectionRefusedError):
+            _not_itself(own)
+
+
+async def test_out_of_descriptors_is_not_the_backends_fault() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with listening() as address:
+        await dialled(address)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            outcome = await not_dialled(address)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert outcome == NotDialled(f"{address}: {os.strerror(errno.EMFILE)}", exhausted=True)
+
+
+async def test_a_cancelled_dial_leaves_no_descriptor() -> None:
+    with listening(backlog=0) as full, socket.create_connection((full.host, full.port)):
+        before = open_descriptors()
+        with trio.move_on_after(0.05):
+            await dial(Backend((full,)), dial_timeout=5)
+        assert open_descriptors() == before
