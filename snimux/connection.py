@@ -1,0 +1,238 @@
+"""One connection's life: peek, choose, dial, relay, one log line.
+
+Knows no listener and no other connection. Whatever goes wrong here ends here.
+"""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+from trio.socket import SocketType
+
+from snimux import proxy_header
+from snimux.config import Limits
+from snimux.log import Field
+from snimux.proxy_header import Endpoint
+from snimux.relay import Relay, Tally
+from snimux.routes import Route, RouteTable
+from snimux.upstream import NotDialled, dial
+from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Reason, Verdict
+
+_READ_SIZE = 16 * 1024
+
+# After a refusal the client gets this long (seconds) to read it and to close. Closing at once
+# would answer what it still sends with a reset, and the reset overtakes the alert.
+_LINGER = 2.0
+
+# Seconds without traffic before the kernel asks whether the peer is still there: less than the
+# minutes after which home routers and balancers forget a connection.
+_KEEPALIVE = 60
+if sys.platform == "darwin":
+    _KEEPALIVE_OPTION = socket.TCP_KEEPALIVE
+else:
+    _KEEPALIVE_OPTION = socket.TCP_KEEPIDLE
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known of one connection; whole once it has ended. Time in seconds.
+
+    ``ended`` is how: a relay's ``End``, or "refused" (see ``reason``), "shutdown" or "failed".
+    """
+
+    source: Endpoint | None
+    hello: Hello | None = None
+    route: Route | None = None
+    backend: str | None = None
+    tally: Tally = field(default_factory=Tally)
+    header_size: int = 0
+    seconds: float = 0.0
+    ended: str = ""
+    reason: Reason | None = None
+    detail: str = ""
+
+    def fields(self) -> dict[str, Field]:
+        """The fields of the log line, in order."""
+        hello, route = self.hello, self.route
+        return {
+            "client": _shown(self.source),
+            "name": hello.name if hello else None,
+            "alpn": _shown_alpn(hello.alpn) if hello and hello.alpn else None,
+            "ech": "offered" if hello and hello.ech else None,
+            "route": str(route.pattern) if route else None,
+            "backend": self.backend,
+            "up": max(self.tally.up - self.header_size, 0),
+            "down": self.tally.down,
+            "seconds": round(self.seconds, 3),
+            "ended": self.ended,
+            "reason": self.reason,
+            "detail": self.detail or None,
+        }
+
+
+def _shown(source: Endpoint | None) -> str:
+    if source is None:
+        return "unix"
+    host, port = source
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _shown_alpn(alpn: tuple[bytes, ...]) -> str:
+    return b",".join(alpn).decode("ascii", "backslashreplace")
+
+
+def endpoint(name: Any) -> Endpoint | None:
+    """A socket's address as an endpoint; None for a UNIX socket.
+
+    The zone of a link-local address is left out, and IPv4 that a dual-stack socket shows mapped
+    into IPv6 is IPv4 again.
+    """
+    if not isinstance(name, tuple):
+        return None
+    host = name[0].partition("%")[0]
+    if host.startswith("::ffff:") and "." in host:
+        host = host.removeprefix("::ffff:")
+    return host, name[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the connections of a listener share; ``report`` is told how each ended, once."""
+
+    protocol: Protocol
+    table: RouteTable
+    limits: Limits
+    relay: Relay
+    report: Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: Reason
+    detail: str
+    farewell: bytes
+
+
+async def serve(
+    client: SocketType, source: Endpoint | None, service: Service, *, refused: Reason | None = None
+) -> None:
+    """Serve one client until its connection has ended.
+
+    Args:
+        client: the accepted socket.
+        source: the client's address; None on a UNIX socket.
+        service: what to serve it with.
+        refused: why the client is not to be served, if that is known already.
+
+    Resource handling: closes ``client``, whatever happens. Raises nothing but ``trio.Cancelled``.
+    """
+    outcome = Outcome(source)
+    started = trio.current_time()
+    try:
+        with client:
+            if refused is None:
+                refusal = await _pass_on(client, outcome, service)
+            else:
+                refusal = _refuse(service, refused)
+            if refusal is not None:
+                outcome.ended = "refused"
+                outcome.reason, outcome.detail = refusal.reason, refusal.detail
+                await _say_farewell(client, refusal.farewell)
+    except Exception as error:  # not expected; but one connection must not end the others
+        outcome.ended, outcome.detail = "failed", repr(error)
+    finally:
+        outcome.ended = outcome.ended or "shutdown"  # cancelled
+        outcome.seconds = trio.current_time() - started
+        service.report(outcome)
+
+
+async def _pass_on(client: SocketType, outcome: Outcome, service: Service) -> _Refusal | None:
+    """Read the hello, dial its backend and relay; or say why not."""
+    _tune(client)
+    received = bytearray()
+    hello = await _read_hello(client, received, service)
+    if isinstance(hello, _Refusal):
+        return hello
+    outcome.hello = hello
+    route = service.table.find(hello.name, hello.alpn)
+    if route is None:
+        return _refuse(service, Reason.NO_ROUTE)
+    outcome.route = route
+    dialled = await dial(route.backend, dial_timeout=service.limits.dial_timeout)
+    if isinstance(dialled, NotDialled):
+        down = Reason.OUT_OF_DESCRIPTORS if dialled.exhausted else Reason.BACKEND_DOWN
+        return _refuse(service, down, dialled.detail)
+    with dialled.socket as backend:
+        _tune(backend)
+        outcome.backend = str(dialled.address)
+        header = _proxy_header(client, outcome.source, route)
+        outcome.header_size = len(header)
+        outcome.ended = await service.relay(
+            client,
+            backend,
+            outcome.tally,
+            head=header + received,
+            idle_timeout=service.limits.idle_timeout,
+        )
+    return None
+
+
+async def _read_hello(
+    client: SocketType, received: bytearray, service: Service
+) -> Hello | _Refusal:
+    """Read until the hello is whole; ``received`` then holds it, and what came behind it."""
+    verdict: Verdict = START
+    limits = service.limits
+    with trio.move_on_after(limits.hello_timeout) as deadline, contextlib.suppress(OSError):
+        while isinstance(verdict, NeedMore):
+            data = await client.recv(_READ_SIZE)
+            if not data:
+                break
+            received += data
+            verdict = service.protocol.peek(received, verdict, limits.max_hello)
+    match verdict:
+        case Hello():
+            return verdict
+        case Malformed(reason, detail, farewell):
+            return _Refusal(reason, detail, farewell)
+        case Foreign(reason):
+            return _Refusal(reason, "", b"")
+        case NeedMore():
+            late = deadline.cancelled_caught
+            reason = Reason.HELLO_TIMEOUT if late else Reason.HELLO_CUT_SHORT
+            detail = f"{len(received)} bytes came"
+            return _Refusal(reason if received else Reason.NO_BYTES, detail, verdict.farewell)
+
+
+def _refuse(service: Service, reason: Reason, detail: str = "") -> _Refusal:
+    return _Refusal(reason, detail, service.protocol.farewell(reason))
+
+
+def _proxy_header(client: SocketType, source: Endpoint | None, route: Route) -> bytes:
+    if route.backend.proxy is None:
+        return b""
+    return proxy_header.build(route.backend.proxy, source, endpoint(client.getsockname()))
+
+
+def _tune(sock: SocketType) -> None:
+    """No delay for small writes, and a kernel that notices a peer that has gone."""
+    if sock.family == socket.AF_UNIX:
+        return
+    with contextlib.suppress(OSError):  # reset meanwhile: reading will tell
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_OPTION, _KEEPALIVE)
+
+
+async def _say_farewell(client: SocketType, farewell: bytes) -> None:
+    """Send the farewell, then FIN, then wait for the client to close, for ``_LINGER`` at most."""
+    with trio.move_on_after(_LINGER), contextlib.suppress(OSError):
+        if farewell:
+            await client.send(farewell)  # a few bytes, the first ones: they fit
+        client.shutdown(socket.SHUT_WR)
+        while await client.recv(_READ_SIZE):
+            pass

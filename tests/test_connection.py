@@ -1,0 +1,367 @@
+"""``snimux.connection``: every way that one connection can go, and its one log line."""
+
+import contextlib
+import math
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from trio.socket import SocketType
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from snimux.address import TcpAddress
+from snimux.client_hello import TLS, alert
+from snimux.config import Limits
+from snimux.connection import Outcome, Service, endpoint, serve
+from snimux.log import Field, logfmt
+from snimux.proxy_header import Endpoint, build
+from snimux.proxy_header import Version as ProxyVersion
+from snimux.relay import End, Relay, Tally, portable
+from snimux.routes import Backend, Route, RouteTable, parse_pattern
+from snimux.verdict import START, Reason
+from tests.hellos import load
+from tests.sockets import (
+    fin,
+    open_descriptors,
+    read,
+    read_to_end,
+    reset,
+    send_all,
+    tcp_pair,
+    unix_pair,
+)
+
+HELLO = next(hello.data for hello in load() if hello.slug == "chromium")
+NAMELESS = next(hello.data for hello in load() if hello.slug == "openssl-no-name")
+NAME = "secure.ciso.com"
+
+
+@dataclass
+class Run:
+    """One client that is being served, and the backend that its route leads to."""
+
+    client: SocketType
+    source: Endpoint | None
+    own: Endpoint | None
+    listener: SocketType
+    outcomes: list[Outcome] = field(default_factory=list)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+
+    async def accept(self) -> SocketType:
+        backend, _ = await self.listener.accept()
+        return backend
+
+    async def outcome(self) -> Outcome:
+        await self.done.wait()
+        (outcome,) = self.outcomes
+        return outcome
+
+    async def fields(self) -> dict[str, Field]:
+        return (await self.outcome()).fields()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    *,
+    pattern: str = NAME,
+    proxy: ProxyVersion | None = None,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    relay: Relay = portable.relay,
+    down: bool = False,
+    unix: bool = False,
+    refused: Reason | None = None,
+) -> AsyncIterator[Run]:
+    near, client = await (unix_pair() if unix else tcp_pair())
+    source = None if unix else endpoint(client.getsockname())
+    own = None if unix else endpoint(client.getpeername())
+    listener = trio.socket.socket()
+    await listener.bind(("127.0.0.1", 0))
+    if not down:
+        listener.listen(1)
+    address = TcpAddress("127.0.0.1", listener.getsockname()[1])
+    table = RouteTable([Route(parse_pattern(pattern), Backend((address,), proxy))])
+    run = Run(client, source, own, listener)
+    service = Service(TLS, table, limits, relay, run.outcomes.append)
+
+    async def work() -> None:
+        with run.scope:
+            await serve(near, source, service, refused=refused)
+        assert near.fileno() == -1
+        run.done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        with client, listener:
+            yield run
+        run.scope.cancel()
+
+
+@pytest.mark.parametrize("behind", [b"", b"0-RTT data behind the hello" * 3])
+async def test_a_hello_is_passed_on_whole_and_the_answer_comes_back(behind: bytes) -> None:
+    async with serving() as run:
+        await send_all(run.client, HELLO + behind)
+        with await run.accept() as backend:
+            assert await read(backend, len(HELLO + behind)) == HELLO + behind
+            await send_all(backend, b"ServerHello")
+            assert await read(run.client, 11) == b"ServerHello"
+            fin(run.client)
+            assert await read_to_end(backend) == (b"", False)
+            await send_all(backend, b"the rest")
+            fin(backend)
+            assert await read_to_end(run.client) == (b"the rest", False)
+        fields = await run.fields()
+    assert run.source is not None
+    assert fields == {
+        "client": f"127.0.0.1:{run.source[1]}",
+        "name": NAME,
+        "alpn": "h2,http/1.1",
+        "ech": "offered",
+        "route": NAME,
+        "backend": fields["backend"],
+        "up": len(HELLO + behind),
+        "down": len(b"ServerHello" + b"the rest"),
+        "seconds": fields["seconds"],
+        "ended": "eof",
+        "reason": None,
+        "detail": None,
+    }
+
+
+async def test_a_hello_may_come_byte_by_byte_and_is_sent_on_in_one_write() -> None:
+    async with serving() as run:
+        for octet in HELLO:
+            await run.client.send(bytes([octet]))
+        with await run.accept() as backend:
+            await wait_all_tasks_blocked(0.02)
+            assert await backend.recv(65536) == HELLO
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("unix", [False, True])
+async def test_the_proxy_header_comes_in_the_same_write(version: ProxyVersion, unix: bool) -> None:
+    async with serving(proxy=version, unix=unix) as run:
+        await send_all(run.client, HELLO)
+        with await run.accept() as backend:
+            header = build(version, run.source, run.own)
+            await wait_all_tasks_blocked(0.02)
+            assert await backend.recv(65536) == header + HELLO
+            reset(run.client) if not unix else run.client.close()
+        fields = await run.fields()
+    assert fields["up"] == len(HELLO)
+    assert (fields["client"] == "unix") is unix
+
+
+async def refused(
+    data: bytes, *, close: bool = True, name: str | None = None, **kwargs: object
+) -> tuple[bytes, dict[str, Field]]:
+    """What a client that sends some bytes is told, and the log line's fields."""
+    before = open_descriptors()
+    async with serving(**kwargs) as run:  # type: ignore[arg-type]
+        await send_all(run.client, data)
+        if close:
+            fin(run.client)
+        told, was_reset = await read_to_end(run.client)
+        assert not was_reset
+        run.client.close()
+        fields = await run.fields()
+    assert open_descriptors() == before
+    assert fields["ended"] == "refused"
+    assert fields["name"] == name
+    assert (fields["up"], fields["down"]) == (0, 0)
+    return told, fields
+
+
+@pytest.mark.parametrize("close", [True, False])
+async def test_refusals_are_said_and_logged(close: bool) -> None:
+    told, fields = await refused(HELLO, close=close, pattern="other.example", name=NAME)
+    assert (told, fields["reason"]) == (alert(112), "no-route")
+    told, fields = await refused(NAMELESS, close=close)
+    assert (told, fields["reason"]) == (alert(112), "no-route")
+    told, fields = await refused(HELLO, close=close, down=True, name=NAME)
+    assert (told, fields["reason"]) == (alert(80), "backend-down")
+    assert "Connection refused" in str(fields["detail"])
+    told, fields = await refused(b"\x16\x03\x01\0\0", close=close)
+    assert (told, fields["reason"], fields["detail"]) == (
+        alert(50),
+        "malformed-hello",
+        "empty record",
+    )
+    told, fields = await refused(b"\x15\x03\x01\0\2\1\0", close=close)
+    assert (told, fields["reason"]) == (alert(10), "unexpected-message")
+    told, fields = await refused(b"GET / HTTP/1.1\r\n\r\n", close=close)
+    assert (told, fields["reason"]) == (b"", "http")
+    told, fields = await refused(b"SSH-2.0-x\r\n", close=close)
+    assert (told, fields["reason"]) == (b"", "ssh")
+    told, fields = await refused(b"", refused=Reason.TOO_MANY_FROM_SOURCE, close=close)
+    assert (told, fields["reason"]) == (alert(49), "too-many-from-source")
+
+
+async def test_a_client_that_closes_before_its_hello_is_whole() -> None:
+    told, fields = await refused(HELLO[:100])
+    assert (told, fields["reason"]) == (alert(50), "hello-cut-short")
+    assert fields["detail"] == "100 bytes came"
+    told, fields = await refused(b"")
+    assert (told, fields["reason"]) == (b"", "no-bytes")
+    told, fields = await refused(b"GE")
+    assert (told, fields["reason"]) == (b"", "hello-cut-short")
+
+
+async def test_an_alert_is_not_lost_to_what_the_client_still_sends() -> None:
+    """Bytes that arrive at a closed socket are answered with a reset, which overtakes the alert."""
+    async with serving(pattern="other.example") as run:
+        await send_all(run.client, HELLO)
+        for _ in range(20):
+            await run.client.send(bytes(1000))
+            await trio.sleep(0.002)
+        fin(run.client)
+        assert await read_to_end(run.client) == (alert(112), False)
+
+
+async def test_a_client_that_never_stops_sending_is_closed_all_the_same() -> None:
+    async with serving(pattern="other.example") as run:
+        await send_all(run.client, HELLO)
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            while True:
+                await run.client.send(bytes(100))
+                await trio.sleep(0.01)
+        outcome = await run.outcome()
+    assert outcome.reason is Reason.NO_ROUTE
+
+
+async def test_one_deadline_covers_the_whole_hello(mock_clock: MockClock) -> None:
+    """It does not start anew with each byte, so dripping them does not help."""
+    async with serving(limits=Limits(hello_timeout=5)) as run:
+        for octet in HELLO[:4]:
+            await wait_all_tasks_blocked(0.01)
+            mock_clock.jump(1.2)
+            await run.client.send(bytes([octet]))
+        await wait_all_tasks_blocked(0.01)
+        assert not run.done.is_set()
+        mock_clock.jump(0.3)
+        told, _ = await read_to_end(run.client)
+        run.client.close()
+        fields = await run.fields()
+    assert (told, fields["reason"]) == (alert(50), "hello-timeout")
+
+
+async def test_a_late_hello_is_told_by_an_alert(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with serving() as run:
+        await send_all(run.client, HELLO[:100])
+        assert await read_to_end(run.client) == (alert(50), False)
+        run.client.close()
+        fields = await run.fields()
+    assert fields["reason"] == "hello-timeout"
+
+
+async def test_a_client_that_says_nothing_is_closed(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with serving() as run:
+        assert await read_to_end(run.client) == (b"", False)
+        run.client.close()
+        assert (await run.fields())["reason"] == "no-bytes"
+
+
+async def test_the_bound_on_a_hello_is_the_limit_given() -> None:
+    told, fields = await refused(HELLO, limits=Limits(max_hello=512))
+    assert (told, fields["reason"]) == (alert(50), "hello-too-large")
+
+
+async def test_the_idle_limit_is_the_limit_given(mock_clock: MockClock) -> None:
+    async with serving(limits=Limits(idle_timeout=60)) as run:
+        await send_all(run.client, HELLO)
+        with await run.accept() as backend:
+            assert await read(backend, len(HELLO)) == HELLO
+            await wait_all_tasks_blocked(0.01)
+            mock_clock.jump(61)
+            assert (await run.fields())["ended"] == "idle"
+
+
+async def test_a_client_that_resets_midway_through_its_hello() -> None:
+    async with serving() as run:
+        await send_all(run.client, HELLO[:50])
+        await wait_all_tasks_blocked(0.01)
+        reset(run.client)
+        outcome = await run.outcome()
+    assert outcome.reason is Reason.HELLO_CUT_SHORT
+
+
+@pytest.mark.parametrize("stage", ["hello", "relay", "farewell"])
+async def test_cancelled_at_any_stage_it_is_logged_and_closed(stage: str) -> None:
+    before = open_descriptors()
+    pattern = "other.example" if stage == "farewell" else NAME
+    async with serving(pattern=pattern) as run:
+        await send_all(run.client, HELLO if stage != "hello" else HELLO[:9])
+        backend = await run.accept() if stage == "relay" else None
+        await wait_all_tasks_blocked(0.02)
+        run.scope.cancel()
+        fields = await run.fields()
+        if backend is not None:
+            assert await read_to_end(backend) == (HELLO, False)
+            backend.close()
+    assert open_descriptors() == before
+    assert fields["ended"] == ("refused" if stage == "farewell" else "shutdown")
+    assert fields["up"] == (len(HELLO) if stage == "relay" else 0)
+
+
+async def test_an_error_that_nobody_expected_ends_only_its_connection() -> None:
+    async def broken(
+        client: SocketType, backend: SocketType, tally: Tally, *, head: bytes, idle_timeout: float
+    ) -> End:
+        raise ValueError("boom\nboom")
+
+    async with serving(relay=broken) as run:
+        await send_all(run.client, HELLO)
+        outcome = await run.outcome()
+    assert (outcome.ended, outcome.detail) == ("failed", r"ValueError('boom\nboom')")
+
+
+async def test_small_writes_are_not_delayed_and_dead_peers_are_noticed() -> None:
+    seen: list[tuple[int, int]] = []
+
+    async def look(
+        client: SocketType, backend: SocketType, tally: Tally, *, head: bytes, idle_timeout: float
+    ) -> End:
+        assert idle_timeout == math.inf
+        for sock in (client, backend):
+            seen.append(
+                (
+                    sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                )
+            )
+        return End.EOF
+
+    async with serving(relay=look, limits=Limits(idle_timeout=math.inf)) as run:
+        await send_all(run.client, HELLO)
+        await run.done.wait()
+    assert all(nodelay and keepalive for nodelay, keepalive in seen)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (("192.0.2.1", 5), ("192.0.2.1", 5)),
+        (("2001:db8::1", 5, 0, 0), ("2001:db8::1", 5)),
+        (("fe80::1%eth0", 5, 0, 2), ("fe80::1", 5)),
+        (("::ffff:192.0.2.1", 5, 0, 0), ("192.0.2.1", 5)),
+        ("", None),
+        (b"", None),
+    ],
+)
+def test_socket_addresses_become_endpoints(name: object, expected: Endpoint | None) -> None:
+    assert endpoint(name) == expected
+
+
+def test_what_clients_send_cannot_break_the_log_line() -> None:
+    hello = TLS.peek(HELLO.replace(b"\x08http/1.1", b'\x08h p="\n\x80\xff'), START, 16384)
+    outcome = Outcome(("2001:db8::1", 5), hello=hello)  # type: ignore[arg-type]
+    line = logfmt(outcome.fields())
+    assert line.startswith(
+        r'client=[2001:db8::1]:5 name=secure.ciso.com alpn="h2,h p=\"\n\\x80\\xff"'
+    )
+    assert line.isprintable()
