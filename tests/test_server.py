@@ -1,0 +1,298 @@
+"""``snimux.server``: limits over all connections, descriptors that run out, and drain."""
+
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from trio.socket import SocketType
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from snimux.address import TcpAddress
+from snimux.client_hello import alert
+from snimux.config import Config, Limits
+from snimux.listeners import open_listeners
+from snimux.log import Log
+from snimux.routes import Backend, Route, parse_pattern
+from snimux.server import _source_key, serve
+from tests.hellos import load
+from tests.sockets import fin, open_descriptors, read, read_to_end, send_all
+
+HELLO = next(hello.data for hello in load() if hello.slug == "curl")
+
+
+@dataclass
+class Running:
+    """A server in this process, its log, and the backend of its only route."""
+
+    port: int
+    listeners: list[socket.socket]
+    backend: SocketType
+    stream: io.StringIO = field(default_factory=io.StringIO)
+    done: trio.Event = field(default_factory=trio.Event)
+
+    async def connect(self, data: bytes = b"") -> SocketType:
+        sock = trio.socket.socket()
+        try:
+            await sock.connect(("127.0.0.1", self.port))
+        except OSError:
+            sock.close()
+            raise
+        await send_all(sock, data)
+        return sock
+
+    async def relayed(self) -> tuple[SocketType, SocketType]:
+        """A client's end and a backend's end of a connection that is being relayed."""
+        client = await self.connect(HELLO)
+        backend, _ = await self.backend.accept()
+        assert await read(backend, len(HELLO)) == HELLO
+        return client, backend
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+
+@contextlib.asynccontextmanager
+async def running(
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    max_connections: int = 100,
+    level: str = "info",
+    listen: int = 1,
+) -> AsyncIterator[Running]:
+    """A server until the test is over; stopped by two signals, if it is not before."""
+    listeners = open_listeners([TcpAddress("127.0.0.1", 0)] * listen)
+    with trio.socket.socket() as backend:
+        await backend.bind(("127.0.0.1", 0))
+        backend.listen(200)
+        address = TcpAddress("127.0.0.1", backend.getsockname()[1])
+        route = Route(parse_pattern("secure.ciso.com"), Backend((address,)))
+        config = Config((), (route,), limits, "json", level)
+        run = Running(listeners[0].getsockname()[1], listeners, backend)
+        log = Log(run.stream, form="json", level=level)
+
+        async def work(*, task_status: trio.TaskStatus[None]) -> None:
+            await serve(config, max_connections, listeners, log, task_status=task_status)
+            run.done.set()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(work)
+            yield run
+            while not run.done.is_set():
+                signal.raise_signal(signal.SIGTERM)
+                await wait_all_tasks_blocked(0.01)
+
+
+async def test_a_connection_is_served_and_logged_once() -> None:
+    before = open_descriptors()
+    async with running() as run:
+        client, backend = await run.relayed()
+        with client, backend:
+            fin(client)
+            assert await read_to_end(backend) == (b"", False)
+            fin(backend)
+            assert await read_to_end(client) == (b"", False)
+        await wait_all_tasks_blocked(0.01)
+        (line,) = run.lines("connection")
+        assert (line["name"], line["ended"], line["level"]) == ("secure.ciso.com", "eof", "info")
+        assert run.lines("listening")[0]["address"] == f"127.0.0.1:{run.port}"
+    assert open_descriptors() == before
+
+
+async def test_at_the_limit_new_connections_wait_and_are_served_when_there_is_room() -> None:
+    async with running(max_connections=2, listen=2) as run:
+        first, second = await run.relayed(), await run.relayed()
+        third = await run.connect(HELLO)
+        with trio.move_on_after(0.2) as waited:
+            await run.backend.accept()
+        assert waited.cancelled_caught
+        (full,) = run.lines("full")
+        assert full["max_connections"] == 2
+        for sock in first:
+            sock.close()
+        backend, _ = await run.backend.accept()
+        assert await read(backend, len(HELLO)) == HELLO
+        for sock in (*second, third, backend):
+            sock.close()
+
+
+async def test_idle_listeners_hold_no_places() -> None:
+    async with running(max_connections=1, listen=5) as run:
+        for _ in range(3):
+            for sock in await run.relayed():
+                sock.close()
+            await wait_all_tasks_blocked(0.02)
+        assert not run.lines("full")
+
+
+async def test_one_source_has_its_own_limit() -> None:
+    limits = Limits(max_connections_per_source=2)
+    async with running(limits) as run:
+        first, second = await run.relayed(), await run.relayed()
+        with await run.connect(HELLO) as third:
+            assert await read_to_end(third) == (alert(49), False)
+        await wait_all_tasks_blocked(0.02)
+        (line,) = run.lines("connection")
+        assert line["reason"] == "too-many-from-source"
+        for sock in first:
+            sock.close()
+        await wait_all_tasks_blocked(0.02)
+        fourth = await run.relayed()
+        for sock in (*second, *fourth):
+            sock.close()
+
+
+def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:
+    assert _source_key(("192.0.2.1", 1)) == _source_key(("192.0.2.1", 2))
+    assert _source_key(("192.0.2.1", 1)) != _source_key(("192.0.2.2", 1))
+    assert _source_key(("2001:db8::1", 1)) == _source_key(("2001:db8::ffff:0:0:2", 2))
+    assert _source_key(("2001:db8::1", 1)) != _source_key(("2001:db8:0:1::1", 1))
+
+
+class Faulty:
+    """A listening socket whose ``accept`` fails as told, then goes on; the rest is real."""
+
+    def __init__(self, real: socket.socket, errors: list[int]) -> None:
+        self.real = real
+        self.errors = errors
+        self.asked = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.asked += 1
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return self.real.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+async def test_out_of_descriptors_backs_off_says_so_once_and_recovers(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    listeners = open_listeners([TcpAddress("127.0.0.1", 0)])
+    faulty = Faulty(listeners[0], [errno.EMFILE] * 5 + [errno.ECONNABORTED] * 3)
+    stream = io.StringIO()
+    config = Config((), (), Limits(), "json", "info")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, config, 9, [faulty], Log(stream, form="json"))
+        started = trio.current_time()
+        for _ in range(2):
+            with trio.socket.socket() as client:
+                await client.connect(listeners[0].getsockname())
+                await send_all(client, HELLO)
+                assert await read_to_end(client) == (alert(112), False)
+        assert 0.4 < trio.current_time() - started < 5
+        assert faulty.asked < 20
+        faulty.errors += [errno.ENFILE]
+        with trio.socket.socket() as client:
+            await client.connect(listeners[0].getsockname())
+            fin(client)
+            assert await read_to_end(client) == (b"", False)
+        signal.raise_signal(signal.SIGINT)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    failures = [line for line in events if line["event"] == "accept-failed"]
+    assert [line["detail"] for line in failures] == [
+        os.strerror(errno.EMFILE),
+        os.strerror(errno.ENFILE),
+    ]
+
+
+async def test_scanners_are_counted_not_listed(mock_clock: MockClock) -> None:
+    async with running() as run:
+        for data in (b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n", b"\0\0\0", b"", b"SSH-2.0-y\r\n"):
+            with await run.connect(data) as client:
+                fin(client)
+                assert await read_to_end(client) == (b"", False)
+        await wait_all_tasks_blocked(0.05)
+        mock_clock.jump(601)
+        await wait_all_tasks_blocked(0.02)
+        (line,) = run.lines("scanners")
+        counts = {key: line[key] for key in ("http", "ssh", "noise", "no-bytes", "seconds")}
+        assert counts == {"http": 1, "ssh": 2, "noise": 1, "no-bytes": 1, "seconds": 601}
+        assert not run.lines("connection")
+        mock_clock.jump(601)
+        await wait_all_tasks_blocked(0.02)
+        assert len(run.lines("scanners")) == 1
+
+
+async def test_scanners_are_listed_at_debug_and_summed_up_in_the_end() -> None:
+    async with running(level="debug") as run:
+        with await run.connect(b"GET / HTTP/1.1\r\n\r\n") as client:
+            assert await read_to_end(client) == (b"", False)
+        await wait_all_tasks_blocked(0.02)
+        (line,) = run.lines("connection")
+        assert (line["level"], line["reason"]) == ("debug", "http")
+    assert run.lines("scanners")[0]["http"] == 1
+    assert run.lines("stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_accepting_and_lets_open_connections_end(
+    number: signal.Signals,
+) -> None:
+    async with running() as run:
+        client, backend = await run.relayed()
+        signal.raise_signal(number)
+        await wait_all_tasks_blocked(0.02)
+        assert run.lines("draining")[0]["connections"] == 1
+        with pytest.raises(ConnectionRefusedError):
+            await run.connect()
+        await send_all(backend, bytes(500_000))
+        assert await read(client, 500_000) == bytes(500_000)
+        assert not run.done.is_set()
+        client.close()
+        backend.close()
+        await run.done.wait()
+    assert run.lines("connection")[0]["ended"] in ("eof", "client-reset")
+
+
+async def test_drain_has_a_deadline(mock_clock: MockClock) -> None:
+    async with running(Limits(drain=30)) as run:
+        client, backend = await run.relayed()
+        signal.raise_signal(signal.SIGTERM)
+        await wait_all_tasks_blocked(0.02)
+        mock_clock.jump(29)
+        await wait_all_tasks_blocked(0.02)
+        assert not run.done.is_set()
+        mock_clock.jump(2)
+        await run.done.wait()
+        assert await read_to_end(client) == (b"", False)
+        client.close()
+        backend.close()
+    assert run.lines("connection")[0]["ended"] == "shutdown"
+
+
+async def test_a_second_signal_closes_now(mock_clock: MockClock) -> None:
+    async with running(Limits(drain=math.inf, idle_timeout=math.inf)) as run:
+        client, backend = await run.relayed()
+        signal.raise_signal(signal.SIGTERM)
+        await wait_all_tasks_blocked(0.02)
+        mock_clock.jump(1e9)
+        await wait_all_tasks_blocked(0.02)
+        assert not run.done.is_set()
+        assert run.lines("draining")[0]["seconds"] == "off"
+        signal.raise_signal(signal.SIGINT)
+        await run.done.wait()
+        client.close()
+        backend.close()
+
+
+async def test_no_drain_is_no_wait() -> None:
+    async with running(Limits(drain=0)) as run:
+        client, backend = await run.relayed()
+        signal.raise_signal(signal.SIGTERM)
+        await run.done.wait()
+        client.close()
+        backend.close()
