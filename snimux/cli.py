@@ -1,0 +1,206 @@
+"""argv -> a running server and an exit status.
+
+0: stopped as asked, or the check found nothing wrong. 1: could not start. 2: the flags or the
+configuration file are wrong; every problem has its line.
+"""
+
+import math
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import trio
+
+from snimux import __version__, hostname
+from snimux.config import SETTINGS, Config, ConfigError, load
+from snimux.listeners import ListenError, open_listeners
+from snimux.log import Log
+from snimux.server import serve
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Descriptors that are not connections': standard streams, listeners, epoll, name look-ups.
+_RESERVED_DESCRIPTORS = 32
+
+_EPILOG = """\b
+EXAMPLES
+  Two Caddys on one host, each on a private port:
+    snimux --route secure.ciso.com=127.0.0.1:8443 \\
+           --route dao.ciso.com,traefik.ciso.com=127.0.0.1:8444
+  Every name below ciso.com, and all else to a third:
+    snimux --route '**.ciso.com=unix//run/caddy.sock' --default 127.0.0.1:8445
+  A second address for when the first does not answer:
+    snimux --route secure.ciso.com=10.0.0.1:443,10.0.0.2:443
+  ACME's TLS-ALPN-01 challenges apart from the site's traffic:
+    snimux --route secure.ciso.com/acme-tls/1=127.0.0.1:8449 \\
+           --route secure.ciso.com=127.0.0.1:8443
+  From a file, on another port, after a look at what it says:
+    snimux check --config /etc/snimux.toml
+    snimux --config /etc/snimux.toml --listen :8443
+
+\b
+ADDR
+  host:port, [v6]:port or unix//path; to listen also :port and fd/N
+
+\b
+HOST
+  name     this name          *.name   one more label, as in certificates
+  **.name  any number more    *        every hello, what --default takes
+  HOST/ALPN matches only hellos that offer the protocol, such as HOST/h2, and beats HOST.
+  Exact beats longest suffix beats default.
+
+\b
+SIGNALS
+  TERM, INT  stop accepting, and drain; a second one closes what is still open
+
+\b
+EXIT STATUS
+  0 stopped as asked    1 could not start    2 wrong flags or configuration
+"""
+
+
+def _options(command: F) -> F:
+    """The flags that running and checking share."""
+    for setting in reversed(SETTINGS):
+        text = f"{setting.help}  [default: {setting.default}]"
+        command = click.option(setting.flag, metavar=setting.metavar, help=text)(command)
+    for flag, metavar, multiple, text in reversed(
+        [
+            ("--listen", "ADDR", True, "listen here; repeatable  [default: :443, IPv4 and IPv6]"),
+            (
+                "--route",
+                "HOST[,HOST...]=ADDR[,ADDR...]",
+                True,
+                "send hellos for HOST to the first ADDR that answers; repeatable",
+            ),
+            (
+                "--default",
+                "ADDR[,ADDR...]",
+                False,
+                "where hellos go that have no route, or no name",
+            ),
+            (
+                "--proxy-protocol",
+                "v1|v2",
+                False,
+                "tell backends of --route and --default who the client is, by the PROXY protocol",
+            ),
+            ("--config", "FILE", False, "read this TOML file; flags win over it"),
+        ]
+    ):
+        command = click.option(flag, metavar=metavar, multiple=multiple, help=text)(command)
+    return command
+
+
+@click.group(
+    "snimux",
+    invoke_without_command=True,
+    subcommand_metavar="[check]",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@_options
+@click.version_option(__version__, message="snimux %(version)s")
+@click.pass_context
+def main(context: click.Context, /, **flags: Any) -> None:
+    """One port 443, many servers behind it, no keys handed over.
+
+    Reads the server name (and ALPN) of each TLS ClientHello and passes the connection, bytes
+    untouched, to the server that has the name. Never decrypts anything.
+    """
+    context.obj = flags
+    if context.invoked_subcommand is None:
+        _run(_load(flags))
+
+
+@main.command(epilog="The flags are those of snimux itself.")
+@_options
+@click.pass_obj
+def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
+    """Say whether the configuration is good, and print it as snimux understands it."""
+    merged = {key: flags[key] or group_flags[key] for key in flags}
+    for key in ("listen", "route"):
+        merged[key] = (*group_flags[key], *flags[key])
+    click.echo(_described(_load(merged)))
+
+
+def _load(flags: Mapping[str, Any]) -> Config:
+    name = flags["config"]
+    try:
+        return load(flags, name or "", None if name is None else _read(name))
+    except ConfigError as error:
+        _fail(2, *error.problems)
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        _fail(2, f"--config: {name}: {error.strerror}")
+    except UnicodeDecodeError:
+        _fail(2, f"--config: {name}: not UTF-8, so not TOML")
+
+
+def _run(config: Config) -> None:
+    log = Log(sys.stderr, form=config.log_format, level=config.log_level)
+    allowed = (_raise_descriptor_limit() - _RESERVED_DESCRIPTORS) // 2
+    wanted = config.limits.max_connections
+    if wanted is not None and wanted > allowed:
+        log.write("warning", "few-descriptors", {"max_connections": wanted, "room_for": allowed})
+    try:
+        listeners = open_listeners(config.listen)
+    except ListenError as error:
+        _fail(1, str(error))
+    trio.run(serve, config, wanted or max(allowed, 1), listeners, log)
+
+
+def _raise_descriptor_limit() -> int:
+    """Raise the soft limit on descriptors to the hard one, and return what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS calls the hard limit unlimited (-1), and then takes no more than OPEN_MAX.
+    for limit in (hard, 10240):
+        if 0 <= soft < limit:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            except (OSError, ValueError):
+                continue
+            return limit
+    return soft if soft >= 0 else 2**20
+
+
+def _described(config: Config) -> str:
+    lines = ["listen"]
+    lines += [f"  {address}" for address in config.listen]
+    lines.append("routes")
+    width = max(28, *(len(str(route.pattern)) for route in config.routes))
+    for route in config.routes:
+        pattern, backend = str(route.pattern), route.backend
+        notes = [f"PROXY protocol {backend.proxy}"] if backend.proxy else []
+        unicode = hostname.for_people(route.pattern.host)
+        notes += [unicode] if unicode != route.pattern.host else []
+        note = f"  ({', '.join(notes)})" if notes else ""
+        to = ", else ".join(map(str, backend.addresses))
+        lines.append(f"  {pattern:{width}}  ->  {to}{note}")
+    if all(str(route.pattern) != hostname.ANY for route in config.routes):
+        lines.append(f"  {'all else':{width}}  ->  refused with the alert unrecognized_name")
+    lines.append("limits")
+    for limit in fields(config.limits):
+        value = getattr(config.limits, limit.name)
+        lines.append(f"  {limit.name:{width}}  {_limit(limit.name, value)}")
+    return "\n".join([*lines, "ok"])
+
+
+def _limit(name: str, value: float | None) -> str:
+    if value is None:
+        return "auto" if name == "max_connections" else "off"
+    return "off" if value == math.inf else f"{value:g}"
+
+
+def _fail(status: int, *problems: str) -> NoReturn:
+    for problem in problems:
+        click.echo(f"snimux: {problem}", err=True)
+    sys.exit(status)

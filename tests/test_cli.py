@@ -1,0 +1,155 @@
+"""``snimux.cli``: what is typed, what is printed, and the exit status; in this process.
+
+A server that runs is a process of its own: see ``test_end_to_end``.
+"""
+
+import os
+import resource
+import socket
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import snimux
+from snimux.cli import _raise_descriptor_limit, main
+from snimux.config import SETTINGS
+
+STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
+         "--route", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444"]  # fmt: skip
+
+
+def run(*args: str) -> Result:
+    result = CliRunner().invoke(main, args)
+    assert "Traceback" not in result.output
+    if result.exception is not None:
+        assert isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"snimux {snimux.__version__}\n"
+
+
+def test_help_names_every_flag_with_its_default_and_has_examples() -> None:
+    text = run("--help").stdout
+    for setting in SETTINGS:
+        assert setting.flag in text
+        assert f"[default: {setting.default}]" in " ".join(text.split())
+    for words in ("--listen", "--route", "--default", "--proxy-protocol", "--config", "EXAMPLES",
+                  "snimux --route secure.ciso.com=127.0.0.1:8443", "EXIT STATUS"):  # fmt: skip
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_check_prints_the_routes_as_they_are_understood() -> None:
+    result = run("check", *STORY, "--route", "*.Bücher.example/h2=unix//run/x,[::1]:1",
+                 "--proxy-protocol", "v2", "--idle-timeout", "off")  # fmt: skip
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "listen",
+        "  :443",
+        "routes",
+        "  secure.ciso.com               ->  127.0.0.1:8443  (PROXY protocol v2)",
+        "  dao.ciso.com                  ->  127.0.0.1:8444  (PROXY protocol v2)",
+        "  traefik.ciso.com              ->  127.0.0.1:8444  (PROXY protocol v2)",
+        "  *.xn--bcher-kva.example/h2    ->  unix//run/x, else [::1]:1  "
+        "(PROXY protocol v2, *.bücher.example)",
+        "  all else                      ->  refused with the alert unrecognized_name",
+        "limits",
+        "  hello_timeout                 5",
+        "  max_hello                     16384",
+        "  dial_timeout                  5",
+        "  idle_timeout                  off",
+        "  max_connections               auto",
+        "  max_connections_per_source    off",
+        "  drain                         30",
+        "ok",
+    ]
+
+
+def test_check_takes_its_flags_before_or_behind() -> None:
+    behind = run("check", *STORY, "--drain", "1").stdout
+    assert run(*STORY, "--drain", "1", "check").stdout == behind
+    assert run(*STORY[:2], "check", *STORY[2:], "--drain", "1").stdout == behind
+    assert run(*STORY, "--drain", "2", "check", "--drain", "1").stdout == behind
+
+
+def test_check_with_a_default_has_no_refusals() -> None:
+    assert "refused" not in run("check", "--default", "127.0.0.1:1").stdout
+
+
+def test_the_example_file_is_good() -> None:
+    with resources.as_file(resources.files("snimux").joinpath("example.toml")) as path:
+        result = run("check", "--config", str(path))
+    assert result.exit_code == 0
+    assert "  *                             ->  127.0.0.1:8445\n" in result.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["check"]])
+def test_every_mistake_has_its_line_and_status_2(command: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "snimux.toml"
+    file.write_text("drian = 3\n[[route]]\nhosts = 'a..b'\n")
+    result = run(*command, "--config", str(file), "--listen", "443", "--route", "x")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "snimux: --listen: '443': no port; perhaps :443 or 127.0.0.1:443",
+        "snimux: --route: 'x' is not HOST[,HOST...]=ADDR[,ADDR...], "
+        "such as secure.example.com=127.0.0.1:8443",
+        f"snimux: {file}: unknown key 'drian'; did you mean drain?",
+        f"snimux: {file}: route 1: to is missing",
+    ]
+
+
+def test_nothing_to_do_says_what_to_give() -> None:
+    result = run()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("snimux: no routes: give --route HOST=ADDR")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--rout", "a=b:1"], "--route"),
+        (["--route"], "requires an argument"),
+        (["chekc"], "No such command 'chekc'"),
+        (["check", "extra"], "unexpected extra argument"),
+    ],
+)
+def test_unknown_words_are_told(args: list[str], words: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    missing = run("--config", str(tmp_path / "no.toml"))
+    assert missing.stderr == f"snimux: --config: {tmp_path}/no.toml: No such file or directory\n"
+    assert run("--config", str(tmp_path)).stderr.endswith(": Is a directory\n")
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    assert run("check", "--config", str(binary)).stderr.endswith(": not UTF-8, so not TOML\n")
+    assert run("--config", str(tmp_path / "no.toml")).exit_code == 2
+
+
+def test_what_cannot_be_listened_on_is_status_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        result = run(*STORY, "--listen", address)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"snimux: cannot listen on {address}: ")
+    assert f"(pid {os.getpid()}) has the port" in result.stderr
+
+
+def test_the_soft_limit_on_descriptors_is_raised_to_the_hard_one() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        raised = _raise_descriptor_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (raised, hard)
+        assert raised > 256
+        assert _raise_descriptor_limit() == raised
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,73 @@
+"""The house has floors: a module imports only from lower ones, and the lowest know no world."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import snimux
+
+ROOT = Path(snimux.__file__).parent
+
+FLOORS = (
+    ("hostname", "address", "verdict"),
+    ("client_hello", "proxy_header", "routes"),
+    ("config",),
+    ("log", "relay.__init__", "relay.portable", "upstream", "listeners"),
+    ("connection",),
+    ("server",),
+    ("cli", "__main__"),
+)
+# address uses hostname; routes uses proxy_header's Version; relay.portable its package.
+SAME_FLOOR = {
+    ("address", "hostname"),
+    ("routes", "proxy_header"),
+    ("relay.portable", "relay.__init__"),
+    ("__main__", "cli"),
+}
+PURE_FLOORS = 3
+WORLD = {"trio", "socket", "time", "datetime", "logging", "asyncio", "selectors", "subprocess"}
+
+MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in ROOT.rglob("*.py")]
+
+
+def floor(module: str) -> int:
+    return next(number for number, names in enumerate(FLOORS) if module in names)
+
+
+def imports(module: str) -> set[str]:
+    """Dotted names of everything that a module imports, at any depth of its code."""
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def inner(dotted: str) -> str | None:
+    """The module of snimux that an imported name is, or is in."""
+    path = dotted.split(".")[1:]
+    for length in range(len(path), 0, -1):
+        for name in (".".join(path[:length]), ".".join([*path[:length], "__init__"])):
+            if name in MODULES:
+                return name
+    return None
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"__init__"}))
+def test_a_module_imports_only_from_lower_floors(module: str) -> None:
+    for dotted in imports(module):
+        below = inner(dotted) if dotted.startswith("snimux.") else None
+        if below is not None and (module, below) not in SAME_FLOOR:
+            assert floor(below) < floor(module), f"{module} imports {below}"
+        if floor(module) < PURE_FLOORS:
+            assert dotted.partition(".")[0] not in WORLD, f"{module} imports {dotted}"
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for module in MODULES:
+        text = (ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8")
+        assert ast.get_docstring(ast.parse(text)), module
