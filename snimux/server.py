@@ -3,6 +3,7 @@
 The only place that lists the protocols, and the only one that sees all connections.
 """
 
+import contextlib
 import errno
 import math
 import signal
@@ -105,7 +106,7 @@ class _Server:
         self.summed_up = trio.current_time()
 
     async def accept(self, listener: socket.socket, connections: trio.Nursery) -> None:
-        """Accept for ever; closes the listener in the end."""
+        """Accept until cancelled; closes the listener in the end."""
         try:
             while True:
                 # Room is taken only for a connection that is there: else idle listeners would hold
@@ -113,16 +114,27 @@ class _Server:
                 await trio.lowlevel.wait_readable(listener)
                 await self.take_room()
                 try:
-                    client, name = listener.accept()
+                    self.accept_one(listener, connections)
                 except OSError as error:
-                    self.room.release()
                     await self.back_off(error)
-                else:
-                    self.is_backing_off = False
-                    client.setblocking(False)
-                    connections.start_soon(self.handle, client, endpoint(name))
         finally:
+            # Closing resets what is still in the queue: connections that their clients hold for
+            # established.
+            with contextlib.suppress(OSError, trio.WouldBlock):
+                while True:
+                    self.room.acquire_nowait()
+                    self.accept_one(listener, connections)
             close_listener(listener)
+
+    def accept_one(self, listener: socket.socket, connections: trio.Nursery) -> None:
+        """Accept a connection for which room is taken; if that raises, the room is given back."""
+        try:
+            client, name = listener.accept()
+        except OSError:
+            self.room.release()
+            raise
+        self.is_backing_off = False
+        connections.start_soon(self.handle, client, endpoint(name))
 
     async def take_room(self) -> None:
         """Wait until there may be one connection more; say so once when the limit is reached."""

@@ -53,8 +53,9 @@ async def dial(backend: Backend, *, dial_timeout: float) -> Dialled | NotDialled
         except trio.TooSlowError:
             faults.append(f"{address}: no answer in {dial_timeout:g} s")
         except OSError as error:
-            faults.append(f"{address}: {_words(error)}")
-            exhausted = exhausted or error.errno in _EXHAUSTED
+            cause = _cause(error)
+            faults.append(f"{address}: {_words(cause)}")
+            exhausted = exhausted or cause.errno in _EXHAUSTED
     return NotDialled("; ".join(faults), exhausted)
 
 
@@ -93,12 +94,16 @@ def _not_itself(sock: SocketType) -> SocketType:
     return sock
 
 
-def _words(error: OSError) -> str:
-    # open_tcp_stream says "all attempts to connect failed", and keeps the reasons as its cause.
+def _cause(error: OSError) -> OSError:
+    """The error behind "all attempts to connect failed", which is what open_tcp_stream says."""
     cause = error.__cause__
     if isinstance(cause, ExceptionGroup):
         cause = cause.exceptions[0]
-    shown = cause if isinstance(cause, OSError) else error
-    if isinstance(shown, socket.gaierror) or not shown.errno:
-        return shown.strerror or str(shown)
-    return os.strerror(shown.errno)
+    return cause if isinstance(cause, OSError) else error
+
+
+def _words(error: OSError) -> str:
+    # trio puts the address into strerror, where it stands already; gaierror has its own numbers
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)

@@ -258,6 +258,21 @@ async def test_a_signal_stops_accepting_and_lets_open_connections_end(
     assert run.lines("connection")[0]["ended"] in ("eof", "client-reset")
 
 
+async def test_what_the_kernel_has_accepted_before_the_signal_is_served() -> None:
+    async with running() as run:
+        signal.raise_signal(signal.SIGTERM)
+        # The server's tasks have not run since, so these wait in the queue of the listener.
+        queued = [socket.create_connection(("127.0.0.1", run.port)) for _ in range(20)]
+        for client in queued:
+            client.sendall(HELLO)
+        for client in queued:
+            backend, _ = await run.backend.accept()
+            backend.close()
+            client.close()
+        await run.done.wait()
+    assert run.lines("draining")[0]["connections"] == 20
+
+
 async def test_drain_has_a_deadline(mock_clock: MockClock) -> None:
     async with running(Limits(drain=30)) as run:
         client, backend = await run.relayed()
