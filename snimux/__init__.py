@@ -10,8 +10,9 @@ no trio, no socket, no clock and no log:
    peek can conclude)
 1. ``client_hello`` (bytes -> verdict), ``proxy_header`` (PROXY protocol), ``routes``
    ((name, ALPN) -> backend)
-2. ``config`` (flags and TOML -> Config), ``logline`` (fields -> one line of text)
-3. ``relay`` (two sockets until both are done), ``upstream`` (dial), ``listeners`` (listen)
+2. ``config`` (flags and TOML -> Config)
+3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
+   ``upstream`` (dial), ``listeners`` (listen)
 4. ``connection`` (one connection's life)
 5. ``server`` (accept, limits, drain)
 6. ``cli`` (argv -> a running server and an exit status)
