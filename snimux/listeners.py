@@ -179,18 +179,22 @@ def _who_holds(address: ListenAddress) -> str:
     import psutil
 
     unseen = f"another process has the port; to see which: sudo lsof -nP -iTCP:{address.port}"
+    everywhere = {"0.0.0.0", "::"}
+    wanted = {host for _, host in _hosts(address.host)}
     try:
         holders = {
             connection.pid
             for connection in psutil.net_connections(kind="tcp")
             if connection.status == psutil.CONN_LISTEN
+            and connection.pid is not None
             and connection.laddr
             and connection.laddr.port == address.port
+            and (connection.laddr.ip in wanted | everywhere or wanted & everywhere)
         }
-        names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in holders if pid]
+        names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in sorted(holders)]
     except psutil.Error:
         return unseen
-    return f"{' and '.join(names)} has the port" if names else unseen
+    return f"the port is held by {' and '.join(names)}" if names else unseen
 
 
 def _ways_out(port: int) -> str:

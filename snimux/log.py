@@ -1,13 +1,15 @@
 """One line on a stream for each thing that happens, as logfmt (``key=value``) or JSON.
 
 Whatever a client sent cannot break out of its value: spaces, quotes and control characters are
-quoted. A stream that cannot be written to loses lines, never the server.
+quoted, and what is long is cut. A stream that cannot be written to, or not now, loses lines, never
+the server; how many were lost is said when it can be.
 
 Source: brandur.org/logfmt for the form; a quoted value is a JSON string.
 """
 
 import json
 import re
+import select
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, TextIO
@@ -17,6 +19,10 @@ LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 FORMATS = ("logfmt", "json")
 
 Field = str | int | float | None
+
+# Characters of a value: so few that a line stays below PIPE_BUF (4,096 bytes on Linux), escaped as
+# it may be, and is written whole or not at all.
+_LONGEST = 300
 
 # Printable ASCII less space, quotes, equals and backslash.
 _PLAIN = re.compile(r"[!#-&(-<>-\[\]-~]+")
@@ -30,18 +36,43 @@ class Log:
         self._stream = stream
         self._render = json_line if form == "json" else logfmt
         self._wanted = frozenset(LEVELS[LEVELS.index(level) :])
+        self._descriptor = _descriptor(stream)
+        self._lost = 0
 
     def write(self, level: Level, event: str, fields: Mapping[str, Field]) -> None:
         """Write one line: time (UTC), level, event, then the fields that have a value."""
         if level not in self._wanted:
             return
+        if not self._is_writable():
+            self._lost += 1
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self.write("error", "lines-lost", {"lines": lost})
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = self._render({"time": now, "level": level, "event": event, **fields})
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
         except (OSError, ValueError):  # full disk, reader gone; ValueError: stream closed
-            return
+            self._lost += 1
+
+    def _is_writable(self) -> bool:
+        """Whether a line can be written without waiting for a reader that has stopped reading.
+
+        A pipe is writable while it has room for PIPE_BUF bytes, which no line exceeds. Making it
+        non-blocking would change it for everyone who shares it.
+        """
+        if self._descriptor is None:
+            return True
+        return bool(select.select([], [self._descriptor], [], 0)[1])
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):  # io.UnsupportedOperation is both: a stream in memory
+        return None
 
 
 def logfmt(fields: Mapping[str, Field]) -> str:
@@ -50,10 +81,20 @@ def logfmt(fields: Mapping[str, Field]) -> str:
 
 
 def _quoted(value: Field) -> str:
-    text = str(value)
+    text = _cut(value) if isinstance(value, str) else str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def json_line(fields: Mapping[str, Field]) -> str:
     """One JSON object on one line; fields that are None are left out."""
-    return json.dumps({key: value for key, value in fields.items() if value is not None})
+    return json.dumps(
+        {
+            key: _cut(value) if isinstance(value, str) else value
+            for key, value in fields.items()
+            if value is not None
+        }
+    )

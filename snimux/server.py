@@ -33,6 +33,9 @@ _PASSING = frozenset(
 # With any other (EMFILE and its kin) the connection stays in the queue, and accepting again at
 # once would spin, as dlundquist/sniproxy#89 and CVE-2025-46807 (sslh) did. Seconds.
 _BACK_OFF = 0.1
+# It is over, and worth saying anew, when it has not happened for so long (seconds): while it lasts,
+# each connection that ends lets one more be accepted.
+_SAY_AGAIN = 60.0
 
 # They come to every open port of the Internet by the minute: counted, not listed.
 _SCANNERS = frozenset({Reason.NO_BYTES, Reason.HTTP, Reason.SSH, Reason.SSLV2, Reason.NOISE})
@@ -100,7 +103,7 @@ class _Server:
         self.max_connections = max_connections
         self.room = trio.Semaphore(max_connections, max_value=max_connections)
         self.is_full = False
-        self.is_backing_off = False
+        self.backed_off = -math.inf  # when last
         self.by_source: Counter[str | bytes] = Counter()
         self.scanners: Counter[Reason] = Counter()
         self.summed_up = trio.current_time()
@@ -133,7 +136,6 @@ class _Server:
         except OSError:
             self.room.release()
             raise
-        self.is_backing_off = False
         connections.start_soon(self.handle, client, endpoint(name))
 
     async def take_room(self) -> None:
@@ -153,12 +155,13 @@ class _Server:
             self.is_full = False
 
     async def back_off(self, error: OSError) -> None:
-        """Wait where accepting again at once would fail again; say so once."""
+        """Wait where accepting again at once would fail again; say so once while it lasts."""
         if error.errno in _PASSING:
             return
-        if not self.is_backing_off:
-            self.is_backing_off = True
+        now = trio.current_time()
+        if now - self.backed_off > _SAY_AGAIN:
             self.log.write("error", "accept-failed", {"detail": error.strerror})
+        self.backed_off = now
         await trio.sleep(_BACK_OFF)
 
     async def handle(self, client: socket.socket, source: Endpoint | None) -> None:
@@ -166,7 +169,8 @@ class _Server:
         key = _source_key(source)
         limit = self.limits.max_connections_per_source
         too_many = limit is not None and source is not None and self.by_source[key] >= limit
-        self.by_source[key] += 1
+        share = 0 if too_many else 1  # who is refused does not use up the source's share
+        self.by_source[key] += share
         try:
             await serve_connection(
                 trio.socket.from_stdlib_socket(client),
@@ -175,7 +179,7 @@ class _Server:
                 refused=Reason.TOO_MANY_FROM_SOURCE if too_many else None,
             )
         finally:
-            self.by_source[key] -= 1
+            self.by_source[key] -= share
             if not self.by_source[key]:
                 del self.by_source[key]
             self.give_room()

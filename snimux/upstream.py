@@ -68,7 +68,13 @@ async def _connect(address: DialAddress) -> SocketType:
             return await _connect_to(family, (host, port))
         case TcpAddress(host, port):
             # Looks the name up and races IPv6 with IPv4 (RFC 8305).
-            stream = await trio.open_tcp_stream(host, port)
+            try:
+                stream = await trio.open_tcp_stream(host, port)
+            except socket.gaierror:
+                # Without a descriptor the resolver cannot open its files, and says that it does
+                # not know the name; a socket says what it is.
+                trio.socket.socket().close()
+                raise
             return _not_itself(stream.socket)
 
 

@@ -140,7 +140,7 @@ def test_what_cannot_be_listened_on_is_status_1() -> None:
         result = run(*STORY, "--listen", address)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"snimux: cannot listen on {address}: ")
-    assert f"(pid {os.getpid()}) has the port" in result.stderr
+    assert f" (pid {os.getpid()})" in result.stderr
 
 
 def test_the_soft_limit_on_descriptors_is_raised_to_the_hard_one() -> None:

@@ -2,13 +2,14 @@
 
 import io
 import json
+import os
 import shlex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.log import LEVELS, Level, Log, json_line, logfmt
+from snimux.log import LEVELS, Field, Level, Log, json_line, logfmt
 
 
 def test_logfmt_quotes_only_what_needs_it() -> None:
@@ -43,6 +44,34 @@ def test_lines_below_the_level_are_left_out(level: Level) -> None:
 class BrokenStream(io.StringIO):
     def write(self, text: str, /) -> int:
         raise BrokenPipeError
+
+
+def test_a_pipe_that_nobody_reads_loses_lines_and_says_how_many() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as read, os.fdopen(writer, "w") as stream:
+        log = Log(stream, form="json")
+        for number in range(2000):
+            log.write("info", "thing", {"n": number, "detail": "x" * 200})
+        os.set_blocking(reader, False)
+        written = len(read.read().splitlines())
+        assert 10 < written < 2000
+        log.write("info", "thing", {"n": 2000})
+        lost, last = (json.loads(line) for line in read.read().splitlines())
+    assert (lost["event"], lost["lines"]) == ("lines-lost", 2000 - written)
+    assert last["n"] == 2000
+
+
+def test_what_is_long_is_cut_so_that_a_line_is_written_whole() -> None:
+    hostile = "\0" * 70_000
+    fields: dict[str, Field] = {
+        "client": "x",
+        "name": "n" * 253,
+        "alpn": hostile,
+        "detail": hostile,
+    }
+    for render in (logfmt, json_line):
+        assert len(render(fields)) < 4096
+    assert json.loads(json_line({"detail": "y" * 301}))["detail"] == "y" * 297 + "..."
 
 
 def test_a_stream_that_cannot_be_written_to_loses_the_line_only() -> None:
