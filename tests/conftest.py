@@ -1,0 +1,153 @@
+"""What tests share: two real Caddys and a snimux in front of them, started once; and `need`."""
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests import caddy, muxes
+from tests.caddy import Caddy
+from tests.muxes import Mux
+
+BIG = 200 * 10**6
+"""Bytes in the file that `/files/big` of secure.ciso.com is."""
+
+_SECURE = """\
+secure.ciso.com {{
+	bind 127.0.0.1 unix/{socket}
+	tls internal
+	handle /files/* {{
+		root {files}
+		file_server
+	}}
+	handle /up {{
+		reverse_proxy unix/{up}
+	}}
+	respond "secure.ciso.com {{http.request.proto}}"
+}}
+"""
+_OTHERS = """\
+dao.ciso.com, traefik.ciso.com {
+	tls internal
+	respond "{http.request.host} {http.request.proto}"
+}
+"""
+
+
+def need(what_is_missing: str | None) -> None:
+    """Skip the test if something is missing; but fail where nothing may be missing, in CI."""
+    if what_is_missing is None:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(what_is_missing)
+    pytest.skip(what_is_missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """The two Caddys of the story: secure in one; dao and traefik in the other."""
+
+    secure: Caddy
+    others: Caddy
+
+    @property
+    def socket(self) -> Path:
+        """The UNIX socket on which secure.ciso.com is served too."""
+        return self.secure.directory / "https"
+
+    @property
+    def up(self) -> Path:
+        """The UNIX socket of the server, not running, that has /up of secure.ciso.com."""
+        return self.secure.directory / "up"
+
+    @property
+    def big(self) -> Path:
+        """The file that is served as /files/big of secure.ciso.com."""
+        return self.secure.directory / "files/big"
+
+    def of(self, name: str) -> Caddy:
+        """The Caddy that serves a name."""
+        return self.secure if name == "secure.ciso.com" else self.others
+
+    @property
+    def routes(self) -> list[str]:
+        """The flags that route the three names."""
+        return [
+            f"--route=secure.ciso.com=127.0.0.1:{self.secure.port}",
+            f"--route=dao.ciso.com,traefik.ciso.com=127.0.0.1:{self.others.port}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The snimux that all tests share which change nothing of it.
+
+    Besides the sites it has routes to where a test may listen itself: tcp.test and unix.test; and
+    to where nobody ever does: down.test.
+    """
+
+    mux: Mux
+    tcp: tuple[str, int]
+    unix: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _descriptors() -> None:
+    """Room for the clients of the tests: macOS starts with 256 descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096) if hard > 0 else 4096, hard))
+
+
+@pytest.fixture(scope="session")
+def sites() -> Iterator[Sites]:
+    """The two Caddys, answering."""
+    need(caddy.missing())
+    with contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(caddy.short_directory()) for _ in range(2))
+        _write_big(first / "files/big")
+        secure = _SECURE.format(socket=first / "https", files=first, up=first / "up")
+        found = Sites(
+            # for hellos without a name
+            caddy.start(first, secure, options="default_sni secure.ciso.com"),
+            caddy.start(second, _OTHERS),
+        )
+        for each in (found.secure, found.others):
+            stack.callback(each.stop)
+        trio.run(caddy.answering, found.secure, ["secure.ciso.com"])
+        trio.run(caddy.answering, found.others, ["dao.ciso.com", "traefik.ciso.com"])
+        yield found
+
+
+def _write_big(path: Path) -> None:
+    """Write a file in which no two places are alike, without the cost of that much randomness."""
+    path.parent.mkdir()
+    noise = os.urandom(10**6 - 8)
+    with path.open("wb") as file:
+        for number in range(BIG // 10**6):
+            file.write(number.to_bytes(8, "big") + noise)
+
+
+@pytest.fixture(scope="session")
+def shared(sites: Sites) -> Iterator[Shared]:
+    """The shared snimux, listening."""
+    tcp, down = ("127.0.0.1", caddy.free_port()), caddy.free_port()
+    with caddy.short_directory() as directory:
+        unix = str(directory / "backend")
+        routes = [
+            *sites.routes,
+            f"--route=tcp.test=127.0.0.1:{tcp[1]}",
+            f"--route=unix.test=unix/{unix}",
+            f"--route=down.test=127.0.0.1:{down}",
+        ]
+        mux = muxes.start(directory / "snimux.log", *routes)
+        try:
+            trio.run(lambda: mux.log_line(event="listening"))
+            yield Shared(mux, tcp, unix)
+        finally:
+            mux.end()
