@@ -115,8 +115,10 @@ def _parse_socket(text: str) -> DialAddress:
 
 
 def _parse_unix(path: str) -> UnixAddress:
-    if not path or path.startswith("@") or "\0" in path:
-        raise AddressError("a UNIX socket needs a path in the file system: unix//path/to/socket")
+    if not path.startswith("/") or "\0" in path:
+        raise AddressError("a UNIX socket needs a path from the root: unix//path/to/socket")
+    if re.search(r"\|[0-7]{3,4}$", path):
+        raise AddressError("permissions are not supported here; leave the | and the digits out")
     if len(os.fsencode(path)) > _MAX_PATH:
         raise AddressError(f"the path of a UNIX socket has at most {_MAX_PATH} bytes")
     return UnixAddress(path)

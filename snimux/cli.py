@@ -4,8 +4,10 @@
 configuration file are wrong; every problem has its line.
 """
 
+import io
 import math
 import resource
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -19,7 +21,7 @@ from snimux import __version__, hostname
 from snimux.config import SETTINGS, Config, ConfigError, load
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Log
-from snimux.server import serve
+from snimux.server import STOP_SIGNALS, serve
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,8 +50,8 @@ ADDR
 
 \b
 HOST
-  name     this name          *.name   one more label, as in certificates
-  **.name  any number more    *        every hello, what --default takes
+  name     this name            *.name   one more label, as in certificates
+  **.name  one or more labels   *        every hello, what --default takes
   HOST/ALPN matches only hellos that offer the protocol, such as HOST/h2, and beats HOST.
   Exact beats longest suffix beats default.
 
@@ -146,7 +148,8 @@ def _read(name: str) -> str:
 
 
 def _run(config: Config) -> None:
-    log = Log(sys.stderr, form=config.log_format, level=config.log_level)
+    # Python has no stderr where its descriptor is closed.
+    log = Log(sys.stderr or io.StringIO(), form=config.log_format, level=config.log_level)
     allowed = (_raise_descriptor_limit() - _RESERVED_DESCRIPTORS) // 2
     wanted = config.limits.max_connections
     if wanted is not None and wanted > allowed:
@@ -155,7 +158,18 @@ def _run(config: Config) -> None:
         listeners = open_listeners(config.listen)
     except ListenError as error:
         _fail(1, str(error))
+    # From here on a stop signal is a wish, not an end: one that comes before the server heeds it
+    # waits, and one that comes when all is over is void. (A handler, because a signal that is
+    # ignored would not wait; ignored in the end, because Python takes its handlers away first.)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _handle_stop_signals(lambda *_: None)
     trio.run(serve, config, wanted or max(allowed, 1), listeners, log)
+    _handle_stop_signals(signal.SIG_IGN)
+
+
+def _handle_stop_signals(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
 
 
 def _raise_descriptor_limit() -> int:

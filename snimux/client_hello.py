@@ -47,7 +47,8 @@ from snimux.verdict import (
 )
 
 # Bounds on a hello: a Chrome hello has 1.8 KB, one with post-quantum shares and tickets 3 to 6 KB.
-# 64 KiB is what an endless hello may cost a connection in memory, times six for its framing.
+# 64 KiB in one-byte records are 384 KiB on the wire: what a connection may hold in memory until its
+# hello is whole.
 DEFAULT_MAX_HELLO = 16 * 1024
 LARGEST_MAX_HELLO = 64 * 1024
 
@@ -252,7 +253,7 @@ _FAREWELLS = {
     Reason.RECORD_OVERFLOW: _RECORD_OVERFLOW,
     Reason.NO_ROUTE: _UNRECOGNIZED_NAME,
     Reason.BACKEND_DOWN: _INTERNAL_ERROR,
-    Reason.OUT_OF_DESCRIPTORS: _INTERNAL_ERROR,
+    Reason.OUT_OF_RESOURCES: _INTERNAL_ERROR,
     Reason.TOO_MANY_FROM_SOURCE: _ACCESS_DENIED,
 }
 

@@ -23,11 +23,14 @@ from snimux.address import (
     parse_dial,
     parse_listen,
 )
-from snimux.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
+from snimux.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO, TLS
 from snimux.proxy_header import Version
 from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
 
 T = TypeVar("T")
+
+# Seconds: thirty years, which is off; and not inf or nan.
+_LONGEST = 10**9
 
 
 class ConfigError(ValueError):
@@ -88,7 +91,7 @@ def _seconds(*, off: bool = False, zero: bool = False) -> Callable[[object], flo
             return math.inf
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{_shown(value)} is not {wanted}")
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        if not 0 <= value <= _LONGEST or (value == 0 and not zero):
             hint = "; write off for no limit" if off else ""
             raise ValueError(f"{_shown(value)} is not a number of seconds above 0{hint}")
         return float(value)
@@ -107,7 +110,7 @@ def _count(
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{_shown(value)} is not {wanted}")
         if not low <= value <= high:
-            raise ValueError(f"{value} is not {wanted} from {low} to {high}")
+            raise ValueError(f"{_shown(value)} is not {wanted} from {low} to {high}")
         return value
 
     return parse
@@ -173,10 +176,11 @@ SETTINGS = (
     ),
 )
 
-_DEFAULT_LISTEN = ":443"
+_DEFAULT_LISTEN = f":{TLS.default_port}"
 _FILE_KEYS = ("listen", "route", "default", *(setting.key for setting in SETTINGS))
 _ROUTE_KEYS = ("hosts", "to", "proxy")
 _VERSIONS = ("v1", "v2")
+_EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for every interface
 
 
 @dataclass(slots=True)
@@ -205,10 +209,9 @@ class _Source:
 
     def add_listen(self, where: str, values: Iterable[str]) -> None:
         for address in self.attempt_all(where, parse_listen, values):
-            if address in self.listen and not (
-                isinstance(address, TcpAddress) and address.port == 0
-            ):
-                self.problems.append(f"{where}: {address} is given twice")
+            for other in self.listen:
+                if _overlap(address, other):
+                    self.problems.append(f"{where}: {address} is covered by {other} already")
             self.listen.append(address)
 
     def add_route(
@@ -273,6 +276,11 @@ def _read_flags(flags: Mapping[str, Any]) -> _Source:
     default = flags.get("default")
     if default is not None:
         source.add_route("--default", [hostname.ANY], _split(default), proxy)
+    if proxy is not None and not source.places and not source.problems:
+        source.problems.append(
+            "--proxy-protocol: is for --route and --default, and there is none; "
+            'in the file, write proxy = "..." in a [[route]]'
+        )
     for setting in SETTINGS:
         text = flags.get(setting.key)
         if text is not None:
@@ -301,7 +309,7 @@ def _read_toml(file_name: str, toml: str | None) -> _Source:
     source = _Source()
     try:
         document = tomllib.loads(toml or "")
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError; or a number of thousands of digits
         source.problems.append(f"not TOML: {error}")
         return source
     except RecursionError:
@@ -379,8 +387,28 @@ def _is_same(listen: ListenAddress, dial: DialAddress) -> bool:
         return listen == dial
     if listen.port != dial.port:
         return False
-    everywhere = listen.host in ("", "0.0.0.0", "::")
-    return listen.host == dial.host or (everywhere and _is_loopback(dial.host))
+    if listen.host in _EVERYWHERE:
+        return _is_loopback(dial.host)
+    both_loopback = _is_loopback(listen.host) and _is_loopback(dial.host)
+    return listen.host == dial.host or (both_loopback and "localhost" in (listen.host, dial.host))
+
+
+def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
+    """Whether both cannot be listened on at once."""
+    if not (isinstance(one, TcpAddress) and isinstance(other, TcpAddress)):
+        return one == other
+    if one.port != other.port or one.port == 0:
+        return False
+    wild = one.host in _EVERYWHERE or other.host in _EVERYWHERE
+    return one.host == other.host or (wild and bool(_families(one.host) & _families(other.host)))
+
+
+def _families(host: str) -> set[str]:
+    """IP versions of a host; both for one that is to be looked up."""
+    try:
+        return set(str(ipaddress.ip_address(host).version))
+    except ValueError:
+        return set("46")
 
 
 def _is_loopback(host: str) -> bool:

@@ -27,6 +27,9 @@ _READ_SIZE = 16 * 1024
 # After a refusal the client gets this long (seconds) to read it and to close. Closing at once
 # would answer what it still sends with a reset, and the reset overtakes the alert.
 _LINGER = 2.0
+# It may send so many times _READ_SIZE meanwhile; more is left to fill the kernel's buffers, or it
+# could keep this process busy.
+_LINGER_READS = 16
 
 # Seconds without traffic before the kernel asks whether the peer is still there: less than the
 # minutes after which home routers and balancers forget a connection.
@@ -142,8 +145,8 @@ async def serve(
                 outcome.ended = "refused"
                 outcome.reason, outcome.detail = refusal.reason, refusal.detail
                 await _say_farewell(client, refusal.farewell)
-    except Exception as error:  # not expected; but one connection must not end the others
-        outcome.ended, outcome.detail = "failed", repr(error)
+    except* Exception as group:  # not expected; but one connection must not end the others
+        outcome.ended, outcome.detail = "failed", repr(group.exceptions)
     finally:
         outcome.ended = outcome.ended or "shutdown"  # cancelled
         outcome.seconds = trio.current_time() - started
@@ -164,18 +167,19 @@ async def _pass_on(client: SocketType, outcome: Outcome, service: Service) -> _R
     outcome.route = route
     dialled = await dial(route.backend, dial_timeout=service.limits.dial_timeout)
     if isinstance(dialled, NotDialled):
-        down = Reason.OUT_OF_DESCRIPTORS if dialled.exhausted else Reason.BACKEND_DOWN
+        down = Reason.OUT_OF_RESOURCES if dialled.exhausted else Reason.BACKEND_DOWN
         return _refuse(service, down, dialled.detail)
     with dialled.socket as backend:
         _tune(backend)
         outcome.backend = str(dialled.address)
         header = _proxy_header(client, outcome.source, route)
         outcome.header_size = len(header)
+        received[:0] = header
         outcome.ended = await service.relay(
             client,
             backend,
             outcome.tally,
-            head=header + received,
+            head=received,
             idle_timeout=service.limits.idle_timeout,
         )
     return None
@@ -215,7 +219,10 @@ def _refuse(service: Service, reason: Reason, detail: str = "") -> _Refusal:
 def _proxy_header(client: SocketType, source: Endpoint | None, route: Route) -> bytes:
     if route.backend.proxy is None:
         return b""
-    return proxy_header.build(route.backend.proxy, source, endpoint(client.getsockname()))
+    destination = None
+    with contextlib.suppress(OSError):  # reset meanwhile: reading will tell
+        destination = endpoint(client.getsockname())
+    return proxy_header.build(route.backend.proxy, source, destination)
 
 
 def _tune(sock: SocketType) -> None:
@@ -234,5 +241,7 @@ async def _say_farewell(client: SocketType, farewell: bytes) -> None:
         if farewell:
             await client.send(farewell)  # a few bytes, the first ones: they fit
         client.shutdown(socket.SHUT_WR)
-        while await client.recv(_READ_SIZE):
-            pass
+        for _ in range(_LINGER_READS):
+            if not await client.recv(_READ_SIZE):
+                return
+        await trio.sleep_forever()

@@ -2,7 +2,7 @@
 
 The canonical spelling is lower-case ASCII (A-labels for international names) without a trailing
 dot. A pattern is a string too: ``a.example`` (exactly this name), ``*.example`` (one more label,
-as in certificates and as Caddy does), ``**.example`` (any number of further labels) and ``*``
+as in certificates and as Caddy does), ``**.example`` (one or more further labels) and ``*``
 (every hello, with a name or without).
 
 Knows nothing of TLS, DNS look-ups or routes.
@@ -72,7 +72,7 @@ def from_user(text: str) -> str:
 def _canonical_ascii(text: str) -> str:
     name = text.lower().removesuffix(".")
     if not name:
-        raise HostnameError("empty")
+        raise HostnameError("an empty name")
     if len(name) > MAX_NAME:
         raise HostnameError(f"longer than {MAX_NAME} characters")
     if not _NAME.fullmatch(name):

@@ -9,9 +9,9 @@ Knows nothing of what comes in on the sockets.
 import errno
 import os
 import socket
-import stat
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress
@@ -28,56 +28,59 @@ class ListenError(Exception):
     """A socket that cannot be listened on; the message says why, and what to do."""
 
 
-def open_listeners(addresses: Iterable[ListenAddress]) -> list[socket.socket]:
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening, non-blocking socket; whoever has it closes it, by ``close``."""
+
+    socket: socket.socket
+    inode: tuple[int, int] | None = None
+    """Device and inode of the file, where it is a UNIX socket that was bound here."""
+
+    def __str__(self) -> str:
+        """The address that it listens on, with the port that it got."""
+        name = self.socket.getsockname()
+        return str(UnixAddress(name) if isinstance(name, str) else TcpAddress(name[0], name[1]))
+
+    def close(self) -> None:
+        """Close it, and remove its file: if it was made here, and nobody has replaced it since."""
+        path = Path(self.socket.getsockname()) if self.inode else None
+        self.socket.close()
+        if path is not None and _inode(path) == self.inode:
+            path.unlink(missing_ok=True)
+
+
+def open_listeners(addresses: Iterable[ListenAddress]) -> list[Listener]:
     """Bind and listen on every address.
 
     Returns:
-        Listening, non-blocking sockets: one an address and family.
+        The listeners: one an address and family.
 
     Raises:
         ListenError: one of them cannot be had; none is left open then.
 
-    Resource handling: the caller owns the sockets, and ends them with ``close_listener``.
+    Resource handling: the caller owns the listeners.
     """
-    opened: list[socket.socket] = []
+    opened: list[Listener] = []
     try:
         for address in addresses:
             opened += _open(address)
     except OSError as error:
-        for sock in opened:
-            close_listener(sock)
+        for listener in opened:
+            listener.close()
         raise ListenError(f"cannot listen on {address}: {_words(address, error)}") from None
-    for sock in opened:
-        sock.setblocking(False)
+    for listener in opened:
+        listener.socket.setblocking(False)
     return opened
 
 
-def close_listener(sock: socket.socket) -> None:
-    """Close a listening socket; one in the file system is removed there."""
-    name = sock.getsockname()
-    sock.close()
-    if isinstance(name, str) and name:
-        Path(name).unlink(missing_ok=True)
-
-
-def describe(sock: socket.socket) -> str:
-    """The address that a socket listens on, with the port that it got."""
-    return str(_bound(sock))
-
-
-def _bound(sock: socket.socket) -> TcpAddress | UnixAddress:
-    name = sock.getsockname()
-    return UnixAddress(name) if isinstance(name, str) else TcpAddress(name[0], name[1])
-
-
-def _open(address: ListenAddress) -> list[socket.socket]:
+def _open(address: ListenAddress) -> list[Listener]:
     match address:
         case TcpAddress():
-            return _open_tcp(address)
+            return [Listener(sock) for sock in _open_tcp(address)]
         case UnixAddress(path):
             return [_open_unix(path)]
         case FdAddress(number):
-            return [_adopt(number)]
+            return [Listener(_adopt(number))]
 
 
 def _open_tcp(address: TcpAddress) -> list[socket.socket]:
@@ -95,8 +98,9 @@ def _open_families(address: TcpAddress) -> list[socket.socket]:
     opened: list[socket.socket] = []
     port = address.port
     try:
-        for family, host in _hosts(address.host):
-            if family == socket.AF_INET6 and not address.host and not _has_ipv6():
+        hosts = _hosts(address.host)
+        for family, host in hosts:
+            if family == socket.AF_INET6 and len(hosts) > 1 and not _has_ipv6():
                 continue
             # Sets SO_REUSEADDR, and IPV6_V6ONLY for IPv6, so that each family has its own socket.
             sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -126,29 +130,38 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _open_unix(path: str) -> socket.socket:
+def _open_unix(path: str) -> Listener:
     _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX)
     try:
         sock.bind(path)
         sock.listen(_BACKLOG)
     except OSError:
         sock.close()
         raise
-    return sock
+    return Listener(sock, _inode(Path(path)))
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that a process left behind: one that nobody answers on."""
-    try:
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(path)
-    except ConnectionRefusedError:
-        Path(path).unlink(missing_ok=True)
-    except FileNotFoundError:
+    """Remove a socket that a process left behind: one that refuses connections."""
+    if not Path(path).is_socket():
         return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a listener whose queue is full is there, and must not be awaited
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
 
 
 def _adopt(number: int) -> socket.socket:
@@ -180,8 +193,8 @@ def _who_holds(address: ListenAddress) -> str:
 
     unseen = f"another process has the port; to see which: sudo lsof -nP -iTCP:{address.port}"
     everywhere = {"0.0.0.0", "::"}
-    wanted = {host for _, host in _hosts(address.host)}
     try:
+        wanted = {host for _, host in _hosts(address.host)}
         holders = {
             connection.pid
             for connection in psutil.net_connections(kind="tcp")
@@ -192,7 +205,7 @@ def _who_holds(address: ListenAddress) -> str:
             and (connection.laddr.ip in wanted | everywhere or wanted & everywhere)
         }
         names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in sorted(holders)]
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return unseen
     return f"the port is held by {' and '.join(names)}" if names else unseen
 

@@ -16,7 +16,6 @@ from typing import Literal, TextIO
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
-FORMATS = ("logfmt", "json")
 
 Field = str | int | float | None
 
@@ -32,7 +31,7 @@ class Log:
     """Writes lines of a level or above to a stream."""
 
     def __init__(self, stream: TextIO, *, form: str = "logfmt", level: str = "info") -> None:
-        """See ``FORMATS`` for the forms and ``LEVELS`` for the levels."""
+        """Form "logfmt" or "json"; see ``LEVELS`` for the levels."""
         self._stream = stream
         self._render = json_line if form == "json" else logfmt
         self._wanted = frozenset(LEVELS[LEVELS.index(level) :])
@@ -43,29 +42,31 @@ class Log:
         """Write one line: time (UTC), level, event, then the fields that have a value."""
         if level not in self._wanted:
             return
-        if not self._is_writable():
+        if self._lost and self._try("error", "lines-lost", {"lines": self._lost}):
+            self._lost = 0
+        if not self._try(level, event, fields):
             self._lost += 1
-            return
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            self.write("error", "lines-lost", {"lines": lost})
+
+    def _try(self, level: Level, event: str, fields: Mapping[str, Field]) -> bool:
+        """Write a line if that can be done at once."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = self._render({"time": now, "level": level, "event": event, **fields})
         try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            if self._is_writable():
+                self._stream.write(line + "\n")
+                self._stream.flush()
+                return True
         except (OSError, ValueError):  # full disk, reader gone; ValueError: stream closed
-            self._lost += 1
+            pass
+        return False
 
     def _is_writable(self) -> bool:
         """Whether a line can be written without waiting for a reader that has stopped reading.
 
-        A pipe is writable while it has room for PIPE_BUF bytes, which no line exceeds. Making it
-        non-blocking would change it for everyone who shares it.
+        A pipe is writable while it has room for PIPE_BUF bytes, which no line exceeds on Linux.
+        Making it non-blocking would change it for everyone who shares it.
         """
-        if self._descriptor is None:
-            return True
-        return bool(select.select([], [self._descriptor], [], 0)[1])
+        return self._descriptor is None or bool(select.select([], [self._descriptor], [], 0)[1])
 
 
 def _descriptor(stream: TextIO) -> int | None:

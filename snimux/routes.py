@@ -6,6 +6,7 @@ protocol beats one that does not, and matches only hellos that offer the protoco
 Knows names and addresses as values; nothing of sockets, and not where the routes were written.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -57,9 +58,11 @@ def parse_pattern(text: str) -> Pattern:
     Raises:
         PatternError: it is none.
     """
+    if "://" in text:
+        raise PatternError("a URL, not a host; leave out the scheme, the port and the path")
     host, slash, alpn = text.partition("/")
-    # RFC 7301 section 3.1: a protocol name has 1 to 255 bytes. Registered ones are printable.
-    if slash and not (alpn.isascii() and alpn.isprintable() and 0 < len(alpn) < 256):
+    # RFC 7301 section 3.1: a protocol name has 1 to 255 bytes. Registered ones are visible ASCII.
+    if slash and not re.fullmatch("[!-~]{1,255}", alpn):
         raise PatternError("behind the / goes an ALPN protocol, such as h2 or acme-tls/1")
     try:
         return Pattern(hostname.pattern_from_user(host), alpn.encode("ascii") if slash else None)

@@ -17,12 +17,14 @@ from snimux.client_hello import TLS
 from snimux.config import Config
 from snimux.connection import Outcome, Service, endpoint
 from snimux.connection import serve as serve_connection
-from snimux.listeners import close_listener, describe
+from snimux.listeners import Listener
 from snimux.log import Level, Log
 from snimux.proxy_header import Endpoint
 from snimux.relay import Relay, portable
 from snimux.routes import RouteTable
 from snimux.verdict import Reason
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # accept(2): these are the client's doing or the network's, and gone with the next call.
 _PASSING = frozenset(
@@ -37,6 +39,10 @@ _BACK_OFF = 0.1
 # each connection that ends lets one more be accepted.
 _SAY_AGAIN = 60.0
 
+# How many connections are taken from a listener's queue when it is closed: what the kernel lets be
+# queued by default (net.core.somaxconn).
+_QUEUE = 4096
+
 # They come to every open port of the Internet by the minute: counted, not listed.
 _SCANNERS = frozenset({Reason.NO_BYTES, Reason.HTTP, Reason.SSH, Reason.SSLV2, Reason.NOISE})
 _SUM_UP_EVERY = 600.0  # seconds
@@ -44,14 +50,14 @@ _SUM_UP_EVERY = 600.0  # seconds
 _LEVELS: dict[Reason, Level] = {
     **dict.fromkeys(_SCANNERS, "debug"),
     Reason.BACKEND_DOWN: "warning",
-    Reason.OUT_OF_DESCRIPTORS: "warning",
+    Reason.OUT_OF_RESOURCES: "warning",
 }
 
 
 async def serve(
     config: Config,
     max_connections: int,
-    listeners: Sequence[socket.socket],
+    listeners: Sequence[Listener],
     log: Log,
     *,
     relay: Relay = portable.relay,
@@ -62,7 +68,7 @@ async def serve(
     Args:
         config: what to serve, and within which limits.
         max_connections: how many at a time, over all listeners.
-        listeners: listening, non-blocking sockets.
+        listeners: where to accept.
         log: told of every connection, once.
         relay: moves the bytes.
         task_status: told once signals are heeded and connections accepted.
@@ -70,13 +76,15 @@ async def serve(
     Resource handling: closes the listeners, as soon as it stops accepting.
     """
     server = _Server(config, max_connections, log, relay)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one may be waiting already
         async with trio.open_nursery() as watch:
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
-                        log.write("info", "listening", {"address": describe(listener)})
-                        accepting.start_soon(server.accept, listener, connections)
+                        where = {"address": str(listener), "protocol": server.service.protocol.name}
+                        log.write("info", "listening", where)
+                        accepting.start_soon(server.accept, listener, server.service, connections)
                     accepting.start_soon(server.sum_up_now_and_then)
                     task_status.started()
                     await anext(signals)
@@ -84,8 +92,8 @@ async def serve(
                 server.drain(connections.cancel_scope)
                 watch.start_soon(_cancel_on_signal, signals, connections.cancel_scope)
             watch.cancel_scope.cancel()
-    server.sum_up()
-    log.write("info", "stopped", {})
+        server.sum_up()
+        log.write("info", "stopped", {})
 
 
 async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -97,46 +105,48 @@ class _Server:
     """What all connections share: their number, by source too, and the counts of scanners."""
 
     def __init__(self, config: Config, max_connections: int, log: Log, relay: Relay) -> None:
-        self.limits = config.limits
+        self.drain_time = config.limits.drain
         self.log = log
         self.service = Service(TLS, RouteTable(config.routes), config.limits, relay, self.report)
         self.max_connections = max_connections
         self.room = trio.Semaphore(max_connections, max_value=max_connections)
         self.is_full = False
         self.backed_off = -math.inf  # when last
+        self.per_source = config.limits.max_connections_per_source or math.inf
         self.by_source: Counter[str | bytes] = Counter()
+        self.refused_by_source: Counter[str | bytes] = Counter()
         self.scanners: Counter[Reason] = Counter()
         self.summed_up = trio.current_time()
 
-    async def accept(self, listener: socket.socket, connections: trio.Nursery) -> None:
+    async def accept(self, listener: Listener, service: Service, connections: trio.Nursery) -> None:
         """Accept until cancelled; closes the listener in the end."""
         try:
             while True:
                 # Room is taken only for a connection that is there: else idle listeners would hold
                 # places that a busy one needs.
-                await trio.lowlevel.wait_readable(listener)
+                await trio.lowlevel.wait_readable(listener.socket)
                 await self.take_room()
                 try:
-                    self.accept_one(listener, connections)
+                    self.accept_one(listener, service, connections)
                 except OSError as error:
                     await self.back_off(error)
         finally:
             # Closing resets what is still in the queue: connections that their clients hold for
-            # established.
+            # established. What comes faster than it is emptied is not waited for.
             with contextlib.suppress(OSError, trio.WouldBlock):
-                while True:
+                for _ in range(_QUEUE):
                     self.room.acquire_nowait()
-                    self.accept_one(listener, connections)
-            close_listener(listener)
+                    self.accept_one(listener, service, connections)
+            listener.close()
 
-    def accept_one(self, listener: socket.socket, connections: trio.Nursery) -> None:
+    def accept_one(self, listener: Listener, service: Service, connections: trio.Nursery) -> None:
         """Accept a connection for which room is taken; if that raises, the room is given back."""
         try:
-            client, name = listener.accept()
+            client, name = listener.socket.accept()
         except OSError:
             self.room.release()
             raise
-        connections.start_soon(self.handle, client, endpoint(name))
+        connections.start_soon(self.handle, client, endpoint(name), service)
 
     async def take_room(self) -> None:
         """Wait until there may be one connection more; say so once when the limit is reached."""
@@ -164,24 +174,32 @@ class _Server:
         self.backed_off = now
         await trio.sleep(_BACK_OFF)
 
-    async def handle(self, client: socket.socket, source: Endpoint | None) -> None:
+    async def handle(
+        self, client: socket.socket, source: Endpoint | None, service: Service
+    ) -> None:
         """Serve one connection, which has its room already."""
         key = _source_key(source)
-        limit = self.limits.max_connections_per_source
-        too_many = limit is not None and source is not None and self.by_source[key] >= limit
-        share = 0 if too_many else 1  # who is refused does not use up the source's share
-        self.by_source[key] += share
+        limit = math.inf if source is None else self.per_source
+        too_many = self.by_source[key] >= limit
+        # Who is refused uses up no share of the source's, but a place while the refusal is said: a
+        # source that has as many of those as well is closed without a word.
+        counts = self.refused_by_source if too_many else self.by_source
+        if counts[key] >= limit:
+            client.close()
+            self.give_room()
+            return
+        counts[key] += 1
         try:
             await serve_connection(
                 trio.socket.from_stdlib_socket(client),
                 source,
-                self.service,
+                service,
                 refused=Reason.TOO_MANY_FROM_SOURCE if too_many else None,
             )
         finally:
-            self.by_source[key] -= share
-            if not self.by_source[key]:
-                del self.by_source[key]
+            counts[key] -= 1
+            if not counts[key]:
+                del counts[key]
             self.give_room()
 
     def report(self, outcome: Outcome) -> None:
@@ -211,10 +229,9 @@ class _Server:
 
     def drain(self, connections: trio.CancelScope) -> None:
         """Give open connections their time to end."""
-        drain = self.limits.drain
-        connections.deadline = trio.current_time() + drain
+        connections.deadline = trio.current_time() + self.drain_time
         open_now = self.max_connections - self.room.value
-        seconds = "off" if drain == math.inf else drain
+        seconds = "off" if self.drain_time == math.inf else self.drain_time
         self.log.write("info", "draining", {"connections": open_now, "seconds": seconds})
 
 

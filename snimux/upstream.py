@@ -3,9 +3,11 @@
 Knows no TLS and no routes' patterns; sends nothing.
 """
 
+import contextlib
 import errno
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import trio
@@ -14,8 +16,14 @@ from trio.socket import SocketType
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routes import Backend
 
-# What socket() and connect() say when this process or machine has nothing left to dial with.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# What socket() and connect() say when this process or machine has nothing left to dial with:
+# descriptors, memory, source ports.
+_EXHAUSTED = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
+
+# How often a UNIX listener whose queue is full is tried again (seconds): there is no event for it.
+_QUEUE_POLL = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +70,62 @@ async def dial(backend: Backend, *, dial_timeout: float) -> Dialled | NotDialled
 async def _connect(address: DialAddress) -> SocketType:
     match address:
         case UnixAddress(path):
-            return await _connect_to(socket.AF_UNIX, path)
+            return await _connect_unix(path)
         case TcpAddress(host, port) if address.is_numeric:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            return await _connect_to(family, (host, port))
+            sock = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            with _closed_on_error(sock):
+                await sock.connect((host, port))
+                _refuse_itself(sock)
+            return sock
         case TcpAddress(host, port):
-            # Looks the name up and races IPv6 with IPv4 (RFC 8305).
-            try:
-                stream = await trio.open_tcp_stream(host, port)
-            except socket.gaierror:
-                # Without a descriptor the resolver cannot open its files, and says that it does
-                # not know the name; a socket says what it is.
-                trio.socket.socket().close()
-                raise
-            return _not_itself(stream.socket)
+            sock = await _connect_by_name(host, port)
+            with _closed_on_error(sock):
+                _refuse_itself(sock)
+            return sock
 
 
-async def _connect_to(family: int, target: str | tuple[str, int]) -> SocketType:
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+async def _connect_unix(path: str) -> SocketType:
+    # Not trio's connect: with its queue full, a UNIX listener says EAGAIN, which trio takes for
+    # EINPROGRESS, and then the unconnected socket for a connected one.
+    sock = socket.socket(socket.AF_UNIX)
+    with _closed_on_error(sock):
+        sock.setblocking(False)
+        while (number := sock.connect_ex(path)) == errno.EAGAIN:  # noqa: ASYNC110
+            await trio.sleep(_QUEUE_POLL)
+        if number:
+            raise OSError(number, os.strerror(number))
+    return trio.socket.from_stdlib_socket(sock)
+
+
+async def _connect_by_name(host: str, port: int) -> SocketType:
+    """Look the name up, and race IPv6 with IPv4 (RFC 8305)."""
     try:
-        await sock.connect(target)
+        stream = await trio.open_tcp_stream(host, port)
+    except socket.gaierror:
+        # Without a descriptor the resolver cannot open its files, and says that it does not know
+        # the name; a socket says what it is.
+        trio.socket.socket().close()
+        raise
+    return stream.socket
+
+
+@contextlib.contextmanager
+def _closed_on_error(sock: SocketType | socket.socket) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         sock.close()
         raise
-    return _not_itself(sock)
 
 
-def _not_itself(sock: SocketType) -> SocketType:
+def _refuse_itself(sock: SocketType) -> None:
     """Refuse a socket that is connected to itself.
 
     TCP opens one (RFC 9293 section 3.5, simultaneous open) where a port of this machine that
     nobody listens on is dialled and happens to be picked as the source port too.
     """
-    if sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
-        sock.close()
+    if sock.getsockname() == sock.getpeername():
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    return sock
 
 
 def _cause(error: OSError) -> OSError:

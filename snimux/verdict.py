@@ -33,7 +33,7 @@ class Reason(StrEnum):
     # A good hello that cannot be served.
     NO_ROUTE = "no-route"
     BACKEND_DOWN = "backend-down"
-    OUT_OF_DESCRIPTORS = "out-of-descriptors"
+    OUT_OF_RESOURCES = "out-of-resources"
     TOO_MANY_FROM_SOURCE = "too-many-from-source"
 
 
@@ -41,9 +41,9 @@ class Reason(StrEnum):
 class NeedMore:
     """No verdict yet. Handed back to the next ``peek``, so that no byte is looked at twice.
 
-    ``scanned`` bytes from the start need not be looked at again; they held ``gathered`` bytes of
-    the message itself, whose whole length is ``expected`` bytes, once that is known. ``farewell``
-    is what the client should be told if no more comes.
+    ``farewell`` is what the client should be told if no more comes. The rest is the protocol's
+    own: ``scanned`` bytes from the start need not be looked at again; they held ``gathered`` bytes
+    of the message itself, whose whole length is ``expected`` bytes, once that is known.
     """
 
     scanned: int = 0

@@ -25,7 +25,6 @@ from snimux.address import (
         ("[2001:DB8:0::1]:443", TcpAddress("2001:db8::1", 443)),
         ("[fe80::1%eth0]:443", TcpAddress("fe80::1%eth0", 443)),
         ("unix//run/caddy.sock", UnixAddress("/run/caddy.sock")),
-        ("unix/caddy.sock", UnixAddress("caddy.sock")),
     ],
 )
 def test_dial_and_listen_addresses(text: str, address: TcpAddress | UnixAddress) -> None:
@@ -64,6 +63,8 @@ def test_listen_only_addresses(text: str, address: TcpAddress | FdAddress) -> No
         ("/run/caddy.sock", "unix//path"),
         ("unix/", "path"),
         ("unix/@abstract", "path"),
+        ("unix/run/caddy.sock", "path from the root"),
+        ("unix//run/caddy.sock|0222", "permissions"),
         ("unix//" + "x" * 103, "103"),
     ],
 )

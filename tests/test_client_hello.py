@@ -388,7 +388,7 @@ def test_every_reason_has_its_farewell() -> None:
         Reason.RECORD_OVERFLOW: 22,
         Reason.NO_ROUTE: 112,
         Reason.BACKEND_DOWN: 80,
-        Reason.OUT_OF_DESCRIPTORS: 80,
+        Reason.OUT_OF_RESOURCES: 80,
         Reason.TOO_MANY_FROM_SOURCE: 49,
     }
     assert (TLS.name, TLS.default_port, TLS.peek, TLS.farewell) == ("tls", 443, peek, farewell)

@@ -132,7 +132,7 @@ def test_a_default_by_flag_replaces_the_files() -> None:
                               "such as secure.example.com=127.0.0.1:8443"),
         ({"route": ("=1:1",)}, "--route: '=1:1' is not HOST"),
         ({"route": ("a=",)}, "--route: 'a=' is not HOST"),
-        ({"route": ("a,,b=x:1",)}, "--route: '': empty"),
+        ({"route": ("a,,b=x:1",)}, "--route: '': an empty name"),
         ({"route": ("a=x",)}, "--route: 'x': no port; perhaps x:8443"),
         ({"route": ("a=:1",)}, "--route: ':1': no host to dial; perhaps 127.0.0.1:1"),
         ({"route": ("a b=x:1",)}, "--route: 'a b': has ' '; a name has letters"),
@@ -141,10 +141,16 @@ def test_a_default_by_flag_replaces_the_files() -> None:
         ({"route": ("*=x:1",), "default": "y:1"},
          "--default: the pattern * (the default is it, too) is given twice, first in --route"),
         ({"listen": ("443",)}, "--listen: '443': no port; perhaps :443 or 127.0.0.1:443"),
-        ({"listen": (":1", ":1")}, "--listen: :1 is given twice"),
+        ({"listen": (":1", ":1")}, "--listen: :1 is covered by :1 already"),
         ({"default": "https://x:1"}, "--default: 'https://x:1': a URL, not an address; "
                                      "perhaps x:1"),
         ({"proxy_protocol": "2"}, "--proxy-protocol: '2' is not one of v1, v2"),
+        ({"hello_timeout": "1" + "0" * 400}, "--hello-timeout: 1000"),
+        ({"max_hello": "9" * 4000}, "--max-hello: 999"),
+        ({"listen": ("127.0.0.1:1", ":1")}, "--listen: :1 is covered by 127.0.0.1:1 already"),
+        ({"listen": ("[::]:1", "localhost:1")}, "--listen: localhost:1 is covered by [::]:1"),
+        ({"route": ("https://a.b=x:1",)}, "--route: 'https://a.b': a URL, not a host"),
+        ({"route": ("a/ h2=x:1",)}, "--route: 'a/ h2': behind the / goes an ALPN protocol"),
         ({"hello_timeout": "5s"}, "--hello-timeout: '5s' is not a number of seconds"),
         ({"hello_timeout": "off"}, "--hello-timeout: 'off' is not a number of seconds"),
         ({"hello_timeout": "0"}, "--hello-timeout: 0 is not a number of seconds above 0"),
@@ -173,6 +179,7 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
     ("toml", "line"),
     [
         ("listen = ", "not TOML: "),
+        ("drain = " + "9" * 5001, "not TOML: "),
         ("x = " + "[" * 5000, "not TOML that can be read: nested too deep"),
         ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
         ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
@@ -211,6 +218,17 @@ def test_all_mistakes_come_at_once() -> None:
     assert len(problems(toml, route=("foo",), drain="y")) == 6
 
 
+def test_a_proxy_protocol_for_no_route_is_no_wish_that_could_be_heeded() -> None:
+    (line,) = problems("[[route]]\nhosts='a'\nto='x:1'", proxy_protocol="v2")
+    assert line.startswith("--proxy-protocol: is for --route and --default, and there is none")
+
+
+def test_listeners_that_do_not_overlap_are_fine() -> None:
+    for listen in (("0.0.0.0:1", "[::]:1"), ("127.0.0.1:1", "127.0.0.2:1"), (":1", ":2"),
+                   ("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:1", "0.0.0.0:1")):  # fmt: skip
+        assert len(load(flags(listen=listen)).listen) == 2
+
+
 def test_without_a_route_there_is_nothing_to_do() -> None:
     line = "no routes: give --route HOST=ADDR, --default ADDR or --config FILE"
     assert problems() == (line,)
@@ -225,6 +243,8 @@ def test_without_a_route_there_is_nothing_to_do() -> None:
         ("0.0.0.0:443", "127.9.9.9:443"),
         ("127.0.0.1:443", "127.0.0.1:443"),
         ("unix//run/x.sock", "unix//run/x.sock"),
+        ("127.0.0.1:443", "localhost:443"),
+        ("localhost:443", "127.0.0.1:443"),
     ],
 )
 def test_a_route_back_to_snimux_itself_is_an_error(listen: str, to: str) -> None:

@@ -309,21 +309,31 @@ async def test_cancelled_at_any_stage_it_is_logged_and_closed(stage: str) -> Non
 
 async def test_an_error_that_nobody_expected_ends_only_its_connection() -> None:
     async def broken(
-        client: SocketType, backend: SocketType, tally: Tally, *, head: bytes, idle_timeout: float
+        client: SocketType,
+        backend: SocketType,
+        tally: Tally,
+        *,
+        head: bytearray,
+        idle_timeout: float,
     ) -> End:
         raise ValueError("boom\nboom")
 
     async with serving(relay=broken) as run:
         await send_all(run.client, HELLO)
         outcome = await run.outcome()
-    assert (outcome.ended, outcome.detail) == ("failed", r"ValueError('boom\nboom')")
+    assert (outcome.ended, outcome.detail) == ("failed", r"(ValueError('boom\nboom'),)")
 
 
 async def test_small_writes_are_not_delayed_and_dead_peers_are_noticed() -> None:
     seen: list[tuple[int, int]] = []
 
     async def look(
-        client: SocketType, backend: SocketType, tally: Tally, *, head: bytes, idle_timeout: float
+        client: SocketType,
+        backend: SocketType,
+        tally: Tally,
+        *,
+        head: bytearray,
+        idle_timeout: float,
     ) -> End:
         assert idle_timeout == math.inf
         for sock in (client, backend):

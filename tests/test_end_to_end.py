@@ -971,7 +971,7 @@ async def test_out_of_descriptors_to_dial_with_is_no_fault_of_the_backend(
         assert await everything(first) == bytes([21, 3, 1, 0, 2, 2, 80])
         await first.aclose()
         line = await line_of(mux, client)
-        assert (line["reason"], line["level"]) == ("out-of-descriptors", "warning")
+        assert (line["reason"], line["level"]) == ("out-of-resources", "warning")
 
 
 async def stall(mux: Mux, stack: contextlib.AsyncExitStack, count: int) -> list[trio.SocketStream]:
@@ -1058,6 +1058,36 @@ async def received_until_the_end(tls: trio.abc.Stream, body: bytearray) -> int:
         while data := await tls.receive_some(2**18):
             received += len(data)
     return received
+
+
+@pytest.mark.parametrize("gap", [0, 0.001, 0.005, 0.02, 0.05])
+async def test_signals_in_a_row_are_a_good_end_whenever_they_come(
+    sites: Sites, here: Path, gap: float
+) -> None:
+    """A terminal's Ctrl-C comes twice where a parent passes it on: the second one near the end."""
+    async with muxes.running(here, *sites.routes) as mux:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ProcessLookupError):
+                mux.send_signal(number)
+            await trio.sleep(gap)
+        assert await mux.exit_status() == 0
+        assert mux.lines(event="stopped")
+
+
+async def test_without_standard_error_it_serves_all_the_same(sites: Sites, here: Path) -> None:
+    path = here / "no-stderr"
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh"]
+    mux = muxes.start(here / "log", *sites.routes, listen=f"unix/{path}", wrapper=closed)
+    with trio.fail_after(10):
+        while not path.exists():
+            await trio.sleep(0.01)
+    with trio.socket.socket(socket.AF_UNIX) as client:
+        await client.connect(str(path))
+        await client.send(b"\x16\x03\x01\0\0")
+        assert await client.recv(100) == bytes.fromhex("15030100020232")
+    mux.send_signal()
+    assert await mux.exit_status() == 0
+    assert not path.exists()
 
 
 async def test_the_drain_has_a_deadline(sites: Sites, here: Path) -> None:

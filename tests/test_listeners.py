@@ -1,5 +1,6 @@
 """``snimux.listeners``: all addresses or none, and words that say what to do."""
 
+import contextlib
 import errno
 import os
 import re
@@ -11,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
-from snimux.listeners import ListenError, close_listener, describe, open_listeners
+from snimux.listeners import Listener, ListenError, open_listeners
 from tests.sockets import open_descriptors
 
 
-def opened(*texts: str) -> list[socket.socket]:
+def opened(*texts: str) -> list[Listener]:
     return open_listeners([parse_listen(text) for text in texts])
 
 
-def close(listeners: Sequence[socket.socket]) -> None:
+def close(listeners: Sequence[Listener]) -> None:
     for listener in listeners:
-        close_listener(listener)
+        listener.close()
 
 
 def refusal(address: ListenAddress) -> str:
@@ -33,12 +34,15 @@ def refusal(address: ListenAddress) -> str:
 def test_no_host_is_every_interface_of_both_families_on_one_port() -> None:
     listeners = opened(":0")
     try:
-        ports = {listener.getsockname()[1] for listener in listeners}
-        assert [listener.family for listener in listeners] == [socket.AF_INET, socket.AF_INET6]
+        ports = {listener.socket.getsockname()[1] for listener in listeners}
+        assert [listener.socket.family for listener in listeners] == [
+            socket.AF_INET,
+            socket.AF_INET6,
+        ]
         assert len(ports) == 1
         for host in ("127.0.0.1", "::1"):
             socket.create_connection((host, ports.copy().pop()), timeout=5).close()
-        assert [describe(listener) for listener in listeners] == [
+        assert [str(listener) for listener in listeners] == [
             f"0.0.0.0:{min(ports)}", f"[::]:{min(ports)}",
         ]  # fmt: skip
     finally:
@@ -49,8 +53,8 @@ def test_listeners_are_non_blocking_and_never_share_their_port() -> None:
     listeners = opened("127.0.0.1:0", "[::1]:0", "localhost:0")
     try:
         for listener in listeners:
-            assert not listener.getblocking()
-            assert not listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+            assert not listener.socket.getblocking()
+            assert not listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
     finally:
         close(listeners)
 
@@ -68,11 +72,11 @@ def test_a_port_in_use_names_its_holder_and_leaves_nothing_open() -> None:
 
 def test_a_port_may_be_had_again_at_once() -> None:
     (listener,) = opened("127.0.0.1:0")
-    address = describe(listener)
-    host, port = listener.getsockname()
+    address = str(listener)
+    host, port = listener.socket.getsockname()
     client = socket.create_connection((host, port), timeout=5)
-    listener.setblocking(True)
-    accepted, _ = listener.accept()
+    listener.socket.setblocking(True)
+    accepted, _ = listener.socket.accept()
     accepted.close()  # the server closes first: its port goes to TIME_WAIT
     assert client.recv(1) == b""
     client.close()
@@ -88,9 +92,32 @@ def test_a_unix_socket_left_behind_is_taken_over_and_removed_in_the_end(tmp_path
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
     assert refusal(UnixAddress(str(path))).endswith("another process listens there")
-    assert describe(listener) == f"unix/{path}"
+    assert str(listener) == f"unix/{path}"
     close([listener])
     assert not path.exists()
+
+
+def test_a_unix_socket_that_is_anothers_by_now_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    (first,) = opened(f"unix/{path}")
+    path.unlink()
+    (second,) = opened(f"unix/{path}")
+    close([first])
+    assert path.exists()
+    (adopted,) = open_listeners([FdAddress(os.dup(second.socket.fileno()))])
+    close([adopted])
+    assert path.exists()
+    close([second])
+    assert not path.exists()
+
+
+def test_a_unix_listener_with_a_full_queue_is_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as busy, contextlib.ExitStack() as clients:
+        busy.bind(str(path))
+        busy.listen(0)
+        clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        assert refusal(UnixAddress(str(path))).endswith("another process listens there")
 
 
 def test_a_file_is_not_removed(tmp_path: Path) -> None:
@@ -103,7 +130,7 @@ def test_a_file_is_not_removed(tmp_path: Path) -> None:
 def test_a_listening_socket_may_be_handed_over() -> None:
     with socket.create_server(("127.0.0.1", 0)) as parent:
         (listener,) = open_listeners([FdAddress(os.dup(parent.fileno()))])
-        assert describe(listener) == f"127.0.0.1:{parent.getsockname()[1]}"
+        assert str(listener) == f"127.0.0.1:{parent.getsockname()[1]}"
         close([listener])
 
 

@@ -44,6 +44,7 @@ class Relaying:
     client: SocketType
     backend: SocketType
     near: Pair
+    head: bytearray
     tally: Tally = field(default_factory=Tally)
     end: End | None = None
     done: trio.Event = field(default_factory=trio.Event)
@@ -59,9 +60,11 @@ class Relaying:
         """How many bytes of a side were relayed."""
         return self.tally.up if side == "client" else self.tally.down
 
-    async def run(self, relay: Relay, head: bytes, idle_timeout: float) -> None:
+    async def run(self, relay: Relay, idle_timeout: float) -> None:
         with self.near[0], self.near[1], self.scope:
-            self.end = await relay(*self.near, self.tally, head=head, idle_timeout=idle_timeout)
+            self.end = await relay(
+                *self.near, self.tally, head=self.head, idle_timeout=idle_timeout
+            )
         self.done.set()
 
 
@@ -81,9 +84,9 @@ async def relaying(
         for sock in (near_client, client, near_backend, backend):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
-    running = Relaying(client, backend, (near_client, near_backend))
+    running = Relaying(client, backend, (near_client, near_backend), bytearray(head))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.run, relay, head, idle_timeout)
+        nursery.start_soon(running.run, relay, idle_timeout)
         with client, backend:
             yield running
         running.scope.cancel()
@@ -137,6 +140,7 @@ async def test_the_head_comes_first(relay: Relay, size: int) -> None:
         assert await read(running.backend, size + 4) == head + b"next"
         await send_all(running.backend, b"answer")
         assert await read(running.client, 6) == b"answer"
+        assert not running.head  # nobody holds it any longer
         fin(running.client)
         fin(running.backend)
         await running.done.wait()

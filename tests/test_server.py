@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -20,7 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from snimux.address import TcpAddress
 from snimux.client_hello import alert
 from snimux.config import Config, Limits
-from snimux.listeners import open_listeners
+from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.server import _source_key, serve
@@ -35,7 +35,7 @@ class Running:
     """A server in this process, its log, and the backend of its only route."""
 
     port: int
-    listeners: list[socket.socket]
+    listeners: list[Listener]
     backend: SocketType
     stream: io.StringIO = field(default_factory=io.StringIO)
     done: trio.Event = field(default_factory=trio.Event)
@@ -77,7 +77,7 @@ async def running(
         address = TcpAddress("127.0.0.1", backend.getsockname()[1])
         route = Route(parse_pattern("secure.ciso.com"), Backend((address,)))
         config = Config((), (route,), limits, "json", level)
-        run = Running(listeners[0].getsockname()[1], listeners, backend)
+        run = Running(listeners[0].socket.getsockname()[1], listeners, backend)
         log = Log(run.stream, form="json", level=level)
 
         async def work(*, task_status: trio.TaskStatus[None]) -> None:
@@ -151,6 +151,19 @@ async def test_one_source_has_its_own_limit() -> None:
             sock.close()
 
 
+async def test_a_source_that_does_not_heed_its_refusals_is_closed_without_a_word() -> None:
+    """Else its refusals, each of which is said for two seconds, would take everyone's places."""
+    async with running(Limits(max_connections_per_source=2), max_connections=10) as run:
+        first, second = await run.relayed(), await run.relayed()
+        stubborn = [await run.connect(HELLO) for _ in range(30)]
+        ends = [await read_to_end(sock) for sock in stubborn]
+        assert ends.count((alert(49), False)) >= 2
+        assert all(told in (b"", alert(49)) for told, _ in ends)
+        assert not run.lines("full")
+        for sock in (*stubborn, *first, *second):
+            sock.close()
+
+
 def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:
     assert _source_key(("192.0.2.1", 1)) == _source_key(("192.0.2.1", 2))
     assert _source_key(("192.0.2.1", 1)) != _source_key(("192.0.2.2", 1))
@@ -182,15 +195,16 @@ async def test_out_of_descriptors_backs_off_says_so_once_and_recovers(
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
     listeners = open_listeners([TcpAddress("127.0.0.1", 0)])
-    faulty = Faulty(listeners[0], [errno.EMFILE] * 5 + [errno.ECONNABORTED] * 3)
+    faulty = Faulty(listeners[0].socket, [errno.EMFILE] * 5 + [errno.ECONNABORTED] * 3)
     stream = io.StringIO()
     config = Config((), (), Limits(), "json", "info")
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve, config, 9, [faulty], Log(stream, form="json"))
+        listener = Listener(cast(socket.socket, faulty))
+        await nursery.start(serve, config, 9, [listener], Log(stream, form="json"))
         started = trio.current_time()
         for _ in range(2):
             with trio.socket.socket() as client:
-                await client.connect(listeners[0].getsockname())
+                await client.connect(listeners[0].socket.getsockname())
                 await send_all(client, HELLO)
                 assert await read_to_end(client) == (alert(112), False)
         assert 0.4 < trio.current_time() - started < 5
@@ -198,7 +212,7 @@ async def test_out_of_descriptors_backs_off_says_so_once_and_recovers(
         await trio.sleep(61)  # it is over, so the next time is said anew
         faulty.errors += [errno.ENFILE]
         with trio.socket.socket() as client:
-            await client.connect(listeners[0].getsockname())
+            await client.connect(listeners[0].socket.getsockname())
             fin(client)
             assert await read_to_end(client) == (b"", False)
         signal.raise_signal(signal.SIGINT)

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routes import Backend
-from snimux.upstream import Dialled, NotDialled, _not_itself, dial
+from snimux.upstream import Dialled, NotDialled, _refuse_itself, dial
 from tests.sockets import open_descriptors
 
 
@@ -98,7 +98,7 @@ async def test_a_connection_to_itself_is_refused() -> None:
         await own.bind(("127.0.0.1", 0))
         await own.connect(own.getsockname())
         with pytest.raises(ConnectionRefusedError):
-            _not_itself(own)
+            _refuse_itself(own)
 
 
 async def test_out_of_descriptors_is_not_the_backends_fault() -> None:
@@ -113,6 +113,39 @@ async def test_out_of_descriptors_is_not_the_backends_fault() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert outcome == NotDialled(f"{address}: {os.strerror(errno.EMFILE)}", exhausted=True)
+
+
+async def test_a_unix_listener_with_a_full_queue_is_waited_for() -> None:
+    with tempfile.TemporaryDirectory(prefix="snimux-") as directory, listening() as other:
+        path = UnixAddress(f"{directory}/s")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path.path)
+            listener.listen(0)
+            first = await dial(Backend((path,)), dial_timeout=5)
+            assert isinstance(first, Dialled)
+            assert await dialled(path, other, dial_timeout=0.1) == other
+
+            async def take_one() -> None:
+                await trio.sleep(0.1)
+                listener.accept()[0].close()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take_one)
+                assert await dialled(path, other) == path
+            first.socket.close()
+
+
+async def test_a_backend_that_resets_at_once_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(_: object) -> None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    monkeypatch.setattr("snimux.upstream._refuse_itself", gone)
+    with listening() as address:
+        before = open_descriptors()
+        assert not (await not_dialled(address, TcpAddress("localhost", address.port))).exhausted
+        assert open_descriptors() == before
 
 
 async def test_a_cancelled_dial_leaves_no_descriptor() -> None:

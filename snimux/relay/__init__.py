@@ -35,9 +35,10 @@ class Relay(Protocol):
     """Move bytes both ways until both directions have ended.
 
     A direction ends with its source's FIN, which is passed on; the other goes on for as long as
-    it wants. If a side is lost (reset, or unreachable), what it had sent is delivered first, and
-    then the other side is reset (or closed, if it is a UNIX socket, which knows no reset). A slow
-    reader costs a bounded amount of memory.
+    it wants. If a side is lost (reset, or unreachable), what it had sent is delivered first, for
+    which there are two seconds, and then the other side is reset (or closed, if it is a UNIX
+    socket, which knows no reset). A slow reader costs a bounded amount of memory; a connection on
+    which nothing moves holds no buffer.
     """
 
     async def __call__(
@@ -46,7 +47,7 @@ class Relay(Protocol):
         backend: SocketType,
         tally: Tally,
         *,
-        head: bytes,
+        head: bytearray,
         idle_timeout: float,
     ) -> End:
         """Relay until the end.
@@ -55,7 +56,8 @@ class Relay(Protocol):
             client: connected, non-blocking stream socket.
             backend: the same.
             tally: counts what is relayed.
-            head: bytes to send to the backend before what comes from the client.
+            head: bytes to send to the backend before what comes from the client; emptied once
+                they are sent, so that nobody holds them for as long as the connection lasts.
             idle_timeout: seconds without a byte moved, either way, after which to give up;
                 ``math.inf`` for never.
 

@@ -28,7 +28,7 @@ _WATCH_EVERY = 1.0
 
 
 async def relay(
-    client: SocketType, backend: SocketType, tally: Tally, *, head: bytes, idle_timeout: float
+    client: SocketType, backend: SocketType, tally: Tally, *, head: bytearray, idle_timeout: float
 ) -> End:
     """See ``snimux.relay.Relay``."""
     return await _PortableRelay(client, backend, tally, idle_timeout).run(head)
@@ -56,19 +56,20 @@ class _PortableRelay:
         self.pumps = trio.CancelScope()
         self.end = End.EOF
 
-    async def run(self, head: bytes) -> End:
+    async def run(self, head: bytearray) -> End:
         with self.idle, self.pumps:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.pump, self.backend, self.client, b"")
+                nursery.start_soon(self.pump, self.backend, self.client, bytearray())
                 await self.pump(self.client, self.backend, head)
         return End.IDLE if self.idle.cancelled_caught else self.end
 
-    async def pump(self, source: _Side, sink: _Side, data: bytes) -> None:
+    async def pump(self, source: _Side, sink: _Side, head: bytearray) -> None:
         """One direction, until the source's FIN or until one of the two is lost."""
-        sending = not data or await self.send(sink, data)
-        while sending and (data := await self.receive(source)):
-            sending = await self.send(sink, data)
-        if not sending:
+        await self.send(sink, head)
+        head.clear()
+        while not sink.lost and await self.forward(source, sink):
+            pass
+        if sink.lost:
             # What the lost sink had sent is still to be read: the other direction does that, and
             # ends in the reset. Unless it has ended before.
             if sink.finished:
@@ -78,16 +79,21 @@ class _PortableRelay:
         elif self.finish(source, sink):
             await self.watch(source, sink)
 
-    async def receive(self, source: _Side) -> bytes:
-        """The source's next bytes; none at its end, of whichever kind."""
+    async def forward(self, source: _Side, sink: _Side) -> bool:
+        """Pass the source's next bytes on; False at its end, of whichever kind.
+
+        A frame of its own: while it waits for bytes, it holds none.
+        """
         try:
-            return await source.socket.recv(_CHUNK)
+            data = await source.socket.recv(_CHUNK)
         except OSError:
             source.lost = True
-            return b""
+            return False
+        await self.send(sink, data)
+        return bool(data)
 
-    async def send(self, sink: _Side, data: bytes) -> bool:
-        """Send everything; False if the sink is lost."""
+    async def send(self, sink: _Side, data: bytes | bytearray) -> None:
+        """Send everything, unless the sink is lost."""
         rest = memoryview(data)
         try:
             while rest:
@@ -100,7 +106,6 @@ class _PortableRelay:
                 self.idle.deadline = trio.current_time() + self.idle_timeout
         except OSError:
             sink.lost = True
-        return not sink.lost
 
     def finish(self, source: _Side, sink: _Side) -> bool:
         """Pass the source's FIN on; False if that was the last thing to do."""
@@ -121,9 +126,10 @@ class _PortableRelay:
     async def lose(self, lost: _Side, other: _Side) -> None:
         """One side is lost: let the other have what came before, then reset it."""
         self.end = lost.when_lost
-        await _delivered(other.socket)
-        # The close that follows sends RST, not FIN.
-        other.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):  # the other is lost as well
+            await _delivered(other.socket)
+            # The close that follows sends RST, not FIN.
+            other.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.pumps.cancel()
 
 
