@@ -73,7 +73,7 @@ def parse_listen(text: str) -> ListenAddress:
     """
     if text.startswith("fd/"):
         return _parse_fd(text)
-    return _parse_socket(text)
+    return _parse_socket(text, ":8443")
 
 
 def parse_dial(text: str) -> DialAddress:
@@ -84,7 +84,7 @@ def parse_dial(text: str) -> DialAddress:
     """
     if text.startswith("fd/"):
         raise AddressError("fd/N can be listened on, not dialled")
-    address = _parse_socket(text)
+    address = _parse_socket(text, "127.0.0.1:8443")
     if isinstance(address, TcpAddress):
         if not address.host:
             raise AddressError(f"no host to dial; perhaps 127.0.0.1:{address.port}")
@@ -100,7 +100,7 @@ def _parse_fd(text: str) -> FdAddress:
     return FdAddress(int(number))
 
 
-def _parse_socket(text: str) -> DialAddress:
+def _parse_socket(text: str, example: str) -> DialAddress:
     if text.startswith("unix/"):
         return _parse_unix(text.removeprefix("unix/"))
     if "://" in text:
@@ -109,8 +109,8 @@ def _parse_socket(text: str) -> DialAddress:
         raise AddressError("not host:port; a UNIX socket is written unix//path/to/socket")
     host, colon, port = text.rpartition(":")
     if not colon:
-        hint = f":{text} or 127.0.0.1:{text}" if text.isdecimal() else f"{text or 'host'}:8443"
-        raise AddressError(f"no port; perhaps {hint}")
+        example = example.replace("8443", text) if text.isdecimal() else f"{text or 'host'}:8443"
+        raise AddressError(f"no port; perhaps {example}")
     return TcpAddress(_parse_host(host), _parse_port(port))
 
 

@@ -372,7 +372,7 @@ def _strings(source: _Source, where: str, value: object) -> list[str]:
 def _problems_together(listen: Sequence[ListenAddress], routes: Iterable[Route]) -> list[str]:
     routes = list(routes)
     if not routes:
-        return ["no routes: give --route HOST=ADDR, --default ADDR or --config FILE"]
+        return ["no routes: give --route HOST=ADDR, --default ADDR or --config FILE; see --help"]
     return [
         f"the route of {route.pattern} goes to {address}, where snimux itself listens: "
         "each connection would come back to it without end"

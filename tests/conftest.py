@@ -48,6 +48,14 @@ def need(what_is_missing: str | None) -> None:
     pytest.skip(what_is_missing)
 
 
+@pytest.fixture(autouse=True)
+def _has_what_it_needs(request: pytest.FixtureRequest) -> None:
+    """Heed ``@pytest.mark.needs(is_missing, words)``; in an async test a skip loses its words."""
+    for mark in request.node.iter_markers("needs"):
+        is_missing, words = mark.args
+        need(words if is_missing() else None)
+
+
 @dataclass(frozen=True, slots=True)
 class Sites:
     """The two Caddys of the story: secure in one; dao and traefik in the other."""

@@ -46,7 +46,6 @@ def test_listen_only_addresses(text: str, address: TcpAddress | FdAddress) -> No
     ("text", "why"),
     [
         ("", "no port"),
-        ("8443", ":8443 or 127.0.0.1:8443"),
         ("localhost", "localhost:8443"),
         ("localhost:", "no port"),
         ("localhost:http", "'http' is no port"),
@@ -72,6 +71,13 @@ def test_what_no_address_is(text: str, why: str) -> None:
     for parse in (parse_dial, parse_listen):
         with pytest.raises(AddressError, match=why):
             parse(text)
+
+
+def test_a_port_alone_is_answered_with_how_to_write_it() -> None:
+    with pytest.raises(AddressError, match=r"perhaps :444$"):
+        parse_listen("444")
+    with pytest.raises(AddressError, match=r"perhaps 127\.0\.0\.1:444$"):
+        parse_dial("444")
 
 
 @pytest.mark.parametrize("text", ["fd/", "fd/x", "fd/-1", "fd/3/4"])

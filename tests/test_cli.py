@@ -95,7 +95,7 @@ def test_every_mistake_has_its_line_and_status_2(command: list[str], tmp_path: P
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
-        "snimux: --listen: '443': no port; perhaps :443 or 127.0.0.1:443",
+        "snimux: --listen: '443': no port; perhaps :443",
         "snimux: --route: 'x' is not HOST[,HOST...]=ADDR[,ADDR...], "
         "such as secure.example.com=127.0.0.1:8443",
         f"snimux: {file}: unknown key 'drian'; did you mean drain?",

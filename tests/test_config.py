@@ -140,7 +140,7 @@ def test_a_default_by_flag_replaces_the_files() -> None:
         ({"route": ("a=x:1", "A.=y:1")}, "--route: the pattern a is given twice, first in --route"),
         ({"route": ("*=x:1",), "default": "y:1"},
          "--default: the pattern * (the default is it, too) is given twice, first in --route"),
-        ({"listen": ("443",)}, "--listen: '443': no port; perhaps :443 or 127.0.0.1:443"),
+        ({"listen": ("443",)}, "--listen: '443': no port; perhaps :443"),
         ({"listen": (":1", ":1")}, "--listen: :1 is covered by :1 already"),
         ({"default": "https://x:1"}, "--default: 'https://x:1': a URL, not an address; "
                                      "perhaps x:1"),
@@ -230,7 +230,7 @@ def test_listeners_that_do_not_overlap_are_fine() -> None:
 
 
 def test_without_a_route_there_is_nothing_to_do() -> None:
-    line = "no routes: give --route HOST=ADDR, --default ADDR or --config FILE"
+    line = "no routes: give --route HOST=ADDR, --default ADDR or --config FILE; see --help"
     assert problems() == (line,)
     assert problems("drain = 3") == (line,)
 

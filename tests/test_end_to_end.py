@@ -33,6 +33,16 @@ from tests.caddy import free_port, short_directory, until
 from tests.conftest import BIG, Shared, Sites, need
 from tests.muxes import Mux
 
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+NEEDS_CURL = pytest.mark.needs(lambda: not shutil.which("curl"), "needs curl: apt-get install curl")
+NEEDS_IPV6 = pytest.mark.needs(lambda: not has_ipv6(), "needs IPv6 on loopback")
+
 NAMES = ("secure.ciso.com", "dao.ciso.com", "traefik.ciso.com")
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at the process in /proc")
 
@@ -373,7 +383,6 @@ async def curl(
     port: int, sites: Sites, into: Callable[[bytes | bytearray], object], *args: str
 ) -> None:
     """Run curl, which is to succeed; what it prints goes `into` bit by bit."""
-    need(None if shutil.which("curl") else "needs curl")
     resolve = ["--cacert", str(sites.secure.root), "--resolve", f"*:{port}:127.0.0.1"]
     process = await trio.lowlevel.open_process(
         ["curl", "--disable", "--silent", "--show-error", "--noproxy", "*", *resolve, *args],
@@ -398,6 +407,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@NEEDS_CURL
 async def test_200_megabytes_down(sites: Sites, shared: Shared) -> None:
     found = hashlib.sha256()
     url = f"https://secure.ciso.com:{shared.mux.port}/files/big"
@@ -405,6 +415,7 @@ async def test_200_megabytes_down(sites: Sites, shared: Shared) -> None:
     assert found.hexdigest() == file_hash(sites.big)
 
 
+@NEEDS_CURL
 async def test_200_megabytes_up(sites: Sites, shared: Shared) -> None:
     printed = bytearray()
     upload = ["--http1.1", "--header", "Expect:", "--upload-file", str(sites.big)]
@@ -633,9 +644,13 @@ async def test_clients_that_vanish_anywhere_leave_nothing_behind(sites: Sites, h
 
 
 @pytest.fixture
-async def telling(here: Path) -> AsyncIterator[caddy.Caddy]:
-    """A Caddy that understands the PROXY protocol, and says who its client is."""
+def caddy_is_there() -> None:
     need(caddy.missing())
+
+
+@pytest.fixture
+async def telling(caddy_is_there: None, here: Path) -> AsyncIterator[caddy.Caddy]:
+    """A Caddy that understands the PROXY protocol, and says who its client is."""
     options = (
         "servers {\n listener_wrappers {\n"
         "proxy_protocol {\n allow 127.0.0.1/32\n timeout 5s\n}\n tls\n}\n}"
@@ -651,12 +666,11 @@ async def telling(here: Path) -> AsyncIterator[caddy.Caddy]:
 
 
 @pytest.mark.parametrize("backend", ["tcp", "unix"])
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=NEEDS_IPV6)])
 @pytest.mark.parametrize("version", ["v1", "v2"])
 async def test_caddy_is_told_who_the_client_is(
     telling: caddy.Caddy, here: Path, version: str, host: str, backend: str
 ) -> None:
-    need(None if host == "127.0.0.1" or has_ipv6() else "needs IPv6")
     to = f"127.0.0.1:{telling.port}" if backend == "tcp" else f"unix/{here}/https"
     flags = f"--route=who.test={to}", f"--proxy-protocol={version}"
     numeric = f"[{host}]:0" if ":" in host else f"{host}:0"
@@ -666,12 +680,6 @@ async def test_caddy_is_told_who_the_client_is(
         async with await secured(plain, "who.test", trusting(telling.root)) as tls:
             answer = await ask(tls, "who.test")
     assert answer.decode() == f"{own_host} {own_port}"
-
-
-def has_ipv6() -> bool:
-    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
-        return True
-    return False
 
 
 @pytest.mark.parametrize("backend", ["tcp", "unix"])
@@ -1150,6 +1158,10 @@ async def test_a_port_in_use_names_nobody_else(here: Path) -> None:
 
 
 @ON_LINUX
+@pytest.mark.needs(
+    lambda: os.geteuid() == 0 and not shutil.which("setpriv"),
+    "needs setpriv: apt-get install util-linux",
+)
 async def test_a_port_kept_for_root_names_the_ways_out(here: Path) -> None:
     lowest = trio.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
     if int(await lowest.read_text("ascii")) <= 443:
@@ -1157,7 +1169,6 @@ async def test_a_port_kept_for_root_names_the_ways_out(here: Path) -> None:
     wrapper = []
     if os.geteuid() == 0:
         # root, but not for ports
-        need(None if shutil.which("setpriv") else "needs setpriv: apt-get install util-linux")
         without = "-net_bind_service"
         wrapper = ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}", "--"]
     mux = muxes.start(

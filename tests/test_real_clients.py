@@ -22,6 +22,11 @@ OLD = {"openssl-tls1.0", "openssl-tls1.1"}
 SECONDS = 60  # a browser's first start on a busy machine takes some
 
 
+@pytest.fixture(autouse=True)
+def _client_is_there(client: Client) -> None:
+    need(clients.available(client))
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """A name that snimux has a route for, what is there, and the authority to trust for it."""
@@ -84,7 +89,6 @@ async def _answer(stream: trio.abc.Stream) -> None:
 async def test_the_client_gets_its_page(
     client: Client, site: Site, shared: Shared, tmp_path: Path
 ) -> None:
-    need(clients.available(client))
     printed = await fetch(client, site.name, shared, site.ca_file, tmp_path)
     assert site.body in printed, printed.decode(errors="replace")
 
@@ -93,7 +97,6 @@ async def test_the_client_gets_its_page(
 async def test_the_client_is_told_that_nobody_has_the_name(
     client: Client, sites: Sites, shared: Shared, tmp_path: Path
 ) -> None:
-    need(clients.available(client))
     host = f"{client.name.replace('_', '-')}.Unknown.Example"
     printed = await fetch(client, host, shared, sites.others.root, tmp_path)
     # In its own words: "unrecognized name", "UNRECOGNIZED_NAME_ALERT", "was not recognized".
