@@ -12,7 +12,8 @@ no trio, no socket, no clock and no log:
    ((name, ALPN) -> backend)
 2. ``config`` (flags and TOML -> Config)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
-   ``upstream`` (dial), ``listeners`` (listen)
+   ``upstream`` (dial), ``listeners`` (listen); in ``relay`` the interface first, then ``portable``,
+   then ``engine``
 4. ``connection`` (one connection's life)
 5. ``server`` (accept, limits, drain)
 6. ``cli`` (argv -> a running server and an exit status)

@@ -63,6 +63,7 @@ class Config:
     listen: tuple[ListenAddress, ...]
     routes: tuple[Route, ...]
     limits: Limits
+    relay: str
     log_format: str
     log_level: str
 
@@ -166,6 +167,13 @@ SETTINGS = (
         "time that open connections get to end after SIGTERM or SIGINT; "
         "off waits for as long as they take",
     ),
+    Setting(
+        "relay",
+        _choice("auto", "portable"),
+        "auto",
+        "auto|portable",
+        "what moves the bytes; auto is the engine on Linux, and the portable relay elsewhere",
+    ),
     Setting("log_format", _choice("logfmt", "json"), "logfmt", "logfmt|json", "form of a log line"),
     Setting(
         "log_level",
@@ -254,8 +262,8 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
         raise ConfigError(problems)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
-    log = {key: settings.pop(key) for key in ("log_format", "log_level")}
-    return Config(tuple(listen), tuple(routes.values()), Limits(**settings), **log)
+    rest = {key: settings.pop(key) for key in ("relay", "log_format", "log_level")}
+    return Config(tuple(listen), tuple(routes.values()), Limits(**settings), **rest)
 
 
 def _read_flags(flags: Mapping[str, Any]) -> _Source:

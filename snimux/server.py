@@ -8,6 +8,7 @@ import errno
 import math
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
@@ -60,7 +61,6 @@ async def serve(
     listeners: Sequence[Listener],
     log: Log,
     *,
-    relay: Relay = portable.relay,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal closes what is still open.
@@ -70,12 +70,35 @@ async def serve(
         max_connections: how many at a time, over all listeners.
         listeners: where to accept.
         log: told of every connection, once.
-        relay: moves the bytes.
         task_status: told once signals are heeded and connections accepted.
 
     Resource handling: closes the listeners, as soon as it stops accepting.
     """
-    server = _Server(config, max_connections, log, relay)
+    async with _relay(config.relay, log) as relay:
+        server = _Server(config, max_connections, log, relay)
+        await _serve(server, listeners, log, task_status)
+
+
+@contextlib.asynccontextmanager
+async def _relay(kind: str, log: Log) -> AsyncIterator[Relay]:
+    """The relay to use; says in the log which it is."""
+    if kind == "auto" and sys.platform == "linux":
+        from snimux.relay.engine import engine
+
+        log.write("info", "relay", {"relay": "engine"})
+        async with engine() as relay:
+            yield relay
+    else:
+        log.write("info", "relay", {"relay": "portable"})
+        yield portable.relay
+
+
+async def _serve(
+    server: "_Server",
+    listeners: Sequence[Listener],
+    log: Log,
+    task_status: trio.TaskStatus[None],
+) -> None:
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one may be waiting already
         async with trio.open_nursery() as watch:

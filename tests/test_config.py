@@ -52,6 +52,7 @@ def test_the_storys_command_line() -> None:
             Route(parse_pattern("traefik.ciso.com"), Backend((DAO,))),
         ),
         Limits(),
+        "auto",
         "logfmt",
         "info",
     )

@@ -819,8 +819,10 @@ async def test_a_log_that_nobody_reads_any_more_stops_nobody(sites: Sites) -> No
     try:
         async with process.stderr:
             # a supervisor's pipe, not closed but full: it has 64 KiB, and a line 130 bytes
-            found = re.search(rb"address=127.0.0.1:(\d+)", await process.stderr.receive_some())
-            assert found
+            found, printed = None, b""
+            while found is None:
+                printed += await process.stderr.receive_some()
+                found = re.search(rb"address=127.0.0.1:(\d+)", printed)
             with trio.fail_after(10):
                 for _ in range(700):
                     async with await connect(int(found[1])) as stream:
@@ -1029,7 +1031,9 @@ async def test_downloads_finish_in_the_drain(sites: Sites, here: Path, number: i
             stopping.set()
         assert whole == 6
         assert await mux.exit_status() == 0
-        assert len(mux.lines(event="connection", ended="eof")) == 6
+        ends = [line["ended"] for line in mux.lines(event="connection")]
+        assert len(ends) == 6
+        assert set(ends) <= {"eof", "client-reset"}
         assert mux.lines(event="stopped")
 
 
@@ -1118,7 +1122,10 @@ async def test_who_had_connected_before_the_signal_is_served(sites: Sites, here:
         for plain in queued:
             nursery.start_soon(ask_dao, sites, plain)
         assert await mux.exit_status() == 0
-        assert len(mux.lines(event="connection", ended="eof")) == 20
+        ends = [line["ended"] for line in mux.lines(event="connection")]
+        # Caddy's last words may find the client's socket closed already: then it ends in a reset.
+        assert len(ends) == 20
+        assert set(ends) <= {"eof", "client-reset"}
 
 
 async def ask_dao(sites: Sites, plain: trio.SocketStream) -> None:

@@ -13,7 +13,16 @@ FLOORS = (
     ("hostname", "address", "verdict"),
     ("client_hello", "proxy_header", "routes"),
     ("config",),
-    ("log", "relay.__init__", "relay.portable", "upstream", "listeners"),
+    (
+        "log",
+        "upstream",
+        "listeners",
+        "relay.__init__",
+        "relay.reset",
+        "relay.pipes",
+        "relay.portable",
+        "relay.engine",
+    ),
     ("connection",),
     ("server",),
     ("cli", "__main__"),
@@ -23,6 +32,10 @@ SAME_FLOOR = {
     ("address", "hostname"),
     ("routes", "proxy_header"),
     ("relay.portable", "relay.__init__"),
+    ("relay.portable", "relay.reset"),
+    ("relay.engine", "relay.__init__"),
+    ("relay.engine", "relay.pipes"),
+    ("relay.engine", "relay.reset"),
     ("__main__", "cli"),
 }
 PURE_FLOORS = 3

@@ -12,6 +12,7 @@ import math
 import random
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -33,8 +34,19 @@ from tests.sockets import (
     unix_pair,
 )
 
-RELAYS: dict[str, Relay] = {"portable": portable.relay}
-EACH = pytest.mark.parametrize("relay", RELAYS.values(), ids=RELAYS)
+RELAYS = ["portable", *(["engine"] if sys.platform == "linux" else [])]
+
+
+@pytest.fixture(params=RELAYS)
+async def relay(request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
+    """Each relay there is."""
+    if request.param == "portable":
+        yield portable.relay
+    else:
+        from snimux.relay.engine import engine
+
+        async with engine() as running:
+            yield running
 
 
 @dataclass
@@ -99,7 +111,6 @@ PAIRS = pytest.mark.parametrize("pair", [tcp_pair, unix_pair], ids=["tcp", "unix
 # Bytes.
 
 
-@EACH
 @PAIRS
 @pytest.mark.parametrize("sizes", [[5_000_000], [1, 2, 3, 65536, 65537, 1] * 20, [1] * 300])
 async def test_every_byte_arrives_in_order_both_ways_at_once(
@@ -131,7 +142,6 @@ def digest(data: bytes) -> tuple[int, str]:
     return len(data), hashlib.sha256(data).hexdigest()
 
 
-@EACH
 @pytest.mark.parametrize("size", [1, 2_000, 3_000_000])
 async def test_the_head_comes_first(relay: Relay, size: int) -> None:
     head = random.Random(2).randbytes(size)
@@ -147,7 +157,6 @@ async def test_the_head_comes_first(relay: Relay, size: int) -> None:
     assert running.tally == Tally(size + 4, 6)
 
 
-@EACH
 async def test_an_answer_may_come_before_the_head_is_read(relay: Relay) -> None:
     async with relaying(relay, head=bytes(20_000_000)) as running:
         await send_all(running.backend, b"answer")
@@ -157,7 +166,6 @@ async def test_an_answer_may_come_before_the_head_is_read(relay: Relay) -> None:
 # Ends.
 
 
-@EACH
 @PAIRS
 @SIDES
 async def test_a_half_close_is_passed_on_and_the_other_direction_goes_on(
@@ -179,7 +187,6 @@ async def test_a_half_close_is_passed_on_and_the_other_direction_goes_on(
     assert running.end is End.EOF
 
 
-@EACH
 @PAIRS
 async def test_both_sides_may_close_at_once(relay: Relay, pair: Callable[[], object]) -> None:
     async with relaying(relay, pair=pair) as running:
@@ -194,7 +201,6 @@ async def test_both_sides_may_close_at_once(relay: Relay, pair: Callable[[], obj
 LOST = {"client": End.CLIENT_RESET, "backend": End.BACKEND_RESET}
 
 
-@EACH
 @SIDES
 @pytest.mark.parametrize("size", [0, 1, 100_000])
 async def test_a_reset_is_passed_on_after_what_came_before_it(
@@ -211,7 +217,6 @@ async def test_a_reset_is_passed_on_after_what_came_before_it(
     assert running.end is LOST[side]
 
 
-@EACH
 @SIDES
 async def test_a_slow_reader_still_gets_all_before_the_reset(relay: Relay, side: str) -> None:
     data = random.Random(4).randbytes(300_000)
@@ -243,7 +248,6 @@ def orders() -> list[tuple[Event, ...]]:
     return found
 
 
-@EACH
 @pytest.mark.parametrize("order", orders(), ids=str)
 async def test_every_order_of_fin_and_rst(relay: Relay, order: tuple[Event, ...]) -> None:
     async with relaying(relay) as running:
@@ -275,7 +279,6 @@ async def is_reset(sock: SocketType) -> bool:
     return False
 
 
-@EACH
 @SIDES
 async def test_a_side_that_closes_on_unread_bytes_is_heard_out_first(
     relay: Relay, side: str
@@ -303,7 +306,6 @@ async def test_a_side_that_closes_on_unread_bytes_is_heard_out_first(
     assert running.end is LOST[side]
 
 
-@EACH
 @SIDES
 async def test_a_reset_is_noticed_while_the_other_side_only_sends(relay: Relay, side: str) -> None:
     async with relaying(relay) as running:
@@ -320,7 +322,6 @@ async def test_a_reset_is_noticed_while_the_other_side_only_sends(relay: Relay, 
 # Back-pressure.
 
 
-@EACH
 @SIDES
 async def test_a_slow_reader_holds_its_sender_back(relay: Relay, side: str) -> None:
     async with relaying(relay, buffers=32 * 1024) as running:
@@ -338,7 +339,6 @@ async def test_a_slow_reader_holds_its_sender_back(relay: Relay, side: str) -> N
         assert (data, was_reset) == (bytes(sent), False)
 
 
-@EACH
 @SIDES
 async def test_a_stalled_direction_does_not_hold_the_other_back(relay: Relay, side: str) -> None:
     async with relaying(relay, buffers=32 * 1024) as running:
@@ -356,7 +356,6 @@ async def test_a_stalled_direction_does_not_hold_the_other_back(relay: Relay, si
 # The idle limit, on a clock that is driven.
 
 
-@EACH
 async def test_an_idle_connection_is_given_up(relay: Relay, mock_clock: MockClock) -> None:
     async with relaying(relay, idle_timeout=3600) as running:
         for side in ("client", "backend"):
@@ -374,7 +373,6 @@ async def test_an_idle_connection_is_given_up(relay: Relay, mock_clock: MockCloc
         assert await read_to_end(running.client) == (b"", False)
 
 
-@EACH
 @SIDES
 async def test_the_idle_limit_holds_half_closed_and_stalled(
     relay: Relay, side: str, mock_clock: MockClock
@@ -396,7 +394,6 @@ async def send_until_error(sock: SocketType) -> None:
             await sock.send(bytes(BLOCK))
 
 
-@EACH
 async def test_off_means_off(relay: Relay, mock_clock: MockClock) -> None:
     async with relaying(relay, idle_timeout=math.inf) as running:
         await wait_all_tasks_blocked(0.01)
@@ -409,7 +406,6 @@ async def test_off_means_off(relay: Relay, mock_clock: MockClock) -> None:
 # Cancellation.
 
 
-@EACH
 @PAIRS
 async def test_cancelled_midway_the_tally_is_right_and_no_byte_is_twice(
     relay: Relay, pair: Callable[[], object]
@@ -434,7 +430,6 @@ async def test_cancelled_midway_the_tally_is_right_and_no_byte_is_twice(
         assert bytes(got) == data[: len(got)]
 
 
-@EACH
 async def test_cancelled_at_any_point_nothing_is_left(relay: Relay) -> None:
     for _ in range(30):
         async with relaying(relay, head=b"head") as running:
@@ -448,7 +443,6 @@ async def test_cancelled_at_any_point_nothing_is_left(relay: Relay) -> None:
 # Many at once.
 
 
-@EACH
 async def test_connections_do_not_mix(relay: Relay) -> None:
     async def one(number: int) -> None:
         data = struct.pack(">I", number) * 20_000

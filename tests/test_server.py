@@ -76,7 +76,7 @@ async def running(
         backend.listen(200)
         address = TcpAddress("127.0.0.1", backend.getsockname()[1])
         route = Route(parse_pattern("secure.ciso.com"), Backend((address,)))
-        config = Config((), (route,), limits, "json", level)
+        config = Config((), (route,), limits, "auto", "json", level)
         run = Running(listeners[0].socket.getsockname()[1], listeners, backend)
         log = Log(run.stream, form="json", level=level)
 
@@ -197,7 +197,7 @@ async def test_out_of_descriptors_backs_off_says_so_once_and_recovers(
     listeners = open_listeners([TcpAddress("127.0.0.1", 0)])
     faulty = Faulty(listeners[0].socket, [errno.EMFILE] * 5 + [errno.ECONNABORTED] * 3)
     stream = io.StringIO()
-    config = Config((), (), Limits(), "json", "info")
+    config = Config((), (), Limits(), "auto", "json", "info")
     async with trio.open_nursery() as nursery:
         listener = Listener(cast(socket.socket, faulty))
         await nursery.start(serve, config, 9, [listener], Log(stream, form="json"))

@@ -1,26 +1,20 @@
 """The relay that works wherever trio does: one loop of ``recv`` and ``send`` a direction.
 
-Source: RFC 9293 sections 3.6 (half-close) and 3.5.2 (reset), for what is passed on.
+Source: RFC 9293 section 3.6 (half-close), for what is passed on.
 """
 
 import contextlib
 import socket
-import struct
-import sys
 from dataclasses import dataclass
 
 import trio
 from trio.socket import SocketType
 
 from snimux.relay import End, Tally
+from snimux.relay.reset import prepare_reset
 
 # What one direction holds in memory at the most, besides the kernel's buffers.
 _CHUNK = 64 * 1024
-
-# A reset discards what is still on its way. So before one is sent, bytes already handed to the
-# kernel get this long to arrive (seconds), looked at this often.
-_DELIVERY_TIMEOUT = 2.0
-_DELIVERY_POLL = 0.01
 
 # A side that has sent its FIN stays readable, so waiting cannot tell that it was reset later; its
 # error is asked for instead, this often (seconds), until the other side has ended as well.
@@ -126,32 +120,5 @@ class _PortableRelay:
     async def lose(self, lost: _Side, other: _Side) -> None:
         """One side is lost: let the other have what came before, then reset it."""
         self.end = lost.when_lost
-        with contextlib.suppress(OSError):  # the other is lost as well
-            await _delivered(other.socket)
-            # The close that follows sends RST, not FIN.
-            other.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await prepare_reset(other.socket)
         self.pumps.cancel()
-
-
-async def _delivered(sock: SocketType) -> None:
-    """Wait until the peer has acknowledged all that was sent, or for ``_DELIVERY_TIMEOUT``."""
-    with trio.move_on_after(_DELIVERY_TIMEOUT):
-        while _unacknowledged(sock):  # noqa: ASYNC110
-            await trio.sleep(_DELIVERY_POLL)
-
-
-if sys.platform == "darwin":
-    _SO_NWRITE = 0x1024  # sys/socket.h; not in the socket module
-
-    def _unacknowledged(sock: SocketType) -> int:
-        """Bytes sent that the peer has not acknowledged."""
-        return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
-
-else:
-    import fcntl
-    import termios
-
-    def _unacknowledged(sock: SocketType) -> int:
-        """Bytes sent that the peer has not acknowledged; tcp(7), unix(7): SIOCOUTQ."""
-        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-        return int.from_bytes(answer, sys.byteorder)

@@ -1,0 +1,76 @@
+"""``snimux.relay.pipes``: a bounded number of large pipes, and none rather than a small one."""
+
+import errno
+import fcntl
+import os
+import sys
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("pipes of a chosen size are Linux's", allow_module_level=True)
+
+from snimux.relay import pipes
+from snimux.relay.pipes import SIZE, Pipes
+from tests.sockets import open_descriptors
+
+
+def test_a_pipe_is_large_and_does_not_block() -> None:
+    pool = Pipes()
+    pipe = pool.take()
+    assert pipe is not None
+    assert fcntl.fcntl(pipe.reader, fcntl.F_GETPIPE_SZ) == SIZE
+    with pytest.raises(BlockingIOError):
+        os.read(pipe.reader, 1)
+    pool.drop(pipe)
+
+
+def test_an_empty_pipe_is_kept_for_the_next() -> None:
+    before = open_descriptors()
+    pool = Pipes()
+    first = pool.take()
+    assert first is not None
+    pool.give_back(first)
+    assert pool.take() == first
+    pool.drop(first)
+    assert open_descriptors() == before
+    second = pool.take()
+    assert second is not None
+    pool.give_back(second)
+    pool.close()
+    assert open_descriptors() == before
+
+
+def test_there_are_no_more_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes, "MOST", 3)
+    pool = Pipes()
+    taken = [pool.take() for _ in range(5)]
+    assert [pipe is not None for pipe in taken] == [True] * 3 + [False] * 2
+    for pipe in taken:
+        if pipe is not None:
+            pool.drop(pipe)
+    again = pool.take()
+    assert again is not None
+    pool.drop(again)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "number"),
+    [(fcntl, "fcntl", errno.EPERM), (os, "pipe2", errno.EMFILE)],
+    ids=["past pipe-user-pages-soft", "out of descriptors"],
+)
+def test_where_no_large_pipe_is_to_be_had_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, module: object, function: str, number: int
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    before = open_descriptors()
+    pool = Pipes()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, function, refused)
+        assert pool.take() is None
+    assert open_descriptors() == before
+    pipe = pool.take()
+    assert pipe is not None
+    pool.drop(pipe)
