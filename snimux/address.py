@@ -38,7 +38,8 @@ class TcpAddress:
     @property
     def is_numeric(self) -> bool:
         """Whether the host is an IP address, so that nothing need be looked up."""
-        return _ip(self.host) is not None
+        # `from_user` makes names of anything else, and no name is all digits and dots.
+        return ":" in self.host or not self.host.strip("0123456789.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,8 @@ def _parse_host(text: str) -> str:
         if ":" in text:
             raise AddressError(f"an IPv6 address goes in brackets: [{text}]:port")
         return text
+    if not text.strip("0123456789."):
+        raise AddressError(f"{text!r} is no IPv4 address")
     try:
         return from_user(text)
     except HostnameError as error:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import trio
-from trio.socket import SocketType
 
 from snimux import proxy_header
 from snimux.config import Limits
@@ -121,12 +120,16 @@ class _Refusal:
 
 
 async def serve(
-    client: SocketType, source: Endpoint | None, service: Service, *, refused: Reason | None = None
+    client: socket.socket,
+    source: Endpoint | None,
+    service: Service,
+    *,
+    refused: Reason | None = None,
 ) -> None:
     """Serve one client until its connection has ended.
 
     Args:
-        client: the accepted socket.
+        client: the accepted socket, non-blocking.
         source: the client's address; None on a UNIX socket.
         service: what to serve it with.
         refused: why the client is not to be served, if that is known already.
@@ -138,7 +141,7 @@ async def serve(
     try:
         with client:
             if refused is None:
-                refusal = await _pass_on(client, outcome, service)
+                refusal = await _pass_on(client, outcome, service, started)
             else:
                 refusal = _refuse(service, refused)
             if refusal is not None:
@@ -153,11 +156,13 @@ async def serve(
         service.report(outcome)
 
 
-async def _pass_on(client: SocketType, outcome: Outcome, service: Service) -> _Refusal | None:
+async def _pass_on(
+    client: socket.socket, outcome: Outcome, service: Service, started: float
+) -> _Refusal | None:
     """Read the hello, dial its backend and relay; or say why not."""
-    _tune(client)
     received = bytearray()
-    hello = await _read_hello(client, received, service)
+    deadline = started + service.limits.hello_timeout
+    hello = await _read_hello(client, received, service, deadline)
     if isinstance(hello, _Refusal):
         return hello
     outcome.hello = hello
@@ -170,7 +175,7 @@ async def _pass_on(client: SocketType, outcome: Outcome, service: Service) -> _R
         down = Reason.OUT_OF_RESOURCES if dialled.exhausted else Reason.BACKEND_DOWN
         return _refuse(service, down, dialled.detail)
     with dialled.socket as backend:
-        _tune(backend)
+        tune(backend)
         outcome.backend = str(dialled.address)
         header = _proxy_header(client, outcome.source, route)
         outcome.header_size = len(header)
@@ -186,18 +191,27 @@ async def _pass_on(client: SocketType, outcome: Outcome, service: Service) -> _R
 
 
 async def _read_hello(
-    client: SocketType, received: bytearray, service: Service
+    client: socket.socket, received: bytearray, service: Service, deadline: float
 ) -> Hello | _Refusal:
     """Read until the hello is whole; ``received`` then holds it, and what came behind it."""
     verdict: Verdict = START
-    limits = service.limits
-    with trio.move_on_after(limits.hello_timeout) as deadline, contextlib.suppress(OSError):
-        while isinstance(verdict, NeedMore):
-            data = await client.recv(_READ_SIZE)
-            if not data:
+    late = False
+    while isinstance(verdict, NeedMore):
+        try:
+            data = client.recv(_READ_SIZE)
+        except BlockingIOError:
+            with trio.move_on_at(deadline) as waiting:
+                await trio.lowlevel.wait_readable(client)
+            late = waiting.cancelled_caught
+            if late:
                 break
-            received += data
-            verdict = service.protocol.peek(received, verdict, limits.max_hello)
+            continue
+        except OSError:
+            break
+        if not data:
+            break
+        received += data
+        verdict = service.protocol.peek(received, verdict, service.limits.max_hello)
     match verdict:
         case Hello():
             return verdict
@@ -206,7 +220,6 @@ async def _read_hello(
         case Foreign(reason):
             return _Refusal(reason, "", b"")
         case NeedMore():
-            late = deadline.cancelled_caught
             reason = Reason.HELLO_TIMEOUT if late else Reason.HELLO_CUT_SHORT
             detail = f"{len(received)} bytes came"
             return _Refusal(reason if received else Reason.NO_BYTES, detail, verdict.farewell)
@@ -216,7 +229,7 @@ def _refuse(service: Service, reason: Reason, detail: str = "") -> _Refusal:
     return _Refusal(reason, detail, service.protocol.farewell(reason))
 
 
-def _proxy_header(client: SocketType, source: Endpoint | None, route: Route) -> bytes:
+def _proxy_header(client: socket.socket, source: Endpoint | None, route: Route) -> bytes:
     if route.backend.proxy is None:
         return b""
     destination = None
@@ -225,8 +238,11 @@ def _proxy_header(client: SocketType, source: Endpoint | None, route: Route) -> 
     return proxy_header.build(route.backend.proxy, source, destination)
 
 
-def _tune(sock: SocketType) -> None:
-    """No delay for small writes, and a kernel that notices a peer that has gone."""
+def tune(sock: socket.socket) -> None:
+    """No delay for small writes, and a kernel that notices a peer that has gone.
+
+    What a listener is tuned to, the sockets that it accepts are too.
+    """
     if sock.family == socket.AF_UNIX:
         return
     with contextlib.suppress(OSError):  # reset meanwhile: reading will tell
@@ -235,13 +251,14 @@ def _tune(sock: SocketType) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_OPTION, _KEEPALIVE)
 
 
-async def _say_farewell(client: SocketType, farewell: bytes) -> None:
+async def _say_farewell(client: socket.socket, farewell: bytes) -> None:
     """Send the farewell, then FIN, then wait for the client to close, for ``_LINGER`` at most."""
     with trio.move_on_after(_LINGER), contextlib.suppress(OSError):
         if farewell:
-            await client.send(farewell)  # a few bytes, the first ones: they fit
+            client.send(farewell)  # a few bytes, the first ones: they fit
         client.shutdown(socket.SHUT_WR)
         for _ in range(_LINGER_READS):
-            if not await client.recv(_READ_SIZE):
+            await trio.lowlevel.wait_readable(client)
+            if not client.recv(_READ_SIZE):
                 return
         await trio.sleep_forever()

@@ -10,8 +10,8 @@ Source: brandur.org/logfmt for the form; a quoted value is a JSON string.
 import json
 import re
 import select
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -37,6 +37,8 @@ class Log:
         self._wanted = frozenset(LEVELS[LEVELS.index(level) :])
         self._descriptor = _descriptor(stream)
         self._lost = 0
+        self._second = -1  # of the last line, and how it is spelled
+        self._spelled = ""
 
     def write(self, level: Level, event: str, fields: Mapping[str, Field]) -> None:
         """Write one line: time (UTC), level, event, then the fields that have a value."""
@@ -49,8 +51,7 @@ class Log:
 
     def _try(self, level: Level, event: str, fields: Mapping[str, Field]) -> bool:
         """Write a line if that can be done at once."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = self._render({"time": now, "level": level, "event": event, **fields})
+        line = self._render({"time": self._now(), "level": level, "event": event, **fields})
         try:
             if self._is_writable():
                 self._stream.write(line + "\n")
@@ -59,6 +60,14 @@ class Log:
         except (OSError, ValueError):  # full disk, reader gone; ValueError: stream closed
             pass
         return False
+
+    def _now(self) -> str:
+        """The time as in RFC 3339, in UTC, to the millisecond."""
+        seconds, thousandths = divmod(time.time_ns() // 1_000_000, 1000)
+        if seconds != self._second:
+            self._second = seconds
+            self._spelled = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return f"{self._spelled}.{thousandths:03d}Z"
 
     def _is_writable(self) -> bool:
         """Whether a line can be written without waiting for a reader that has stopped reading.
@@ -78,12 +87,14 @@ def _descriptor(stream: TextIO) -> int | None:
 
 def logfmt(fields: Mapping[str, Field]) -> str:
     """``key=value`` pairs on one line; fields that are None are left out."""
-    return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None)
-
-
-def _quoted(value: Field) -> str:
-    text = _cut(value) if isinstance(value, str) else str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    pairs = []
+    for key, value in fields.items():
+        if isinstance(value, str):
+            text = _cut(value)
+            pairs.append(f"{key}={text if _PLAIN.fullmatch(text) else json.dumps(text)}")
+        elif value is not None:
+            pairs.append(f"{key}={value}")
+    return " ".join(pairs)
 
 
 def _cut(text: str) -> str:

@@ -16,7 +16,7 @@ import trio
 
 from snimux.client_hello import TLS
 from snimux.config import Config
-from snimux.connection import Outcome, Service, endpoint
+from snimux.connection import Outcome, Service, endpoint, tune
 from snimux.connection import serve as serve_connection
 from snimux.listeners import Listener
 from snimux.log import Level, Log
@@ -43,6 +43,9 @@ _SAY_AGAIN = 60.0
 # How many connections are taken from a listener's queue when it is closed: what the kernel lets be
 # queued by default (net.core.somaxconn).
 _QUEUE = 4096
+
+# How many are accepted before the others have their turn.
+_AT_A_TIME = 32
 
 # They come to every open port of the Internet by the minute: counted, not listed.
 _SCANNERS = frozenset({Reason.NO_BYTES, Reason.HTTP, Reason.SSH, Reason.SSLV2, Reason.NOISE})
@@ -107,6 +110,7 @@ async def _serve(
                     for listener in listeners:
                         where = {"address": str(listener), "protocol": server.service.protocol.name}
                         log.write("info", "listening", where)
+                        tune(listener.socket)
                         accepting.start_soon(server.accept, listener, server.service, connections)
                     accepting.start_soon(server.sum_up_now_and_then)
                     task_status.started()
@@ -151,16 +155,24 @@ class _Server:
                 await self.take_room()
                 try:
                     self.accept_one(listener, service, connections)
+                    self.accept_queued(listener, service, connections, most=_AT_A_TIME)
                 except OSError as error:
                     await self.back_off(error)
         finally:
             # Closing resets what is still in the queue: connections that their clients hold for
             # established. What comes faster than it is emptied is not waited for.
-            with contextlib.suppress(OSError, trio.WouldBlock):
-                for _ in range(_QUEUE):
-                    self.room.acquire_nowait()
-                    self.accept_one(listener, service, connections)
+            with contextlib.suppress(OSError):
+                self.accept_queued(listener, service, connections, most=_QUEUE)
             listener.close()
+
+    def accept_queued(
+        self, listener: Listener, service: Service, connections: trio.Nursery, *, most: int
+    ) -> None:
+        """Accept what is there and has room; raises OSError in the end, mostly EAGAIN."""
+        with contextlib.suppress(trio.WouldBlock):
+            for _ in range(most):
+                self.room.acquire_nowait()
+                self.accept_one(listener, service, connections)
 
     def accept_one(self, listener: Listener, service: Service, connections: trio.Nursery) -> None:
         """Accept a connection for which room is taken; if that raises, the room is given back."""
@@ -169,6 +181,7 @@ class _Server:
         except OSError:
             self.room.release()
             raise
+        client.setblocking(False)
         connections.start_soon(self.handle, client, endpoint(name), service)
 
     async def take_room(self) -> None:
@@ -214,7 +227,7 @@ class _Server:
         counts[key] += 1
         try:
             await serve_connection(
-                trio.socket.from_stdlib_socket(client),
+                client,
                 source,
                 service,
                 refused=Reason.TOO_MANY_FROM_SOURCE if too_many else None,

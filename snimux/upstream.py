@@ -3,15 +3,12 @@
 Knows no TLS and no routes' patterns; sends nothing.
 """
 
-import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import trio
-from trio.socket import SocketType
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routes import Backend
@@ -28,9 +25,9 @@ _QUEUE_POLL = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """A connected socket, which the receiver owns, and the address that answered."""
+    """A connected, non-blocking socket, which the receiver owns, and the address that answered."""
 
-    socket: SocketType
+    socket: socket.socket
     address: DialAddress
 
 
@@ -50,14 +47,13 @@ async def dial(backend: Backend, *, dial_timeout: float) -> Dialled | NotDialled
         dial_timeout: seconds that each address gets, name look-up included.
 
     Returns:
-        The socket, non-blocking, or why there is none. Raises nothing but ``trio.Cancelled``.
+        The socket, or why there is none. Raises nothing but ``trio.Cancelled``.
     """
     faults = []
     exhausted = False
     for address in backend.addresses:
         try:
-            with trio.fail_after(dial_timeout):
-                return Dialled(await _connect(address), address)
+            return Dialled(await _connect(address, dial_timeout), address)
         except trio.TooSlowError:
             faults.append(f"{address}: no answer in {dial_timeout:g} s")
         except OSError as error:
@@ -67,58 +63,76 @@ async def dial(backend: Backend, *, dial_timeout: float) -> Dialled | NotDialled
     return NotDialled("; ".join(faults), exhausted)
 
 
-async def _connect(address: DialAddress) -> SocketType:
-    match address:
-        case UnixAddress(path):
-            return await _connect_unix(path)
-        case TcpAddress(host, port) if address.is_numeric:
-            sock = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-            with _closed_on_error(sock):
-                await sock.connect((host, port))
-                _refuse_itself(sock)
-            return sock
-        case TcpAddress(host, port):
-            sock = await _connect_by_name(host, port)
-            with _closed_on_error(sock):
-                _refuse_itself(sock)
-            return sock
-
-
-async def _connect_unix(path: str) -> SocketType:
-    # Not trio's connect: with its queue full, a UNIX listener says EAGAIN, which trio takes for
-    # EINPROGRESS, and then the unconnected socket for a connected one.
-    sock = socket.socket(socket.AF_UNIX)
-    with _closed_on_error(sock):
+async def _connect(address: DialAddress, timeout: float) -> socket.socket:
+    if isinstance(address, TcpAddress) and not address.is_numeric:
+        sock = await _connect_by_name(address.host, address.port, timeout)
+    else:
+        sock = socket.socket(_family(address))
+    try:
         sock.setblocking(False)
-        while (number := sock.connect_ex(path)) == errno.EAGAIN:  # noqa: ASYNC110
-            await trio.sleep(_QUEUE_POLL)
-        if number:
-            raise OSError(number, os.strerror(number))
-    return trio.socket.from_stdlib_socket(sock)
-
-
-async def _connect_by_name(host: str, port: int) -> SocketType:
-    """Look the name up, and race IPv6 with IPv4 (RFC 8305)."""
-    try:
-        stream = await trio.open_tcp_stream(host, port)
-    except socket.gaierror:
-        # Without a descriptor the resolver cannot open its files, and says that it does not know
-        # the name; a socket says what it is.
-        trio.socket.socket().close()
-        raise
-    return stream.socket
-
-
-@contextlib.contextmanager
-def _closed_on_error(sock: SocketType | socket.socket) -> Iterator[None]:
-    try:
-        yield
+        match address:
+            case UnixAddress(path):
+                await _connect_unix(sock, path, timeout)
+            case TcpAddress(host, port):
+                if address.is_numeric:
+                    await _connect_tcp(sock, (host, port), timeout)
+                _refuse_itself(sock)
     except BaseException:
         sock.close()
         raise
+    return sock
 
 
-def _refuse_itself(sock: SocketType) -> None:
+def _family(address: DialAddress) -> socket.AddressFamily:
+    if isinstance(address, UnixAddress):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in address.host else socket.AF_INET
+
+
+async def _connect_tcp(sock: socket.socket, name: tuple[str, int], timeout: float) -> None:
+    number = sock.connect_ex(name)
+    if number == errno.EINPROGRESS and not _is_connected(sock):
+        with trio.fail_after(timeout):
+            await trio.lowlevel.wait_writable(sock)
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number not in (0, errno.EINPROGRESS):
+        raise OSError(number, os.strerror(number))
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Whether a connection that was begun is there by now, as on loopback it mostly is."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+async def _connect_unix(sock: socket.socket, path: str, timeout: float) -> None:
+    number = sock.connect_ex(path)
+    if number == errno.EAGAIN:  # the listener's queue is full
+        with trio.fail_after(timeout):
+            while number == errno.EAGAIN:
+                await trio.sleep(_QUEUE_POLL)
+                number = sock.connect_ex(path)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+async def _connect_by_name(host: str, port: int, timeout: float) -> socket.socket:
+    """Look the name up, and race IPv6 with IPv4 (RFC 8305)."""
+    try:
+        with trio.fail_after(timeout):
+            stream = await trio.open_tcp_stream(host, port)
+    except socket.gaierror:
+        # Without a descriptor the resolver cannot open its files, and says that it does not know
+        # the name; a socket says what it is.
+        socket.socket().close()
+        raise
+    return socket.socket(fileno=stream.socket.detach())
+
+
+def _refuse_itself(sock: socket.socket) -> None:
     """Refuse a socket that is connected to itself.
 
     TCP opens one (RFC 9293 section 3.5, simultaneous open) where a port of this machine that

@@ -9,7 +9,8 @@ from trio.socket import SocketType
 
 BLOCK = 64 * 1024
 
-Pair = tuple[SocketType, SocketType]
+Pair = tuple[socket.socket, SocketType]
+"""What the code under test holds, non-blocking, and the far end."""
 
 
 async def tcp_pair() -> Pair:
@@ -21,11 +22,19 @@ async def tcp_pair() -> Pair:
         near, _ = await listener.accept()
     for sock in (near, far):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return near, far
+    return plain(near), far
+
+
+def plain(sock: SocketType) -> socket.socket:
+    """The same socket without trio around it."""
+    own = socket.socket(fileno=sock.detach())
+    own.setblocking(False)
+    return own
 
 
 async def unix_pair() -> Pair:
-    return trio.socket.socketpair()
+    near, far = trio.socket.socketpair()
+    return plain(near), far
 
 
 async def send_all(sock: SocketType, data: bytes) -> None:

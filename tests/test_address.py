@@ -48,6 +48,8 @@ def test_listen_only_addresses(text: str, address: TcpAddress | FdAddress) -> No
         ("", "no port"),
         ("localhost", "localhost:8443"),
         ("localhost:", "no port"),
+        ("127.1:80", "'127.1' is no IPv4 address"),
+        ("256.0.0.1:80", "no IPv4 address"),
         ("localhost:http", "'http' is no port"),
         ("localhost:65536", "65535"),
         ("localhost:-1", "no port"),

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from snimux.address import TcpAddress
 from snimux.client_hello import TLS, alert
 from snimux.config import Limits
-from snimux.connection import Outcome, Service, endpoint, serve
+from snimux.connection import Outcome, Service, endpoint, serve, tune
 from snimux.log import Field, logfmt
 from snimux.proxy_header import Endpoint, build
 from snimux.proxy_header import Version as ProxyVersion
@@ -309,8 +309,8 @@ async def test_cancelled_at_any_stage_it_is_logged_and_closed(stage: str) -> Non
 
 async def test_an_error_that_nobody_expected_ends_only_its_connection() -> None:
     async def broken(
-        client: SocketType,
-        backend: SocketType,
+        client: socket.socket,
+        backend: socket.socket,
         tally: Tally,
         *,
         head: bytearray,
@@ -325,31 +325,39 @@ async def test_an_error_that_nobody_expected_ends_only_its_connection() -> None:
 
 
 async def test_small_writes_are_not_delayed_and_dead_peers_are_noticed() -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[bool] = []
 
     async def look(
-        client: SocketType,
-        backend: SocketType,
+        client: socket.socket,
+        backend: socket.socket,
         tally: Tally,
         *,
         head: bytearray,
         idle_timeout: float,
     ) -> End:
         assert idle_timeout == math.inf
-        for sock in (client, backend):
-            seen.append(
-                (
-                    sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
-                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-                )
-            )
+        seen.append(is_tuned(backend))
         return End.EOF
 
     async with serving(relay=look, limits=Limits(idle_timeout=math.inf)) as run:
         await send_all(run.client, HELLO)
         await run.done.wait()
-    assert all(nodelay and keepalive for nodelay, keepalive in seen)
-    assert len(seen) == 2
+    assert seen == [True]
+
+
+def is_tuned(sock: socket.socket) -> bool:
+    return bool(
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        and sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    )
+
+
+def test_what_a_listener_is_tuned_to_its_sockets_are_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        tune(listener)
+        with socket.create_connection(listener.getsockname()):
+            with listener.accept()[0] as client:
+                assert is_tuned(client)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from snimux.relay import End, Tally, engine, pipes
 from snimux.relay.engine import _Engine
 from tests.sockets import (
     BLOCK,
-    Pair,
     fin,
     open_descriptors,
     read,
@@ -45,7 +45,7 @@ async def running(nursery: trio.Nursery) -> AsyncIterator[_Engine]:
 class Relayed:
     """A connection in the engine's care, and the far ends of its sockets."""
 
-    near: Pair
+    near: tuple[socket.socket, socket.socket]
     client: SocketType
     backend: SocketType
     tally: Tally = field(default_factory=Tally)

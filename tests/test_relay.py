@@ -24,7 +24,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from snimux.relay import End, Relay, Tally, portable
 from tests.sockets import (
     BLOCK,
-    Pair,
     fin,
     read,
     read_to_end,
@@ -55,7 +54,7 @@ class Relaying:
 
     client: SocketType
     backend: SocketType
-    near: Pair
+    near: tuple[socket.socket, socket.socket]
     head: bytearray
     tally: Tally = field(default_factory=Tally)
     end: End | None = None

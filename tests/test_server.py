@@ -280,12 +280,14 @@ async def test_what_the_kernel_has_accepted_before_the_signal_is_served() -> Non
         queued = [socket.create_connection(("127.0.0.1", run.port)) for _ in range(20)]
         for client in queued:
             client.sendall(HELLO)
-        for client in queued:
-            backend, _ = await run.backend.accept()
+        backends = [(await run.backend.accept())[0] for _ in queued]
+        await wait_all_tasks_blocked(0.02)
+        assert run.lines("draining")[0]["connections"] == 20
+        for backend in backends:
             backend.close()
+        for client in queued:
             client.close()
         await run.done.wait()
-    assert run.lines("draining")[0]["connections"] == 20
 
 
 async def test_drain_has_a_deadline(mock_clock: MockClock) -> None:

@@ -92,11 +92,11 @@ async def test_each_address_has_its_own_deadline(autojump_clock: MockClock) -> N
             assert outcome.detail == f"{full}: no answer in 0.5 s"
 
 
-async def test_a_connection_to_itself_is_refused() -> None:
+def test_a_connection_to_itself_is_refused() -> None:
     """TCP connects a socket to its own port where nobody listens and the port is picked twice."""
-    with trio.socket.socket() as own:
-        await own.bind(("127.0.0.1", 0))
-        await own.connect(own.getsockname())
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        own.connect(own.getsockname())
         with pytest.raises(ConnectionRefusedError):
             _refuse_itself(own)
 

@@ -6,9 +6,8 @@ conformance suite, ``tests/test_relay.py``.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from socket import socket
 from typing import Protocol
-
-from trio.socket import SocketType
 
 
 class End(StrEnum):
@@ -43,8 +42,8 @@ class Relay(Protocol):
 
     async def __call__(
         self,
-        client: SocketType,
-        backend: SocketType,
+        client: socket,
+        backend: socket,
         tally: Tally,
         *,
         head: bytearray,

@@ -17,7 +17,6 @@ from math import inf
 
 import outcome
 import trio
-from trio.socket import SocketType
 
 from snimux.relay import End, Relay, Tally
 from snimux.relay.pipes import SIZE, Pipe, Pipes
@@ -47,7 +46,7 @@ class _Side:
 
     __slots__ = ("fd", "hung_up", "inward", "lost", "outward", "readable", "socket", "when_lost")
 
-    def __init__(self, sock: SocketType, when_lost: End) -> None:
+    def __init__(self, sock: socket.socket, when_lost: End) -> None:
         self.socket = sock
         self.fd = sock.fileno()
         self.when_lost = when_lost
@@ -85,7 +84,7 @@ class _Connection:
                  "task", "up")  # fmt: skip
 
     def __init__(
-        self, client: SocketType, backend: SocketType, tally: Tally, idle_timeout: float
+        self, client: socket.socket, backend: socket.socket, tally: Tally, idle_timeout: float
     ) -> None:
         self.client = _Side(client, End.CLIENT_RESET)
         self.backend = _Side(backend, End.BACKEND_RESET)
@@ -135,8 +134,8 @@ class _Engine:
 
     async def relay(
         self,
-        client: SocketType,
-        backend: SocketType,
+        client: socket.socket,
+        backend: socket.socket,
         tally: Tally,
         *,
         head: bytearray,
@@ -172,9 +171,9 @@ class _Engine:
 
     def forget(self, connection: _Connection) -> None:
         """Do nothing for a connection any more; its sockets are about to be closed."""
+        # Closing takes them out of the epoll as well; until then, edges at them are not heeded.
         for side in (connection.client, connection.backend):
-            if self.sides.pop(side.fd, None) is not None:
-                self.epoll.unregister(side.fd)
+            self.sides.pop(side.fd, None)
         for way in (connection.up, connection.down):
             way.done = True
             way.held = b""

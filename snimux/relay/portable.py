@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 
 import trio
-from trio.socket import SocketType
+from trio.socket import SocketType, from_stdlib_socket
 
 from snimux.relay import End, Tally
 from snimux.relay.reset import prepare_reset
@@ -22,7 +22,12 @@ _WATCH_EVERY = 1.0
 
 
 async def relay(
-    client: SocketType, backend: SocketType, tally: Tally, *, head: bytearray, idle_timeout: float
+    client: socket.socket,
+    backend: socket.socket,
+    tally: Tally,
+    *,
+    head: bytearray,
+    idle_timeout: float,
 ) -> End:
     """See ``snimux.relay.Relay``."""
     return await _PortableRelay(client, backend, tally, idle_timeout).run(head)
@@ -32,6 +37,7 @@ async def relay(
 class _Side:
     """One of the two sockets: whether it has sent its FIN, or was lost."""
 
+    plain: socket.socket
     socket: SocketType
     when_lost: End
     finished: bool = False
@@ -40,10 +46,10 @@ class _Side:
 
 class _PortableRelay:
     def __init__(
-        self, client: SocketType, backend: SocketType, tally: Tally, idle_timeout: float
+        self, client: socket.socket, backend: socket.socket, tally: Tally, idle_timeout: float
     ) -> None:
-        self.client = _Side(client, End.CLIENT_RESET)
-        self.backend = _Side(backend, End.BACKEND_RESET)
+        self.client = _Side(client, from_stdlib_socket(client), End.CLIENT_RESET)
+        self.backend = _Side(backend, from_stdlib_socket(backend), End.BACKEND_RESET)
         self.tally = tally
         self.idle_timeout = idle_timeout
         self.idle = trio.CancelScope(deadline=trio.current_time() + idle_timeout)
@@ -120,5 +126,5 @@ class _PortableRelay:
     async def lose(self, lost: _Side, other: _Side) -> None:
         """One side is lost: let the other have what came before, then reset it."""
         self.end = lost.when_lost
-        await prepare_reset(other.socket)
+        await prepare_reset(other.plain)
         self.pumps.cancel()

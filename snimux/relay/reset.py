@@ -10,14 +10,13 @@ import struct
 import sys
 
 import trio
-from trio.socket import SocketType
 
 # Bytes that were handed to the kernel get this long to arrive (seconds), looked at this often.
 _DELIVERY_TIMEOUT = 2.0
 _DELIVERY_POLL = 0.01
 
 
-async def prepare_reset(sock: SocketType) -> None:
+async def prepare_reset(sock: socket.socket) -> None:
     """Wait until the peer has acknowledged all that was sent, and make the next close a reset.
 
     Waits for two seconds at most: a peer that does not read must not keep its place for ever.
@@ -32,7 +31,7 @@ async def prepare_reset(sock: SocketType) -> None:
 if sys.platform == "darwin":
     _SO_NWRITE = 0x1024  # sys/socket.h; not in the socket module
 
-    def _unacknowledged(sock: SocketType) -> int:
+    def _unacknowledged(sock: socket.socket) -> int:
         """Bytes sent that the peer has not acknowledged."""
         return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
 
@@ -40,7 +39,7 @@ else:
     import fcntl
     import termios
 
-    def _unacknowledged(sock: SocketType) -> int:
+    def _unacknowledged(sock: socket.socket) -> int:
         """Bytes sent that the peer has not acknowledged."""
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
         return int.from_bytes(answer, sys.byteorder)
