@@ -68,7 +68,7 @@ class _Way:
         self.source = source
         self.sink = sink
         source.outward = sink.inward = self
-        self.held: bytes | memoryview = b""  # read, and not sent yet
+        self.held = b""  # read, and not sent yet
         self.bulk = False
         self.pipe: Pipe | None = None
         self.in_pipe = 0  # bytes
@@ -189,21 +189,25 @@ class _Engine:
             else:
                 await trio.lowlevel.wait_readable(self.epoll.fileno())
             self.now = trio.current_time()
-            waiting, self.again = self.again, []
-            for fd, events in self.epoll.poll(0, _EVENTS):
-                side = self.sides.get(fd)
-                if side is not None:  # else it ended earlier in this pass
-                    try:
-                        self.heed(side, events)
-                    except Exception as error:
-                        self.fail(side.outward.connection, error)
-            for way in waiting:
-                way.again = False
-                if not way.done:
-                    try:
-                        self.step(way)
-                    except Exception as error:
-                        self.fail(way.connection, error)
+            self.serve()
+
+    def serve(self) -> None:
+        """Give everything that is ready one turn."""
+        waiting, self.again = self.again, []
+        for fd, events in self.epoll.poll(0, _EVENTS):
+            side = self.sides.get(fd)
+            if side is not None:  # else it ended earlier in this pass
+                try:
+                    self.heed(side, events)
+                except Exception as error:
+                    self.fail(side.outward.connection, error)
+        for way in waiting:
+            way.again = False
+            if not way.done:
+                try:
+                    self.step(way)
+                except Exception as error:
+                    self.fail(way.connection, error)
 
     def fail(self, connection: _Connection, error: Exception) -> None:
         """Hand an error that nobody expected to the connection's own task: the others go on."""
@@ -231,7 +235,7 @@ class _Engine:
 
     def step(self, way: _Way) -> None:
         """Give a direction its turn: until it would block, runs dry, or has had its share."""
-        if not (self.flush(way) if way.held else self.drain(way)):
+        if (way.held and not self.flush(way)) or (way.pipe is not None and not self.drain(way)):
             return
         source, left = way.source, _TURN
         while source.readable:
@@ -260,25 +264,27 @@ class _Engine:
             way.bulk = True
         elif not source.hung_up:
             source.readable = False
-        way.held = self.buffer[:count]
-        return count if self.flush(way) else 0
+        return count if self.send(way, self.buffer[:count]) else 0
 
     def flush(self, way: _Way) -> bool:
-        """Send what is held; False if something had to be kept."""
-        held = way.held
+        """Send what is held; False if some of it is held still."""
+        held, way.held = way.held, b""
+        return self.send(way, held)
+
+    def send(self, way: _Way, data: bytes | memoryview) -> bool:
+        """Send some bytes; what the sink does not take is held, and then it is False."""
         try:
-            count = os.write(way.sink.fd, held)
+            count = os.write(way.sink.fd, data)
         except BlockingIOError:
             count = 0
         except OSError:
             self.lose_sink(way)
             return False
         self.count(way, count)
-        if count < len(held):
-            way.held = bytes(held[count:])
+        if count < len(data):
+            way.held = bytes(data[count:])
             way.blocked = True
             return False
-        way.held = b""
         return True
 
     def splice(self, way: _Way) -> int:
