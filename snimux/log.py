@@ -8,8 +8,10 @@ Source: brandur.org/logfmt for the form; a quoted value is a JSON string.
 """
 
 import json
+import os
 import re
 import select
+import stat
 import time
 from collections.abc import Mapping
 from typing import Literal, TextIO
@@ -79,10 +81,12 @@ class Log:
 
 
 def _descriptor(stream: TextIO) -> int | None:
+    """The descriptor of a stream that may have to be waited for; a file or memory never has."""
     try:
-        return stream.fileno()
-    except (OSError, ValueError):  # io.UnsupportedOperation is both: a stream in memory
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # io.UnsupportedOperation is both
         return None
+    return None if stat.S_ISREG(os.fstat(descriptor).st_mode) else descriptor
 
 
 def logfmt(fields: Mapping[str, Field]) -> str:
