@@ -18,10 +18,11 @@ import click
 import trio
 
 from snimux import __version__, hostname
-from snimux.config import SETTINGS, Config, ConfigError, load
+from snimux.config import Config, ConfigError, load
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Log
 from snimux.server import STOP_SIGNALS, serve
+from snimux.settings import SETTINGS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

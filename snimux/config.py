@@ -8,7 +8,6 @@ Reads no file, opens no socket and looks up no name: text comes in, a value goes
 
 import difflib
 import ipaddress
-import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,14 +22,12 @@ from snimux.address import (
     parse_dial,
     parse_listen,
 )
-from snimux.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO, TLS
+from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proxy_header import Version
 from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
+from snimux.settings import SETTINGS, Setting, choice, shown
 
 T = TypeVar("T")
-
-# Seconds: thirty years, which is off; and not inf or nan.
-_LONGEST = 10**9
 
 
 class ConfigError(ValueError):
@@ -68,122 +65,6 @@ class Config:
     log_level: str
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One key of the file with its flag: how it is read, its default as written, its help."""
-
-    key: str
-    parse: Callable[[object], Any]
-    default: object
-    metavar: str
-    help: str
-
-    @property
-    def flag(self) -> str:
-        """The flag of the same name."""
-        return "--" + self.key.replace("_", "-")
-
-
-def _seconds(*, off: bool = False, zero: bool = False) -> Callable[[object], float]:
-    wanted = "a number of seconds" + (" or off" if off else "")
-
-    def parse(value: object) -> float:
-        if off and value == "off":
-            return math.inf
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{_shown(value)} is not {wanted}")
-        if not 0 <= value <= _LONGEST or (value == 0 and not zero):
-            hint = "; write off for no limit" if off else ""
-            raise ValueError(f"{_shown(value)} is not a number of seconds above 0{hint}")
-        return float(value)
-
-    return parse
-
-
-def _count(
-    what: str, *, low: int = 1, high: int = 10**9, word: str = ""
-) -> Callable[[object], int | None]:
-    wanted = f"a number of {what}" + (f" or {word}" if word else "")
-
-    def parse(value: object) -> int | None:
-        if word and value == word:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{_shown(value)} is not {wanted}")
-        if not low <= value <= high:
-            raise ValueError(f"{_shown(value)} is not {wanted} from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _choice(*words: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if not isinstance(value, str) or value not in words:
-            raise ValueError(f"{_shown(value)} is not one of {', '.join(words)}")
-        return value
-
-    return parse
-
-
-# 512 bytes: hardly any client says less, so a smaller bound is a slip of units.
-SETTINGS = (
-    Setting("hello_timeout", _seconds(), 5, "SECONDS", "deadline for the whole ClientHello"),
-    Setting(
-        "max_hello",
-        _count("bytes", low=512, high=LARGEST_MAX_HELLO),
-        DEFAULT_MAX_HELLO,
-        "BYTES",
-        f"bound on the ClientHello; at most {LARGEST_MAX_HELLO}",
-    ),
-    Setting("dial_timeout", _seconds(), 5, "SECONDS", "deadline for each backend address"),
-    Setting(
-        "idle_timeout",
-        _seconds(off=True),
-        3600,
-        "SECONDS|off",
-        "close a connection on which nothing moved, either way, for so long",
-    ),
-    Setting(
-        "max_connections",
-        _count("connections", word="auto"),
-        "auto",
-        "N|auto",
-        "connections at a time; at the limit, new ones wait to be accepted; "
-        "auto is half of the descriptors that the system allows the process",
-    ),
-    Setting(
-        "max_connections_per_source",
-        _count("connections", word="off"),
-        "off",
-        "N|off",
-        "connections at a time from one IPv4 address or IPv6 /64; more are refused",
-    ),
-    Setting(
-        "drain",
-        _seconds(off=True, zero=True),
-        30,
-        "SECONDS|off",
-        "time that open connections get to end after SIGTERM or SIGINT; "
-        "off waits for as long as they take",
-    ),
-    Setting(
-        "relay",
-        _choice("auto", "portable"),
-        "auto",
-        "auto|portable",
-        "what moves the bytes; auto is the engine on Linux, and the portable relay elsewhere",
-    ),
-    Setting("log_format", _choice("logfmt", "json"), "logfmt", "logfmt|json", "form of a log line"),
-    Setting(
-        "log_level",
-        _choice("debug", "info", "warning", "error"),
-        "info",
-        "LEVEL",
-        "debug, info, warning or error; at info, scanners are summed up, not listed",
-    ),
-)
-
 _DEFAULT_LISTEN = f":{TLS.default_port}"
 _FILE_KEYS = ("listen", "route", "default", *(setting.key for setting in SETTINGS))
 _ROUTE_KEYS = ("hosts", "to", "proxy")
@@ -206,7 +87,7 @@ class _Source:
         try:
             return parse(value)
         except (AddressError, PatternError) as error:
-            self.problems.append(f"{where}: {_shown(value)}: {error}")
+            self.problems.append(f"{where}: {shown(value)}: {error}")
         except ValueError as error:
             self.problems.append(f"{where}: {error}")
         return None
@@ -270,13 +151,13 @@ def _read_flags(flags: Mapping[str, Any]) -> _Source:
     source = _Source()
     proxy = flags.get("proxy_protocol")
     if proxy is not None:
-        proxy = source.attempt("--proxy-protocol", _choice(*_VERSIONS), proxy)
+        proxy = source.attempt("--proxy-protocol", choice(*_VERSIONS), proxy)
     source.add_listen("--listen", flags.get("listen") or ())
     for text in flags.get("route") or ():
         hosts, equals, to = text.partition("=")
         if not (hosts and equals and to):
             source.problems.append(
-                f"--route: {_shown(text)} is not HOST[,HOST...]=ADDR[,ADDR...], "
+                f"--route: {shown(text)} is not HOST[,HOST...]=ADDR[,ADDR...], "
                 "such as secure.example.com=127.0.0.1:8443"
             )
         else:
@@ -346,7 +227,7 @@ def _read_route(source: _Source, where: str, table: Mapping[str, object]) -> Non
         lists[key] = _strings(source, f"{where}: {key}", table.get(key, ["absent"]))
     proxy = None
     if "proxy" in table:
-        proxy = source.attempt(f"{where}: proxy", _choice(*_VERSIONS), table["proxy"])
+        proxy = source.attempt(f"{where}: proxy", choice(*_VERSIONS), table["proxy"])
     if "hosts" in table and "to" in table:
         source.add_route(where, lists["hosts"], lists["to"], proxy)
 
@@ -358,7 +239,7 @@ def _check_keys(
         if key not in known:
             near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            source.problems.append(f"{where}unknown key {_shown(key)}; {hint}")
+            source.problems.append(f"{where}unknown key {shown(key)}; {hint}")
 
 
 def _tables(source: _Source, value: object) -> list[Mapping[str, object]]:
@@ -373,7 +254,7 @@ def _strings(source: _Source, where: str, value: object) -> list[str]:
     values = [value] if isinstance(value, str) else value
     if isinstance(values, list) and values and all(isinstance(item, str) for item in values):
         return values
-    source.problems.append(f"{where}: {_shown(value)} is not a string or a list of strings")
+    source.problems.append(f"{where}: {shown(value)} is not a string or a list of strings")
     return []
 
 
@@ -425,9 +306,3 @@ def _is_loopback(host: str) -> bool:
     except ValueError:
         return host == "localhost"
     return ip.is_loopback or ip.is_unspecified
-
-
-def _shown(value: object) -> str:
-    """A value as the user wrote it, short enough for a line, control characters made visible."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

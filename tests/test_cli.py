@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import snimux
 from snimux.cli import _raise_descriptor_limit, main
-from snimux.config import SETTINGS
+from snimux.settings import SETTINGS
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
          "--route", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444"]  # fmt: skip

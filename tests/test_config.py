@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.address import FdAddress, TcpAddress, UnixAddress
-from snimux.config import SETTINGS, Config, ConfigError, Limits, load
+from snimux.config import Config, ConfigError, Limits, load
 from snimux.routes import Backend, Route, parse_pattern
+from snimux.settings import SETTINGS
 
 SECURE = TcpAddress("127.0.0.1", 8443)
 DAO = TcpAddress("127.0.0.1", 8444)

@@ -12,7 +12,7 @@ ROOT = Path(snimux.__file__).parent
 FLOORS = (
     ("hostname", "address", "verdict"),
     ("client_hello", "proxy_header", "routes"),
-    ("config",),
+    ("settings", "config"),
     (
         "log",
         "upstream",
@@ -31,6 +31,7 @@ FLOORS = (
 SAME_FLOOR = {
     ("address", "hostname"),
     ("routes", "proxy_header"),
+    ("config", "settings"),
     ("relay.portable", "relay.__init__"),
     ("relay.portable", "relay.reset"),
     ("relay.engine", "relay.__init__"),

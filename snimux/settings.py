@@ -1,0 +1,139 @@
+"""The settings: each a key of the file and a flag, how it is read, its default, its help.
+
+One table serves the file, the flags and the help, so that all three say the same.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from snimux.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
+
+# Seconds: thirty years, which is off; and not inf or nan.
+_LONGEST = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the file with its flag: how it is read, its default as written, its help."""
+
+    key: str
+    parse: Callable[[object], Any]
+    default: object
+    metavar: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The flag of the same name."""
+        return "--" + self.key.replace("_", "-")
+
+
+def _seconds(*, off: bool = False, zero: bool = False) -> Callable[[object], float]:
+    wanted = "a number of seconds" + (" or off" if off else "")
+
+    def parse(value: object) -> float:
+        if off and value == "off":
+            return math.inf
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{shown(value)} is not {wanted}")
+        if not 0 <= value <= _LONGEST or (value == 0 and not zero):
+            hint = "; write off for no limit" if off else ""
+            raise ValueError(f"{shown(value)} is not a number of seconds above 0{hint}")
+        return float(value)
+
+    return parse
+
+
+def _count(
+    what: str, *, low: int = 1, high: int = 10**9, word: str = ""
+) -> Callable[[object], int | None]:
+    wanted = f"a number of {what}" + (f" or {word}" if word else "")
+
+    def parse(value: object) -> int | None:
+        if word and value == word:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{shown(value)} is not {wanted}")
+        if not low <= value <= high:
+            raise ValueError(f"{shown(value)} is not {wanted} from {low} to {high}")
+        return value
+
+    return parse
+
+
+def choice(*words: str) -> Callable[[object], str]:
+    """Reads one of some words; the reader raises ValueError for anything else."""
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise ValueError(f"{shown(value)} is not one of {', '.join(words)}")
+        return value
+
+    return parse
+
+
+# 512 bytes: hardly any client says less, so a smaller bound is a slip of units.
+SETTINGS = (
+    Setting("hello_timeout", _seconds(), 5, "SECONDS", "deadline for the whole ClientHello"),
+    Setting(
+        "max_hello",
+        _count("bytes", low=512, high=LARGEST_MAX_HELLO),
+        DEFAULT_MAX_HELLO,
+        "BYTES",
+        f"bound on the ClientHello; at most {LARGEST_MAX_HELLO}",
+    ),
+    Setting("dial_timeout", _seconds(), 5, "SECONDS", "deadline for each backend address"),
+    Setting(
+        "idle_timeout",
+        _seconds(off=True),
+        3600,
+        "SECONDS|off",
+        "close a connection on which nothing moved, either way, for so long",
+    ),
+    Setting(
+        "max_connections",
+        _count("connections", word="auto"),
+        "auto",
+        "N|auto",
+        "connections at a time; at the limit, new ones wait to be accepted; "
+        "auto is half of the descriptors that the system allows the process",
+    ),
+    Setting(
+        "max_connections_per_source",
+        _count("connections", word="off"),
+        "off",
+        "N|off",
+        "connections at a time from one IPv4 address or IPv6 /64; more are refused",
+    ),
+    Setting(
+        "drain",
+        _seconds(off=True, zero=True),
+        30,
+        "SECONDS|off",
+        "time that open connections get to end after SIGTERM or SIGINT; "
+        "off waits for as long as they take",
+    ),
+    Setting(
+        "relay",
+        choice("auto", "portable"),
+        "auto",
+        "auto|portable",
+        "what moves the bytes; auto is the engine on Linux, and the portable relay elsewhere",
+    ),
+    Setting("log_format", choice("logfmt", "json"), "logfmt", "logfmt|json", "form of a log line"),
+    Setting(
+        "log_level",
+        choice("debug", "info", "warning", "error"),
+        "info",
+        "LEVEL",
+        "debug, info, warning or error; at info, scanners are summed up, not listed",
+    ),
+)
+
+
+def shown(value: object) -> str:
+    """A value as the user wrote it, short enough for a line, control characters made visible."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
