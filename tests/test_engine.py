@@ -188,7 +188,6 @@ async def test_a_turn_has_an_end(
     assert sent > 2 * BLOCK
     way = next(side for side in running.sides.values() if side.fd == connection.near[0].fileno())
     way.readable, way.outward.bulk = True, bulk
-    monkeypatch.setattr(engine, "SIZE", BLOCK)
     running.step(way.outward)
     assert 0 < connection.tally.up <= 2 * BLOCK
     assert running.again == [way.outward]

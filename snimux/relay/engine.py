@@ -19,7 +19,7 @@ import outcome
 import trio
 
 from snimux.relay import End, Relay, Tally
-from snimux.relay.pipes import SIZE, Pipe, Pipes
+from snimux.relay.pipes import Pipe, Pipes
 from snimux.relay.reset import prepare_reset
 
 # A read that fills this is a bulk transfer's.
@@ -27,7 +27,9 @@ _BUFFER = 64 * 1024
 # And what moves less than this at a time is one no longer.
 _SMALL = 16 * 1024
 
-# What one direction may move in one turn, in bytes; then it is the others'.
+# What one direction may move in one turn, in bytes; then it is the others'. Half of what a pipe
+# holds costs no more for each byte than all of it, and halves what a new connection's first byte
+# waits for behind bulk transfers.
 _TURN = 512 * 1024
 
 _EVENTS = 1024  # taken from the kernel at a time
@@ -295,7 +297,7 @@ class _Engine:
                 way.bulk = False
                 return self.copy(way)
         try:
-            count = os.splice(way.source.fd, way.pipe.writer, SIZE, flags=_SPLICE)
+            count = os.splice(way.source.fd, way.pipe.writer, _TURN, flags=_SPLICE)
         except BlockingIOError:
             way.source.readable = False
             self.release_pipe(way)
