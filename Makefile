@@ -14,7 +14,7 @@ help:
 	@echo 'make demo           two real Caddys, snimux in front, and every name asked for'
 	@echo 'make demo KEEP=1    the same, left running to try it with curl or a browser'
 	@echo 'make test           the tests; ARGS go to pytest: make test ARGS="-k routes -x"'
-	@echo 'make bench          how long the parsing of a ClientHello takes'
+	@echo 'make bench          snimux beside its peers, in a minute; ARGS go to python -m bench'
 	@echo 'make clean          remove what the others made'
 	@echo
 	@echo 'All is installed into $(VENV) (VENV=...), by a Python from 3.11 up (PYTHON=...).'
@@ -26,7 +26,7 @@ test: $(VENV)/.installed-test
 	@$(IN_VENV) -m pytest $(ARGS)
 
 bench: $(VENV)/.installed-test
-	@$(IN_VENV) -m bench.peek $(ARGS)
+	@$(IN_VENV) -m bench --quick $(ARGS)
 
 # pyvenv.cfg: whatever else VENV may name is not for this rule to remove.
 clean:
