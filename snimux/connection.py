@@ -259,6 +259,7 @@ async def _say_farewell(client: socket.socket, farewell: bytes) -> None:
         client.shutdown(socket.SHUT_WR)
         for _ in range(_LINGER_READS):
             await trio.lowlevel.wait_readable(client)
-            if not client.recv(_READ_SIZE):
-                return
+            with contextlib.suppress(BlockingIOError):
+                if not client.recv(_READ_SIZE):
+                    return
         await trio.sleep_forever()

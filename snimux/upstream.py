@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -75,7 +76,7 @@ async def _connect(address: DialAddress, timeout: float) -> socket.socket:
                 await _connect_unix(sock, path, timeout)
             case TcpAddress(host, port):
                 if address.is_numeric:
-                    await _connect_tcp(sock, (host, port), timeout)
+                    await _connect_tcp(sock, _socket_address(host, port), timeout)
                 _refuse_itself(sock)
     except BaseException:
         sock.close()
@@ -89,7 +90,15 @@ def _family(address: DialAddress) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address.host else socket.AF_INET
 
 
-async def _connect_tcp(sock: socket.socket, name: tuple[str, int], timeout: float) -> None:
+def _socket_address(host: str, port: int) -> Any:
+    """Host and port as a socket takes them; a zone (fe80::1%eth0) becomes its number."""
+    if "%" not in host:
+        return host, port
+    numeric = socket.AI_NUMERICHOST
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)[0][4]
+
+
+async def _connect_tcp(sock: socket.socket, name: Any, timeout: float) -> None:
     number = sock.connect_ex(name)
     if number == errno.EINPROGRESS and not _is_connected(sock):
         with trio.fail_after(timeout):

@@ -1,6 +1,7 @@
 """``snimux.relay.engine``, beyond the conformance suite: pipes, turns, descriptors, errors."""
 
 import contextlib
+import errno
 import math
 import random
 import socket
@@ -249,6 +250,24 @@ async def test_5000_short_connections_leave_nothing(running: _Engine) -> None:
     assert open_descriptors() == before
     assert not running.sides
     assert not running.again
+
+
+async def test_a_connection_that_cannot_begin_leaves_nothing(
+    running: _Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its numbers would stand for connections that have them later."""
+    near_client, client = await tcp_pair()
+    near_backend, backend = await tcp_pair()
+
+    def no_room(connection: engine._Connection) -> None:
+        raise OSError(errno.ENOSPC, "max_user_watches")
+
+    monkeypatch.setattr(running, "step", lambda way: no_room(way.connection))
+    with near_client, client, near_backend, backend, pytest.raises(OSError, match="watches"):
+        await running.relay(
+            near_client, near_backend, Tally(), head=bytearray(b"x"), idle_timeout=math.inf
+        )
+    assert not running.sides
 
 
 async def test_an_error_that_nobody_expected_ends_only_its_connection(

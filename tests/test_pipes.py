@@ -54,6 +54,18 @@ def test_there_are_no_more_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> No
     pool.drop(again)
 
 
+def test_the_reserve_is_bounded() -> None:
+    before = open_descriptors()
+    pool = Pipes()
+    taken = [pool.take() for _ in range(20)]
+    for pipe in taken:
+        assert pipe is not None
+        pool.give_back(pipe)
+    assert open_descriptors() == before + 2 * 16
+    pool.close()
+    assert open_descriptors() == before
+
+
 @pytest.mark.parametrize(
     ("module", "function", "number"),
     [(fcntl, "fcntl", errno.EPERM), (os, "pipe2", errno.EMFILE)],
@@ -67,10 +79,18 @@ def test_where_no_large_pipe_is_to_be_had_there_is_none(
 
     before = open_descriptors()
     pool = Pipes()
+    first = pool.take()
+    assert first is not None
     with monkeypatch.context() as patched:
         patched.setattr(module, function, refused)
         assert pool.take() is None
-    assert open_descriptors() == before
+        pool.give_back(first)
+        assert pool.take() == first
+        assert pool.take() is None
+    # It is not asked for again and again, but when one has been closed.
+    assert pool.take() is None
+    pool.drop(first)
     pipe = pool.take()
     assert pipe is not None
     pool.drop(pipe)
+    assert open_descriptors() == before

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import itertools
 import math
+import os
 import random
 import socket
 import struct
@@ -316,6 +317,66 @@ async def test_a_reset_is_noticed_while_the_other_side_only_sends(relay: Relay, 
                 await running.other(side).send(bytes(BLOCK))
         await running.done.wait()
     assert running.end is LOST[side]
+
+
+async def test_a_reset_behind_a_fin_is_not_forgotten_while_the_backend_is_slow(
+    relay: Relay,
+) -> None:
+    head = bytes(20_000_000)
+    async with relaying(relay, head=head) as running:
+        await wait_all_tasks_blocked(0.02)  # the backend does not read
+        await send_all(running.client, b"tail")
+        fin(running.client)
+        await wait_all_tasks_blocked(0.02)
+        reset(running.client)
+        await wait_all_tasks_blocked(0.02)
+        got, _ = await read_to_end(running.backend)
+        assert got in (head, head + b"tail")  # the kernel may discard what it had not given out
+        with trio.fail_after(5):
+            await running.done.wait()
+    assert running.end is End.CLIENT_RESET
+
+
+# What reads stop short at.
+
+
+@pytest.mark.parametrize(("pair", "size"), [(tcp_pair, 3), (tcp_pair, 2 * BLOCK), (unix_pair, 3)])
+@SIDES
+async def test_bytes_behind_an_urgent_one_arrive(
+    relay: Relay, pair: Callable[[], object], side: str, size: int
+) -> None:
+    """TLS knows no urgent data; but whoever sends some must not have the stream cut short."""
+    before, after = b"b" * size, b"a" * size
+    async with relaying(relay, pair=pair) as running:
+        reader = running.other(side)
+        with plain_twin(running.far(side)) as sender:
+            sender.send(before)
+            try:
+                sender.send(b"!", socket.MSG_OOB)
+            except OSError:
+                pytest.skip()  # a UNIX socket of a kernel that knows none there
+            sender.send(after)
+            assert await read(reader, 2 * size) == before + after
+            sender.send(before)
+            sender.send(b"!", socket.MSG_OOB)
+            sender.send(after)
+            fin(running.far(side))
+            assert await read_to_end(reader) == (before + after, False)
+
+
+@SIDES
+async def test_bytes_behind_a_descriptor_that_was_passed_arrive(relay: Relay, side: str) -> None:
+    async with relaying(relay, pair=unix_pair) as running:
+        with plain_twin(running.far(side)) as sender:
+            sender.send(b"abc")
+            socket.send_fds(sender, [b"F"], [0])
+            sender.send(b"defgh")
+            assert await read(running.other(side), 9) == b"abcFdefgh"
+
+
+def plain_twin(sock: SocketType) -> socket.socket:
+    """The same socket, to send with at once: nothing else runs in between."""
+    return socket.socket(fileno=os.dup(sock.fileno()))
 
 
 # Back-pressure.

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routes import Backend
-from snimux.upstream import Dialled, NotDialled, _refuse_itself, dial
+from snimux.upstream import Dialled, NotDialled, _refuse_itself, _socket_address, dial
 from tests.sockets import open_descriptors
 
 
@@ -65,6 +65,12 @@ async def test_every_kind_of_address() -> None:
             listener.bind(path)
             listener.listen()
             assert await dialled(UnixAddress(path)) == UnixAddress(path)
+
+
+def test_a_zone_becomes_its_number() -> None:
+    (number, name), *_ = socket.if_nameindex()
+    assert _socket_address(f"fe80::1%{name}", 443)[3] == number
+    assert _socket_address("192.0.2.1", 443) == ("192.0.2.1", 443)
 
 
 async def test_every_fault_is_told(tmp_path: Path) -> None:

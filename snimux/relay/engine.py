@@ -32,28 +32,32 @@ _SMALL = 16 * 1024
 # waits for behind bulk transfers.
 _TURN = 512 * 1024
 
-_EVENTS = 1024  # taken from the kernel at a time
+_EVENTS = 128  # taken from the kernel at a time; then trio's other tasks have their turn
 
 # Idle connections are looked for this often at the most (seconds).
 _IDLE_EVERY = 1.0
 
-_HANG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_TO_READ = select.EPOLLIN | _HANG_UP
-_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+# Behind the bytes there is something that no further edge will tell of: FIN, an error, or bytes
+# behind an urgent one, at which a read stops short.
+_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
+_TO_READ = select.EPOLLIN | _MORE
+_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 _SPLICE = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
 class _Side:
     """One of the two sockets of a connection."""
 
-    __slots__ = ("fd", "hung_up", "inward", "lost", "outward", "readable", "socket", "when_lost")
+    __slots__ = ("fd", "inward", "lost", "more", "outward", "readable", "socket", "when_lost")
 
     def __init__(self, sock: socket.socket, when_lost: End) -> None:
         self.socket = sock
         self.fd = sock.fileno()
         self.when_lost = when_lost
         self.readable = False  # there may be bytes: an edge says so, and a short read that not
-        self.hung_up = False  # FIN or an error is behind the bytes; no edge will come for it
+        # A short read does not say so: see _MORE. Nor does one of a UNIX socket, where it may have
+        # stopped at descriptors that were passed.
+        self.more = sock.family == socket.AF_UNIX
         self.lost = False
         self.outward: _Way
         self.inward: _Way
@@ -107,14 +111,14 @@ async def engine() -> AsyncIterator[Relay]:
     Resource handling: owns an epoll and pipes. Connections must have ended before the context.
     """
     running = _Engine()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.run)
-        nursery.start_soon(running.watch_idle)
-        try:
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(running.run)
+            nursery.start_soon(running.watch_idle)
             yield running.relay
-        finally:
             nursery.cancel_scope.cancel()
-            running.close()
+    finally:
+        running.close()
 
 
 class _Engine:
@@ -147,7 +151,11 @@ class _Engine:
         connection = _Connection(client, backend, tally, idle_timeout)
         connection.up.held = bytes(head)
         head.clear()
-        self.begin(connection)
+        try:
+            self.begin(connection)
+        except BaseException:
+            self.forget(connection)
+            raise
         if connection.end is None:
             connection.task = trio.lowlevel.current_task()
 
@@ -175,7 +183,8 @@ class _Engine:
         """Do nothing for a connection any more; its sockets are about to be closed."""
         # Closing takes them out of the epoll as well; until then, edges at them are not heeded.
         for side in (connection.client, connection.backend):
-            self.sides.pop(side.fd, None)
+            if self.sides.get(side.fd) is side:
+                del self.sides[side.fd]
         for way in (connection.up, connection.down):
             way.done = True
             way.held = b""
@@ -214,8 +223,7 @@ class _Engine:
     def fail(self, connection: _Connection, error: Exception) -> None:
         """Hand an error that nobody expected to the connection's own task: the others go on."""
         self.forget(connection)
-        if connection.task is None:
-            raise error
+        assert connection.task is not None  # while it begins, errors are its own
         trio.lowlevel.reschedule(connection.task, outcome.Error(error))
 
     def heed(self, side: _Side, events: int) -> None:
@@ -223,15 +231,17 @@ class _Engine:
         inward, outward = side.inward, side.outward
         if events & _TO_READ:
             side.readable = True
-            if events & _HANG_UP:
-                side.hung_up = True
+            if events & _MORE:
+                side.more = True
+                # Reading may show no more than a FIN that came before the error.
+                side.lost = side.lost or bool(events & select.EPOLLERR)
             if not outward.done:
                 if not (outward.blocked or outward.again):
                     self.step(outward)
             elif events & (select.EPOLLHUP | select.EPOLLERR) and not inward.done:
                 # It had sent its FIN, and is lost now, though nobody writes to it.
                 self.finish(outward.connection, side.when_lost, reset=outward.sink)
-        if inward.blocked and events & (select.EPOLLOUT | _HANG_UP) and not inward.done:
+        if inward.blocked and events & (select.EPOLLOUT | _MORE) and not inward.done:
             inward.blocked = False
             self.step(inward)
 
@@ -264,7 +274,7 @@ class _Engine:
             return self.end_of(way)
         if count == _BUFFER:
             way.bulk = True
-        elif not source.hung_up:
+        elif not source.more:
             source.readable = False
         return count if self.send(way, self.buffer[:count]) else 0
 
@@ -298,14 +308,12 @@ class _Engine:
                 return self.copy(way)
         try:
             count = os.splice(way.source.fd, way.pipe.writer, _TURN, flags=_SPLICE)
-        except BlockingIOError:
-            way.source.readable = False
-            self.release_pipe(way)
-            return 0
         except OSError:
-            return self.end_of(way, lost=True)
+            count = 0
         if not count:
-            return self.end_of(way)
+            # Dry, or the end, or an urgent byte, which splice does not step over: reading tells.
+            self.release_pipe(way)
+            return self.copy(way)
         if count < _SMALL:
             way.bulk = False
         way.in_pipe = count
@@ -331,7 +339,8 @@ class _Engine:
 
     def count(self, way: _Way, count: int) -> None:
         connection = way.connection
-        connection.moved = self.now
+        if count:
+            connection.moved = self.now
         if way is connection.up:
             connection.tally.up += count
         else:
@@ -363,7 +372,7 @@ class _Engine:
         if sink.outward.done:
             self.finish(way.connection, sink.when_lost, reset=way.source)
         else:
-            sink.lost = sink.readable = sink.hung_up = True
+            sink.lost = sink.readable = sink.more = True
             if not (sink.outward.blocked or sink.outward.again):
                 self.step(sink.outward)
 

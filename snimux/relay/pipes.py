@@ -13,7 +13,9 @@ SIZE = 1024 * 1024
 
 # In use and in reserve together: 128 MiB if all were full. Two descriptors each.
 MOST = 128
-DESCRIPTORS = 2 * MOST
+
+# Kept for the next who needs one; an ordinary user's quota is for others, too.
+_RESERVE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +37,32 @@ class Pipes:
     def __init__(self) -> None:
         self._reserve: list[Pipe] = []
         self._count = 0
+        self._most = MOST
 
     def take(self) -> Pipe | None:
         """A pipe; None where no more are to be had, so that bytes must be copied."""
         if self._reserve:
             return self._reserve.pop()
-        if self._count >= MOST:
+        if self._count >= self._most:
             return None
         pipe = _large_pipe()
-        self._count += pipe is not None
+        if pipe is None:
+            self._most = self._count  # until one is closed: to ask each time would cost
+        else:
+            self._count += 1
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
-        """Take an empty pipe into the reserve."""
-        self._reserve.append(pipe)
+        """Take an empty pipe into the reserve, if there is room."""
+        if len(self._reserve) < _RESERVE:
+            self._reserve.append(pipe)
+        else:
+            self.drop(pipe)
 
     def drop(self, pipe: Pipe) -> None:
-        """Close a pipe that has bytes in it that nobody wants any more."""
+        """Close a pipe, with what is in it."""
         self._count -= 1
+        self._most = MOST
         pipe.close()
 
     def close(self) -> None:
