@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import socket
+import sys
 from collections.abc import AsyncIterator
 from math import inf
 
@@ -21,6 +22,8 @@ import trio
 from snimux.relay import End, Relay, Tally
 from snimux.relay.pipes import Pipe, Pipes
 from snimux.relay.reset import prepare_reset
+
+assert sys.platform == "linux"  # also tells mypy, for whom the rest is not there elsewhere
 
 # A read that fills this is a bulk transfer's.
 _BUFFER = 64 * 1024

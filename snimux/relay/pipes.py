@@ -6,7 +6,10 @@ pipe-user-pages-soft pages together (64 MiB by default); past that a pipe cannot
 
 import fcntl
 import os
+import sys
 from dataclasses import dataclass
+
+assert sys.platform == "linux"  # also tells mypy, for whom the rest is not there elsewhere
 
 # The most that an ordinary user may ask for by default (pipe-max-size).
 SIZE = 1024 * 1024
