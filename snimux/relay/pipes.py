@@ -9,8 +9,6 @@ import os
 import sys
 from dataclasses import dataclass
 
-assert sys.platform == "linux"  # also tells mypy, for whom the rest is not there elsewhere
-
 # The most that an ordinary user may ask for by default (pipe-max-size).
 SIZE = 1024 * 1024
 
@@ -74,14 +72,21 @@ class Pipes:
             self.drop(self._reserve.pop())
 
 
-def _large_pipe() -> Pipe | None:
-    try:
-        pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError:  # out of descriptors
+if sys.platform == "linux":
+
+    def _large_pipe() -> Pipe | None:
+        try:
+            pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError:  # out of descriptors
+            return None
+        try:
+            fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, SIZE)
+        except OSError:  # past pipe-user-pages-soft: through a page or so, copying is the faster
+            pipe.close()
+            return None
+        return pipe
+
+else:
+
+    def _large_pipe() -> Pipe | None:
         return None
-    try:
-        fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, SIZE)
-    except OSError:  # past pipe-user-pages-soft: through a page or so, copying is the faster
-        pipe.close()
-        return None
-    return pipe
