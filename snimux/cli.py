@@ -22,12 +22,13 @@ from snimux import __version__, hostname
 from snimux.config import Config, ConfigError, load
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Log
+from snimux.relay.pipes import MOST
 from snimux.server import STOP_SIGNALS, serve
 from snimux.settings import SETTINGS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Descriptors that are not connections': standard streams, listeners, epoll, name look-ups.
+# Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups.
 _RESERVED_DESCRIPTORS = 32
 
 _EPILOG = """\b
@@ -152,7 +153,7 @@ def _read(name: str) -> str:
 def _run(config: Config) -> None:
     # Python has no stderr where its descriptor is closed.
     log = Log(sys.stderr or io.StringIO(), form=config.log_format, level=config.log_level)
-    allowed = (_raise_descriptor_limit() - _RESERVED_DESCRIPTORS) // 2
+    allowed = _room_for(_raise_descriptor_limit())
     wanted = config.limits.max_connections
     if wanted is not None and wanted > allowed:
         log.write("warning", "few-descriptors", {"max_connections": wanted, "room_for": allowed})
@@ -170,6 +171,16 @@ def _run(config: Config) -> None:
     _handle_stop_signals(lambda *_: None)
     trio.run(serve, config, wanted or max(allowed, 1), listeners, log)
     _handle_stop_signals(signal.SIG_IGN)
+
+
+def _room_for(descriptors: int) -> int:
+    """How many connections there are descriptors for: two each, with what else takes some.
+
+    The relay's pipes get an eighth at the most: without a pipe bytes are copied, but a connection
+    without a descriptor is none.
+    """
+    pipes = min(2 * MOST, descriptors // 8)
+    return (descriptors - _RESERVED_DESCRIPTORS - pipes) // 2
 
 
 def _handle_stop_signals(handler: Callable[[int, object], None] | signal.Handlers) -> None:

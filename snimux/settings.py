@@ -98,7 +98,7 @@ SETTINGS = (
         "auto",
         "N|auto",
         "connections at a time; at the limit, new ones wait to be accepted; "
-        "auto is half of the descriptors that the system allows the process",
+        "auto is a little less than half of the descriptors that the process may have",
     ),
     Setting(
         "max_connections_per_source",

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import snimux
-from snimux.cli import _raise_descriptor_limit, main
+from snimux.cli import _raise_descriptor_limit, _room_for, main
 from snimux.settings import SETTINGS
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
@@ -141,6 +141,13 @@ def test_what_cannot_be_listened_on_is_status_1() -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith(f"snimux: cannot listen on {address}: ")
     assert f" (pid {os.getpid()})" in result.stderr
+
+
+def test_there_are_descriptors_for_every_connection_and_the_pipes() -> None:
+    assert _room_for(20_000) == (20_000 - 32 - 256) // 2
+    assert _room_for(256) == 96
+    for descriptors in (64, 256, 1024, 4096, 10**6):
+        assert 2 * _room_for(descriptors) + 32 + min(256, descriptors // 8) <= descriptors
 
 
 def test_the_soft_limit_on_descriptors_is_raised_to_the_hard_one() -> None:

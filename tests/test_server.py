@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -68,6 +69,7 @@ async def running(
     max_connections: int = 100,
     level: str = "info",
     listen: int = 1,
+    relay: str = "auto",
 ) -> AsyncIterator[Running]:
     """A server until the test is over; stopped by two signals, if it is not before."""
     listeners = open_listeners([TcpAddress("127.0.0.1", 0)] * listen)
@@ -76,7 +78,7 @@ async def running(
         backend.listen(200)
         address = TcpAddress("127.0.0.1", backend.getsockname()[1])
         route = Route(parse_pattern("secure.ciso.com"), Backend((address,)))
-        config = Config((), (route,), limits, "auto", "json", level)
+        config = Config((), (route,), limits, relay, "json", level)
         run = Running(listeners[0].socket.getsockname()[1], listeners, backend)
         log = Log(run.stream, form="json", level=level)
 
@@ -92,9 +94,12 @@ async def running(
                 await wait_all_tasks_blocked(0.01)
 
 
-async def test_a_connection_is_served_and_logged_once() -> None:
+@pytest.mark.parametrize("relay", ["auto", "portable"])
+async def test_a_connection_is_served_and_logged_once(relay: str) -> None:
     before = open_descriptors()
-    async with running() as run:
+    async with running(relay=relay) as run:
+        has_engine = relay == "auto" and sys.platform == "linux"
+        assert run.lines("relay")[0]["relay"] == ("engine" if has_engine else "portable")
         client, backend = await run.relayed()
         with client, backend:
             fin(client)
