@@ -26,9 +26,10 @@ _READ_SIZE = 16 * 1024
 # After a refusal the client gets this long (seconds) to read it and to close. Closing at once
 # would answer what it still sends with a reset, and the reset overtakes the alert.
 _LINGER = 2.0
-# It may send so many times _READ_SIZE meanwhile; more is left to fill the kernel's buffers, or it
-# could keep this process busy.
-_LINGER_READS = 16
+# It may send so many bytes meanwhile; more is left to fill the kernel's buffers, and ends in a
+# reset when the time is over, or it could keep this process busy.
+_LINGER_BYTES = 4 * 1024 * 1024
+_LINGER_READ_SIZE = 64 * 1024
 
 # Seconds without traffic before the kernel asks whether the peer is still there: less than the
 # minutes after which home routers and balancers forget a connection.
@@ -257,9 +258,12 @@ async def _say_farewell(client: socket.socket, farewell: bytes) -> None:
         if farewell:
             client.send(farewell)  # a few bytes, the first ones: they fit
         client.shutdown(socket.SHUT_WR)
-        for _ in range(_LINGER_READS):
+        left = _LINGER_BYTES
+        while left > 0:
             await trio.lowlevel.wait_readable(client)
             with contextlib.suppress(BlockingIOError):
-                if not client.recv(_READ_SIZE):
+                data = client.recv(_LINGER_READ_SIZE)
+                if not data:
                     return
+                left -= len(data)
         await trio.sleep_forever()

@@ -797,9 +797,10 @@ async def farewell_to(mux: Mux, data: bytes) -> tuple[str, bytes]:
 
 
 async def test_an_alert_is_not_lost_to_a_reset(shared: Shared) -> None:
-    # a client that goes on sending while it is refused, and reads only then
+    # a client that goes on sending while it is refused, more than the kernel's buffers need hold,
+    # and reads only then
     async with await connect(shared.mux.port) as stream:
-        await stream.send_all(client_hello("unknown.example") + bytes(500_000))
+        await stream.send_all(client_hello("unknown.example") + bytes(1_000_000))
         assert await everything(stream) == bytes([21, 3, 1, 0, 2, 2, 112])
 
 
