@@ -13,7 +13,7 @@ import re
 import select
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TextIO
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -25,6 +25,11 @@ Field = str | int | float | None
 # it may be, and is written whole or not at all.
 _LONGEST = 300
 
+# Lines are kept for so long at the most (seconds), and so many of them, where they are batched:
+# what a server that is killed takes with it.
+_LONGEST_WAIT = 0.1
+_MOST_PENDING = 100
+
 # Printable ASCII less space, quotes, equals and backslash.
 _PLAIN = re.compile(r"[!#-&(-<>-\[\]-~]+")
 
@@ -34,10 +39,14 @@ class Log:
 
     def __init__(self, stream: TextIO, *, form: str = "logfmt", level: str = "info") -> None:
         """Form "logfmt" or "json"; see ``LEVELS`` for the levels."""
+        self.batches = False
+        """Whether lines are kept until ``flush``, which somebody calls then, and often."""
         self._stream = stream
         self._render = json_line if form == "json" else logfmt
         self._wanted = frozenset(LEVELS[LEVELS.index(level) :])
         self._descriptor = _descriptor(stream)
+        self._pending: list[str] = []
+        self._oldest = 0.0  # when the first of these was written
         self._lost = 0
         self._second = -1  # of the last line, and how it is spelled
         self._spelled = ""
@@ -46,17 +55,38 @@ class Log:
         """Write one line: time (UTC), level, event, then the fields that have a value."""
         if level not in self._wanted:
             return
-        if self._lost and self._try("error", "lines-lost", {"lines": self._lost}):
-            self._lost = 0
-        if not self._try(level, event, fields):
-            self._lost += 1
+        if not self._pending:
+            self._oldest = time.monotonic()
+        self._pending.append(self._line(level, event, fields))
+        if not self.batches or len(self._pending) >= _MOST_PENDING:
+            self.flush()
 
-    def _try(self, level: Level, event: str, fields: Mapping[str, Field]) -> bool:
-        """Write a line if that can be done at once."""
-        line = self._render({"time": self._now(), "level": level, "event": event, **fields})
+    def flush(self) -> None:
+        """Write the lines that are kept; those that cannot be written at once are lost."""
+        pending, self._pending = self._pending, []
+        if self._lost and pending:
+            lost = self._line("error", "lines-lost", {"lines": self._lost})
+            if self._put(lost):
+                self._lost = 0
+        while pending:
+            count = len(pending) if self._descriptor is None else _fitting(pending)
+            if not self._put("".join(pending[:count])):
+                self._lost += count
+            del pending[:count]
+
+    def flush_if_due(self) -> None:
+        """Write the lines that are kept if one of them has waited for ``_LONGEST_WAIT``."""
+        if self._pending and time.monotonic() - self._oldest > _LONGEST_WAIT:
+            self.flush()
+
+    def _line(self, level: Level, event: str, fields: Mapping[str, Field]) -> str:
+        return self._render({"time": self._now(), "level": level, "event": event, **fields}) + "\n"
+
+    def _put(self, lines: str) -> bool:
+        """Write some lines if that can be done at once."""
         try:
             if self._is_writable():
-                self._stream.write(line + "\n")
+                self._stream.write(lines)
                 self._stream.flush()
                 return True
         except (OSError, ValueError):  # full disk, reader gone; ValueError: stream closed
@@ -78,6 +108,16 @@ class Log:
         Making it non-blocking would change it for everyone who shares it.
         """
         return self._descriptor is None or bool(select.select([], [self._descriptor], [], 0)[1])
+
+
+def _fitting(lines: Sequence[str]) -> int:
+    """How many of the lines a pipe takes in one piece; at least one."""
+    room = select.PIPE_BUF
+    for count, line in enumerate(lines):
+        room -= len(line)
+        if room < 0:
+            return max(count, 1)
+    return len(lines)
 
 
 def _descriptor(stream: TextIO) -> int | None:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import trio
 
@@ -82,6 +82,34 @@ async def serve(
         await _serve(server, listeners, log, task_status)
 
 
+class _Flusher(trio.abc.Instrument):
+    """Writes the lines of a batched log when there is nothing else to do."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Called by trio, which waits for so many seconds next."""
+        if timeout > 0:
+            self.log.flush()
+        else:
+            self.log.flush_if_due()
+
+
+@contextlib.contextmanager
+def _batching(log: Log) -> Iterator[None]:
+    """Write the log's lines when the event loop is about to wait, many in one go under load."""
+    flusher = _Flusher(log)
+    trio.lowlevel.add_instrument(flusher)
+    log.batches = True
+    try:
+        yield
+    finally:
+        log.batches = False
+        trio.lowlevel.remove_instrument(flusher)
+        log.flush()
+
+
 @contextlib.asynccontextmanager
 async def _relay(kind: str, log: Log) -> AsyncIterator[Relay]:
     """The relay to use; says in the log which it is."""
@@ -114,7 +142,8 @@ async def _serve(
                         accepting.start_soon(server.accept, listener, server.service, connections)
                     accepting.start_soon(server.sum_up_now_and_then)
                     task_status.started()
-                    await anext(signals)
+                    with _batching(log):
+                        await anext(signals)
                     accepting.cancel_scope.cancel()
                 server.drain(connections.cancel_scope)
                 watch.start_soon(_cancel_on_signal, signals, connections.cancel_scope)

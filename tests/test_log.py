@@ -79,3 +79,70 @@ def test_a_stream_that_cannot_be_written_to_loses_the_line_only() -> None:
     closed = io.StringIO()
     closed.close()
     Log(closed).write("error", "thing", {})
+
+
+class CountingStream(io.StringIO):
+    writes = 0
+
+    def write(self, text: str, /) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+def test_a_batch_is_one_write_in_order() -> None:
+    stream = CountingStream()
+    log = Log(stream, form="json")
+    log.batches = True
+    for number in range(50):
+        log.write("info", "thing", {"n": number})
+    assert stream.getvalue() == ""
+    log.flush()
+    assert stream.writes == 1
+    assert [json.loads(line)["n"] for line in stream.getvalue().splitlines()] == list(range(50))
+    log.flush()
+    assert stream.writes == 1
+
+
+def test_a_batch_does_not_grow_without_bound() -> None:
+    stream = CountingStream()
+    log = Log(stream, form="json")
+    log.batches = True
+    for number in range(1000):
+        log.write("info", "thing", {"n": number})
+    assert len(stream.getvalue().splitlines()) > 900
+    assert stream.writes < 20
+
+
+def test_a_batch_reaches_a_pipe_in_whole_lines() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as read, os.fdopen(writer, "w") as stream:
+        log = Log(stream, form="json")
+        log.batches = True
+        for number in range(2000):
+            log.write("info", "thing", {"n": number, "detail": "x" * 200})
+        log.flush()
+        os.set_blocking(reader, False)
+        written = [json.loads(line)["n"] for line in read.read().splitlines()]
+        assert written == list(range(len(written)))
+        assert 10 < len(written) < 2000
+        log.write("info", "thing", {"n": 2000})
+        log.flush()
+        lost, last = (json.loads(line) for line in read.read().splitlines())
+    assert (lost["event"], lost["lines"]) == ("lines-lost", 2000 - len(written))
+    assert last["n"] == 2000
+
+
+def test_a_line_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("snimux.log.time.monotonic", lambda: now)
+    stream = io.StringIO()
+    log = Log(stream)
+    log.batches = True
+    log.write("info", "thing", {})
+    now += 0.05
+    log.write("info", "thing", {})
+    log.flush_if_due()
+    assert not stream.getvalue()
+    now += 0.06
+    log.flush_if_due()
+    assert len(stream.getvalue().splitlines()) == 2
