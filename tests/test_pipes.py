@@ -1,9 +1,12 @@
 """``snimux.relay.pipes``: a bounded number of large pipes, and none rather than a small one."""
 
+import ast
 import errno
 import fcntl
 import os
+import resource
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +97,40 @@ def test_where_no_large_pipe_is_to_be_had_there_is_none(
     assert pipe is not None
     pool.drop(pipe)
     assert open_descriptors() == before
+
+
+# An ordinary user who has no pipes of his own yet; any number will do.
+_SOMEBODY = 61_234
+
+
+def _pipes_of_an_ordinary_user() -> tuple[int, bool]:
+    """How many there are to be had, and whether closing one makes room for one."""
+    if os.geteuid() == 0:
+        os.setuid(_SOMEBODY)
+    pool = Pipes()
+    taken = []
+    while (pipe := pool.take()) is not None:
+        taken.append(pipe)
+    pool.drop(taken.pop())
+    return len(taken) + 1, pool.take() is not None and pool.take() is None
+
+
+def test_an_ordinary_user_gets_the_quota_of_the_system_and_then_none() -> None:
+    soft = int(Path("/proc/sys/fs/pipe-user-pages-soft").read_text("ascii"))
+    quota = soft * resource.getpagesize() // SIZE
+    if not 0 < quota < pipes.MOST:
+        pytest.skip(f"pipe-user-pages-soft is {soft} pages here, more than is asked for")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writer, repr(_pipes_of_an_ordinary_user()).encode("ascii"))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        count, has_room_again = ast.literal_eval(answer.read().decode("ascii"))
+    os.waitpid(child, 0)
+    # The tests' own user may have pipes already.
+    assert count == quota if os.geteuid() == 0 else 0 < count <= quota
+    assert has_room_again
