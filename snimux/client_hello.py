@@ -215,7 +215,7 @@ def peek(
         The verdict. Never raises.
     """
     if not since.scanned:
-        greeting = _first_bytes(received)
+        greeting = first_bytes(received)
         if greeting is not None:
             return greeting
     framed = _scan(received, since, max_hello)
@@ -258,7 +258,7 @@ _FAREWELLS = {
 }
 
 
-def farewell(reason: Reason) -> bytes:
+def farewell(reason: Reason, hello: Hello | None = None) -> bytes:
     """What a TLS client is told on a refusal: one alert record, or nothing if it speaks no TLS."""
     return _FAREWELLS.get(reason, b"")
 
@@ -273,7 +273,7 @@ _GREETINGS = (
 )  # fmt: skip
 
 
-def _first_bytes(received: bytes | bytearray) -> NeedMore | Foreign | Malformed | None:
+def first_bytes(received: bytes | bytearray) -> NeedMore | Foreign | Malformed | None:
     """The verdict of the first bytes alone; None where a handshake record begins."""
     if len(received) < 2:
         return _first_bytes_of_two(received)

@@ -169,12 +169,12 @@ async def _pass_on(
     outcome.hello = hello
     route = service.table.find(hello.name, hello.alpn)
     if route is None:
-        return _refuse(service, Reason.NO_ROUTE)
+        return _refuse(service, Reason.NO_ROUTE, hello=hello)
     outcome.route = route
     dialled = await dial(route.backend, dial_timeout=service.limits.dial_timeout)
     if isinstance(dialled, NotDialled):
         down = Reason.OUT_OF_RESOURCES if dialled.exhausted else Reason.BACKEND_DOWN
-        return _refuse(service, down, dialled.detail)
+        return _refuse(service, down, dialled.detail, hello)
     with dialled.socket as backend:
         tune(backend)
         outcome.backend = str(dialled.address)
@@ -226,8 +226,10 @@ async def _read_hello(
             return _Refusal(reason if received else Reason.NO_BYTES, detail, verdict.farewell)
 
 
-def _refuse(service: Service, reason: Reason, detail: str = "") -> _Refusal:
-    return _Refusal(reason, detail, service.protocol.farewell(reason))
+def _refuse(
+    service: Service, reason: Reason, detail: str = "", hello: Hello | None = None
+) -> _Refusal:
+    return _Refusal(reason, detail, service.protocol.farewell(reason, hello))
 
 
 def _proxy_header(client: socket.socket, source: Endpoint | None, route: Route) -> bytes:

@@ -4,7 +4,7 @@ A protocol's ``peek`` looks at all bytes received so far and concludes one of fo
 *NeedMore*, *Malformed*, *Foreign* or *Hello*. They are values, so that ``match`` with
 ``assert_never`` proves every outcome handled.
 
-Knows no protocol's details; those are in ``client_hello`` (and, later, its siblings).
+Knows no protocol's details; those are in ``client_hello`` and ``http_head``.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ class Reason(StrEnum):
     # Nothing came, or not this protocol: scanners, health probes, clients at the wrong port.
     NO_BYTES = "no-bytes"
     HTTP = "http"
+    TLS = "tls"
     SSH = "ssh"
     SSLV2 = "sslv2"
     PROXY_PROTOCOL = "proxy-protocol"
@@ -32,6 +33,7 @@ class Reason(StrEnum):
     HELLO_CUT_SHORT = "hello-cut-short"
     # A good hello that cannot be served.
     NO_ROUTE = "no-route"
+    NO_HTTP = "no-http"
     BACKEND_DOWN = "backend-down"
     OUT_OF_RESOURCES = "out-of-resources"
     TOO_MANY_FROM_SOURCE = "too-many-from-source"
@@ -69,19 +71,41 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What answering an HTTP request needs, where it is not passed on.
+
+    ``host`` is what a URL has: the canonical name, or an IP literal, or None where the request
+    has none; ``target`` is path and query, ``*``, or empty where it cannot be known.
+    """
+
+    method: str
+    host: str | None
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """What routing may know of a connection.
 
     ``name`` is canonical (see ``hostname``) or None where the hello names no server; ``alpn`` are
     the protocols offered, in the client's order of preference; ``ech`` says that Encrypted Client
     Hello was offered, so that ``name`` may be a public name only; ``size`` is how many of the
-    bytes peeked at belong to the hello.
+    bytes peeked at belong to the hello; ``request`` is there where it is a request's head.
     """
 
     name: str | None
     alpn: tuple[bytes, ...]
     ech: bool
     size: int
+    request: Request | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Where a client is to go instead; ``farewell`` is what tells it so."""
+
+    location: str
+    farewell: bytes
 
 
 Verdict = NeedMore | Malformed | Foreign | Hello
@@ -95,10 +119,13 @@ class Protocol:
 
     ``peek(received, since, max_hello)`` takes every byte received so far, what the last peek
     concluded (``START`` at first) and the bound in bytes on the message; it never raises.
-    ``farewell(reason)`` gives the bytes that tell a client politely, or none.
+    ``farewell(reason, hello)`` gives the bytes that tell a client politely, or none; ``hello`` is
+    what it said, if that is known. ``redirect(hello, port)`` says where it can go for the same by
+    TLS, which is on that port; None if nowhere.
     """
 
     name: str
     default_port: int
     peek: Callable[[bytes | bytearray, NeedMore, int], Verdict]
-    farewell: Callable[[Reason], bytes]
+    farewell: Callable[[Reason, Hello | None], bytes]
+    redirect: Callable[[Hello, int], Redirect | None] = lambda hello, port: None

@@ -32,6 +32,7 @@ from snimux.client_hello import (
     peek,
 )
 from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Reason, Verdict
+from tests.drip import drip
 from tests.hellos import RealHello, load
 
 REAL = load()
@@ -98,23 +99,10 @@ def recut(data: bytes, cuts: Iterable[int]) -> bytes:
     return b"".join(record(piece) for piece in pieces)
 
 
-def drip(data: bytes, cuts: Iterable[int], max_hello: int = DEFAULT_MAX_HELLO) -> Verdict:
-    """The verdict at the first cut that gives one, the bytes arriving cut by cut."""
-    verdict: Verdict = START
-    received = bytearray()
-    for cut in [*cuts, len(data)]:
-        received += data[len(received) : cut]
-        assert isinstance(verdict, NeedMore)
-        verdict = peek(received, verdict, max_hello)
-        if not isinstance(verdict, NeedMore):
-            break
-    return verdict
-
-
 def every_way(data: bytes) -> Verdict:
     """The verdict of bytes that come whole, which must be the same byte by byte."""
     verdict = peek(data)
-    assert drip(data, range(1, len(data))) == verdict
+    assert drip(peek, data, range(1, len(data))) == verdict
     if isinstance(verdict, Hello):
         assert peek(data + b"\x17\x03\x03 trailing") == verdict
     return verdict
@@ -452,7 +440,7 @@ def test_any_cut_into_segments_and_records_gives_the_same(
     cuts = data.draw(st.lists(st.integers(1, len(original)), max_size=12))
     framed = recut(original, cuts)
     segments = sorted(data.draw(st.lists(st.integers(0, len(framed)), max_size=12)))
-    assert same_but_for_size(drip(framed, segments), expected)
+    assert same_but_for_size(drip(peek, framed, segments), expected)
     behind = data.draw(st.binary(max_size=40))
     verdict = peek(framed + behind)
     assert same_but_for_size(verdict, expected)
@@ -465,7 +453,7 @@ def test_any_cut_into_segments_and_records_gives_the_same(
 @example(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", [])
 def test_any_bytes_get_the_same_verdict_however_they_come(data: bytes, cuts: list[int]) -> None:
     for given_bytes in (data, b"\x16\x03\x01" + data, b"\x16\x03\x01\x01\x00\x01\x00\x00" + data):
-        assert drip(given_bytes, sorted(cuts)) == peek(given_bytes)
+        assert drip(peek, given_bytes, sorted(cuts)) == peek(given_bytes)
 
 
 @settings(max_examples=400)
@@ -490,7 +478,7 @@ def test_a_mutated_hello_gets_a_verdict_and_never_one_that_depends_on_cuts(
             del data[at:]
     verdict = peek(data)
     assert isinstance(verdict, NeedMore | Malformed | Foreign | Hello)
-    assert drip(bytes(data), range(1, len(data), 7)) == verdict
+    assert drip(peek, bytes(data), range(1, len(data), 7)) == verdict
 
 
 # Cost.

@@ -11,7 +11,7 @@ ROOT = Path(snimux.__file__).parent
 
 FLOORS = (
     ("hostname", "address", "verdict"),
-    ("client_hello", "proxy_header", "routes"),
+    ("client_hello", "http_head", "proxy_header", "routes"),
     ("settings", "config"),
     (
         "log",
@@ -27,9 +27,11 @@ FLOORS = (
     ("server",),
     ("cli", "__main__"),
 )
-# address uses hostname; routes uses proxy_header's Version; relay.portable its package.
+# address uses hostname; http_head knows other protocols by client_hello's first_bytes; routes uses
+# proxy_header's Version; relay.portable its package.
 SAME_FLOOR = {
     ("address", "hostname"),
+    ("http_head", "client_hello"),
     ("routes", "proxy_header"),
     ("config", "settings"),
     ("relay.portable", "relay.__init__"),
