@@ -23,6 +23,7 @@ from snimux.address import (
     parse_listen,
 )
 from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
+from snimux.http_head import HTTP
 from snimux.proxy_header import Version
 from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
 from snimux.settings import SETTINGS, Setting, choice, shown
@@ -63,11 +64,15 @@ class Config:
     relay: str
     log_format: str
     log_level: str
+    http: tuple[ListenAddress, ...] = ()
+    """Where to listen for plain HTTP."""
 
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
-_FILE_KEYS = ("listen", "route", "default", *(setting.key for setting in SETTINGS))
-_ROUTE_KEYS = ("hosts", "to", "proxy")
+_DEFAULT_HTTP = f":{HTTP.default_port}"
+_OFF = "off"
+_FILE_KEYS = ("listen", "http", "route", "default", *(setting.key for setting in SETTINGS))
+_ROUTE_KEYS = ("hosts", "to", "proxy", "http", "http_proxy")
 _VERSIONS = ("v1", "v2")
 _EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for every interface
 
@@ -78,6 +83,8 @@ class _Source:
 
     problems: list[str] = field(default_factory=list)
     listen: list[ListenAddress] = field(default_factory=list)
+    http: list[ListenAddress] | None = None
+    """None: not given; empty: off."""
     routes: dict[Pattern, Route] = field(default_factory=dict)
     places: dict[Pattern, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -97,19 +104,37 @@ class _Source:
         return [value for value in parsed if value is not None]
 
     def add_listen(self, where: str, values: Iterable[str]) -> None:
+        self.listen += self.listeners(where, values)
+
+    def add_http(self, where: str, values: Sequence[str]) -> None:
+        if _OFF in values and len(values) > 1:
+            self.problems.append(f"{where}: off goes alone, without an address")
+        addresses = [value for value in values if value != _OFF]
+        self.http = self.listeners(where, addresses)
+
+    def listeners(self, where: str, values: Iterable[str]) -> list[ListenAddress]:
+        """The addresses, which must not overlap."""
+        found: list[ListenAddress] = []
         for address in self.attempt_all(where, parse_listen, values):
-            for other in self.listen:
+            for other in found:
                 if _overlap(address, other):
                     self.problems.append(f"{where}: {address} is covered by {other} already")
-            self.listen.append(address)
+            found.append(address)
+        return found
+
+    def backend(self, where: str, to: Iterable[str], proxy: str | None) -> Backend:
+        addresses = tuple(self.attempt_all(where, parse_dial, to))
+        return Backend(addresses, cast(Version | None, proxy))
 
     def add_route(
-        self, where: str, hosts: Sequence[str], to: Sequence[str], proxy: str | None
+        self, where: str, hosts: Sequence[str], backend: Backend, http: Backend | None = None
     ) -> None:
-        patterns = self.attempt_all(where, parse_pattern, hosts)
-        addresses = tuple(self.attempt_all(where, parse_dial, to))
-        backend = Backend(addresses, cast(Version | None, proxy))
-        for pattern in patterns:
+        for pattern in self.attempt_all(where, parse_pattern, hosts):
+            if http is not None and pattern.alpn is not None:
+                self.problems.append(
+                    f"{where}: http: plain HTTP has no ALPN protocol, so it cannot be for "
+                    f"{pattern}; give http in a route for {pattern.host}"
+                )
             if pattern in self.routes:
                 again = " (the default is it, too)" if str(pattern) == hostname.ANY else ""
                 first = self.places[pattern]
@@ -117,15 +142,15 @@ class _Source:
                     f"{where}: the pattern {pattern}{again} is given twice, first in {first}"
                 )
             self.places.setdefault(pattern, where)
-            self.routes.setdefault(pattern, Route(pattern, backend))
+            self.routes.setdefault(pattern, Route(pattern, backend, http))
 
 
 def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None) -> Config:
     """Read the configuration.
 
     Args:
-        flags: values as typed, by flag name with underscores: ``listen`` and ``route`` are
-            sequences of strings, all others strings; absent, None and empty are not given.
+        flags: values as typed, by flag name with underscores: ``listen``, ``http`` and ``route``
+            are sequences of strings, all others strings; absent, None and empty are not given.
         file_name: what to call the file in messages.
         toml: the file's text; None where there is none.
 
@@ -137,14 +162,26 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
     problems = from_flags.problems + [f"{file_name}: {line}" for line in from_file.problems]
     listen = from_flags.listen or from_file.listen or [parse_listen(_DEFAULT_LISTEN)]
     routes = {**from_file.routes, **from_flags.routes}
+    given = from_file.http if from_flags.http is None else from_flags.http
+    http = _default_http(listen, routes.values()) if given is None else given
     if not problems:
-        problems = _problems_together(listen, routes.values())
+        problems = _problems_together(listen, http, routes.values())
     if problems:
         raise ConfigError(problems)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
     rest = {key: settings.pop(key) for key in ("relay", "log_format", "log_level")}
-    return Config(tuple(listen), tuple(routes.values()), Limits(**settings), **rest)
+    return Config(
+        tuple(listen), tuple(routes.values()), Limits(**settings), http=tuple(http), **rest
+    )
+
+
+def _default_http(listen: Iterable[ListenAddress], routes: Iterable[Route]) -> list[ListenAddress]:
+    """Port 80 beside port 443, for routes that have something to say there."""
+    beside = any(isinstance(x, TcpAddress) and x.port == TLS.default_port for x in listen)
+    if beside and any(route.http for route in routes):
+        return [parse_listen(_DEFAULT_HTTP)]
+    return []
 
 
 def _read_flags(flags: Mapping[str, Any]) -> _Source:
@@ -153,6 +190,8 @@ def _read_flags(flags: Mapping[str, Any]) -> _Source:
     if proxy is not None:
         proxy = source.attempt("--proxy-protocol", choice(*_VERSIONS), proxy)
     source.add_listen("--listen", flags.get("listen") or ())
+    if flags.get("http"):
+        source.add_http("--http", flags["http"])
     for text in flags.get("route") or ():
         hosts, equals, to = text.partition("=")
         if not (hosts and equals and to):
@@ -161,10 +200,12 @@ def _read_flags(flags: Mapping[str, Any]) -> _Source:
                 "such as secure.example.com=127.0.0.1:8443"
             )
         else:
-            source.add_route("--route", _split(hosts), _split(to), proxy)
+            backend = source.backend("--route", _split(to), proxy)
+            source.add_route("--route", _split(hosts), backend)
     default = flags.get("default")
     if default is not None:
-        source.add_route("--default", [hostname.ANY], _split(default), proxy)
+        backend = source.backend("--default", _split(default), proxy)
+        source.add_route("--default", [hostname.ANY], backend)
     if proxy is not None and not source.places and not source.problems:
         source.problems.append(
             "--proxy-protocol: is for --route and --default, and there is none; "
@@ -207,11 +248,13 @@ def _read_toml(file_name: str, toml: str | None) -> _Source:
     _check_keys(source, "", document, _FILE_KEYS)
     if "listen" in document:
         source.add_listen("listen", _strings(source, "listen", document["listen"]))
+    if "http" in document:
+        source.add_http("http", _strings(source, "http", document["http"]))
     for number, table in enumerate(_tables(source, document.get("route", [])), 1):
         _read_route(source, f"route {number}", table)
     if "default" in document:
         to = _strings(source, "default", document["default"])
-        source.add_route("default", [hostname.ANY], to, None)
+        source.add_route("default", [hostname.ANY], source.backend("default", to, None))
     for setting in SETTINGS:
         if setting.key in document:
             _read_setting(source, setting.key, setting, document[setting.key])
@@ -220,16 +263,29 @@ def _read_toml(file_name: str, toml: str | None) -> _Source:
 
 def _read_route(source: _Source, where: str, table: Mapping[str, object]) -> None:
     _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
-    lists = {}
     for key in ("hosts", "to"):
         if key not in table:
             source.problems.append(f"{where}: {key} is missing")
-        lists[key] = _strings(source, f"{where}: {key}", table.get(key, ["absent"]))
+    if "http_proxy" in table and "http" not in table:
+        source.problems.append(f"{where}: http_proxy: is for http, and there is none")
+    hosts = _strings(source, f"{where}: hosts", table.get("hosts", ["absent"]))
+    backend = _read_backend(source, where, table, "to", "proxy")
+    http = _read_backend(source, where, table, "http", "http_proxy")
+    if "hosts" in table and backend is not None:
+        source.add_route(where, hosts, backend, http)
+
+
+def _read_backend(
+    source: _Source, where: str, table: Mapping[str, object], key: str, proxy_key: str
+) -> Backend | None:
+    """The backend that two keys of a route describe; None where it has none."""
     proxy = None
-    if "proxy" in table:
-        proxy = source.attempt(f"{where}: proxy", choice(*_VERSIONS), table["proxy"])
-    if "hosts" in table and "to" in table:
-        source.add_route(where, lists["hosts"], lists["to"], proxy)
+    if proxy_key in table:
+        proxy = source.attempt(f"{where}: {proxy_key}", choice(*_VERSIONS), table[proxy_key])
+    if key not in table:
+        return None
+    to = _strings(source, f"{where}: {key}", table[key])
+    return source.backend(where if key == "to" else f"{where}: {key}", to, proxy)
 
 
 def _check_keys(
@@ -258,16 +314,26 @@ def _strings(source: _Source, where: str, value: object) -> list[str]:
     return []
 
 
-def _problems_together(listen: Sequence[ListenAddress], routes: Iterable[Route]) -> list[str]:
+def _problems_together(
+    listen: Sequence[ListenAddress], http: Sequence[ListenAddress], routes: Iterable[Route]
+) -> list[str]:
     routes = list(routes)
     if not routes:
         return ["no routes: give --route HOST=ADDR, --default ADDR or --config FILE; see --help"]
-    return [
+    problems = [
+        f"http: {address} is covered by {other} already, where TLS is listened for"
+        for address in http
+        for other in listen
+        if _overlap(address, other)
+    ]
+    return problems + [
         f"the route of {route.pattern} goes to {address}, where snimux itself listens: "
         "each connection would come back to it without end"
         for route in routes
-        for address in route.backend.addresses
-        if any(_is_same(own, address) for own in listen)
+        for backend in (route.backend, route.http)
+        if backend is not None
+        for address in backend.addresses
+        if any(_is_same(own, address) for own in (*listen, *http))
     ]
 
 

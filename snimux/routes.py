@@ -50,6 +50,8 @@ class Route:
 
     pattern: Pattern
     backend: Backend
+    http: Backend | None = None
+    """Where plain HTTP for the names goes; None: nowhere, so requests are redirected."""
 
 
 def parse_pattern(text: str) -> Pattern:

@@ -93,15 +93,23 @@ def test_the_example_file_says_every_key_and_every_default() -> None:
     document = tomllib.loads(EXAMPLE)
     for setting in SETTINGS:
         assert document[setting.key] == setting.default, setting.key
-    assert {"listen", "default", "route", *(s.key for s in SETTINGS)} == set(document)
-    assert {key for route in document["route"] for key in route} == {"hosts", "to", "proxy"}
+    assert {"listen", "http", "default", "route", *(s.key for s in SETTINGS)} == set(document)
+    assert {key for route in document["route"] for key in route} == {
+        "hosts", "to", "proxy", "http", "http_proxy",
+    }  # fmt: skip
     config = from_file(EXAMPLE)
+    assert config.http == (TcpAddress("", 80),)
+    assert config == from_file(EXAMPLE.replace('http = [":80"]', ""))
     assert config.limits == Limits()
     assert config.listen == load(flags()).listen
     assert [str(route.pattern) for route in config.routes] == [
         "secure.ciso.com", "dao.ciso.com", "traefik.ciso.com", "*",
     ]  # fmt: skip
     assert config.routes[1].backend.proxy == "v2"
+    assert config.routes[0].http == Backend((TcpAddress("127.0.0.1", 8080),))
+    assert config.routes[1].http is not None
+    assert config.routes[1].http.proxy == "v2"
+    assert config.routes[3].http is None
 
 
 def test_flags_win_over_the_file() -> None:
@@ -127,9 +135,64 @@ def test_a_default_by_flag_replaces_the_files() -> None:
     assert [str(route.backend) for route in config.routes] == ["127.0.0.1:2"]
 
 
+SIDE = """
+[[route]]
+hosts = ["a.example", "*.b.example"]
+to = "127.0.0.1:8443"
+http = ["unix//run/http.sock", "127.0.0.1:8080"]
+http_proxy = "v1"
+"""
+
+
+def test_a_route_may_have_an_http_side() -> None:
+    config = from_file(SIDE)
+    side = Backend((UnixAddress("/run/http.sock"), TcpAddress("127.0.0.1", 8080)), "v1")
+    assert [route.http for route in config.routes] == [side, side]
+    assert [route.backend for route in config.routes] == [Backend((SECURE,))] * 2
+    replaced = from_file(SIDE, route=("a.example=127.0.0.1:1",))
+    assert {str(route.pattern): route.http for route in replaced.routes} == {
+        "a.example": None,
+        "*.b.example": side,
+    }
+
+
+@pytest.mark.parametrize(
+    ("listen", "toml", "given_http", "http"),
+    [
+        # the default: port 80 beside port 443, where a route has something to say there
+        ((), SIDE, (), ":80"),
+        (("127.0.0.1:443",), SIDE, (), ":80"),
+        (("[::1]:1", "[::1]:443"), SIDE, (), ":80"),
+        ((":9443",), SIDE, (), ""),
+        (("fd/3",), SIDE, (), ""),
+        ((), "default = '127.0.0.1:1'", (), ""),
+        # what is said
+        ((), SIDE, ("off",), ""),
+        ((":9443",), SIDE, (":81", "fd/4", "unix//run/80.sock"), ":81 fd/4 unix//run/80.sock"),
+        ((":9443",), "default = '127.0.0.1:1'", (":80",), ":80"),
+        ((), f"http = 'off'\n{SIDE}", (), ""),
+        ((), f"http = ['off']\n{SIDE}", (), ""),
+        ((), f"http = 'off'\n{SIDE}", (":81",), ":81"),
+        ((), f"http = [':1', ':2']\n{SIDE}", (), ":1 :2"),
+        ((), f"http = [':1', ':2']\n{SIDE}", ("off",), ""),
+    ],
+)
+def test_where_plain_http_is_listened_for(
+    listen: tuple[str, ...], toml: str, given_http: tuple[str, ...], http: str
+) -> None:
+    config = from_file(toml, listen=listen, http=given_http)
+    assert " ".join(map(str, config.http)) == http
+
+
 @pytest.mark.parametrize(
     ("given_flags", "line"),
     [
+        ({"http": ("80",)}, "--http: '80': no port; perhaps :80"),
+        ({"http": (":80", "off")}, "--http: off goes alone, without an address"),
+        ({"http": (":1", "[::]:1")}, "--http: [::]:1 is covered by :1 already"),
+        ({"http": (":443",)}, "http: :443 is covered by :443 already, where TLS is listened for"),
+        ({"listen": ("127.0.0.1:1",), "http": (":1",)}, "http: :1 is covered by 127.0.0.1:1"),
+        ({"listen": ("fd/3",), "http": ("fd/3",)}, "http: fd/3 is covered by fd/3 already"),
         ({"route": ("foo",)}, "--route: 'foo' is not HOST[,HOST...]=ADDR[,ADDR...], "
                               "such as secure.example.com=127.0.0.1:8443"),
         ({"route": ("=1:1",)}, "--route: '=1:1' is not HOST"),
@@ -185,7 +248,7 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
         ("x = " + "[" * 5000, "not TOML that can be read: nested too deep"),
         ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
         ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
-        ("zebra = 3", "unknown key 'zebra'; known are listen, route, default, hello_timeout"),
+        ("zebra = 3", "unknown key 'zebra'; known are listen, http, route, default, hello_timeout"),
         ("listen = 443", "listen: 443 is not a string or a list of strings"),
         ("listen = []", "listen: [] is not a string or a list of strings"),
         ("listen = [1]", "listen: [1] is not a string or a list of strings"),
@@ -195,6 +258,18 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
         ("max_connections = 1.5", "max_connections: 1.5 is not a number of connections or auto"),
         ("max_connections = true", "max_connections: True is not a number of connections or auto"),
         ("log_level = 3", "log_level: 3 is not one of debug, info, warning, error"),
+        ("http = 80", "http: 80 is not a string or a list of strings"),
+        ("http = 'on'", "http: 'on': no port; perhaps on:8443"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nhttp=8080",
+         "route 1: http: 8080 is not a string or a list"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nhttp=':1'", "route 1: http: ':1': no host to dial"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nhttp_proxy='v1'",
+         "route 1: http_proxy: is for http, and there is none"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nhttp='x:2'\nhttp_proxy='v3'",
+         "route 1: http_proxy: 'v3' is not one of v1, v2"),
+        ("[[route]]\nhosts=['a', 'a/h2']\nto='x:1'\nhttp='x:2'",
+         "route 1: http: plain HTTP has no ALPN protocol, so it cannot be for a/h2; "
+         "give http in a route for a"),
         ("default = {}", "default: {} is not a string or a list of strings"),
         ("default = '10.0.0.1'", "default: '10.0.0.1': no port; perhaps 10.0.0.1:8443"),
         ("route = 3", "route: routes are tables, each headed [[route]]"),
@@ -255,6 +330,18 @@ def test_a_route_back_to_snimux_itself_is_an_error(listen: str, to: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("to", "http"),
+    [("127.0.0.1:80", "127.0.0.1:8080"), ("127.0.0.1:8443", "127.0.0.1:443"),
+     ("127.0.0.1:8443", "localhost:80")],
+)  # fmt: skip
+def test_neither_side_of_a_route_leads_back_to_snimux(to: str, http: str) -> None:
+    toml = f"[[route]]\nhosts = 'a.example'\nto = '{to}'\nhttp = '{http}'"
+    (found,) = problems(toml)
+    back = to if to.endswith(":80") else http
+    assert found.startswith(f"the route of a.example goes to {back}, where snimux itself listens")
+
+
+@pytest.mark.parametrize(
     ("listen", "to"),
     [(":443", "127.0.0.1:8443"), (":443", "10.0.0.1:443"), ("127.0.0.1:443", "127.0.0.2:443"),
      ("unix//run/x.sock", "unix//run/y.sock"), ("127.0.0.1:0", "127.0.0.1:1")],
@@ -278,7 +365,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["listen", "route", "default", "drain", "x"]), JSON))
+@given(st.dictionaries(st.sampled_from(["listen", "http", "route", "default", "drain", "x"]), JSON))
 def test_any_document_is_read_or_refused_in_words(document: dict[str, Any]) -> None:
     def toml(value: Any) -> str:
         match value:
