@@ -23,6 +23,7 @@ from snimux.config import Config, ConfigError, load
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Log
 from snimux.relay.pipes import MOST
+from snimux.routes import Backend
 from snimux.server import STOP_SIGNALS, serve
 from snimux.settings import SETTINGS
 
@@ -59,6 +60,13 @@ HOST
   Exact beats longest suffix beats default.
 
 \b
+PORT 80
+  Requests by plain HTTP go where a [[route]] of the file has http; else they are redirected to
+  https, but for those that validate certificates (/.well-known/acme-challenge/ and
+  /.well-known/pki-validation/), which get 404. One connection goes to one server, that of its
+  first request.
+
+\b
 SIGNALS
   TERM, INT  stop accepting, and drain; a second one closes what is still open
 
@@ -76,6 +84,14 @@ def _options(command: F) -> F:
     for flag, metavar, multiple, text in reversed(
         [
             ("--listen", "ADDR", True, "listen here; repeatable  [default: :443, IPv4 and IPv6]"),
+            (
+                "--http",
+                "ADDR|off",
+                True,
+                "listen here for plain HTTP: a connection goes, by the Host of its first request, "
+                "to the http of a route in the file, or is redirected to https; repeatable  "
+                "[default: :80, if port 443 is listened on and a route has http; else off]",
+            ),
             (
                 "--route",
                 "HOST[,HOST...]=ADDR[,ADDR...]",
@@ -128,7 +144,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
 def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     """Say whether the configuration is good, and print it as snimux understands it."""
     merged = {key: flags[key] or group_flags[key] for key in flags}
-    for key in ("listen", "route"):
+    for key in ("listen", "http", "route"):
         merged[key] = (*group_flags[key], *flags[key])
     click.echo(_described(_load(merged)))
 
@@ -158,7 +174,7 @@ def _run(config: Config) -> None:
     if wanted is not None and wanted > allowed:
         log.write("warning", "few-descriptors", {"max_connections": wanted, "room_for": allowed})
     try:
-        listeners = open_listeners(config.listen)
+        listeners = open_listeners(config.listen, config.http)
     except ListenError as error:
         _fail(1, str(error))
     # What is there by now stays: the collector need not look through 100,000 routes again.
@@ -205,23 +221,34 @@ def _raise_descriptor_limit() -> int:
 def _described(config: Config) -> str:
     lines = ["listen"]
     lines += [f"  {address}" for address in config.listen]
-    lines.append("routes")
     width = max(28, *(len(str(route.pattern)) for route in config.routes))
+    if config.http or any(route.http for route in config.routes):
+        lines += [f"  {address!s:{width}}      plain HTTP" for address in config.http or ("off",)]
+    lines.append("routes")
     for route in config.routes:
-        pattern, backend = str(route.pattern), route.backend
-        notes = [f"PROXY protocol {backend.proxy}"] if backend.proxy else []
         unicode = hostname.for_people(route.pattern.host)
-        notes += [unicode] if unicode != route.pattern.host else []
-        note = f"  ({', '.join(notes)})" if notes else ""
-        to = ", else ".join(map(str, backend.addresses))
-        lines.append(f"  {pattern:{width}}  ->  {to}{note}")
+        note = unicode if unicode != route.pattern.host else ""
+        lines.append(f"  {route.pattern!s:{width}}  ->  {_shown_backend(route.backend, note)}")
+        if route.http:
+            lines.append(f"    {'plain HTTP':{width - 2}}  ->  {_shown_backend(route.http)}")
+        elif config.http and route.pattern.alpn is None:
+            lines.append(f"    {'plain HTTP':{width - 2}}  ->  redirected to https")
     if all(str(route.pattern) != hostname.ANY for route in config.routes):
-        lines.append(f"  {'all else':{width}}  ->  refused with the alert unrecognized_name")
+        status = ", or with 404" if config.http else ""
+        refused = f"refused with the alert unrecognized_name{status}"
+        lines.append(f"  {'all else':{width}}  ->  {refused}")
     lines.append("limits")
     for limit in fields(config.limits):
         value = getattr(config.limits, limit.name)
         lines.append(f"  {limit.name:{width}}  {_limit(limit.name, value)}")
     return "\n".join([*lines, "ok"])
+
+
+def _shown_backend(backend: Backend, note: str = "") -> str:
+    notes = [f"PROXY protocol {backend.proxy}"] if backend.proxy else []
+    notes += [note] if note else []
+    to = ", else ".join(map(str, backend.addresses))
+    return f"{to}  ({', '.join(notes)})" if notes else to
 
 
 def _limit(name: str, value: float | None) -> str:

@@ -17,7 +17,7 @@ from snimux.config import Limits
 from snimux.log import Field
 from snimux.proxy_header import Endpoint
 from snimux.relay import Relay, Tally
-from snimux.routes import Route, RouteTable
+from snimux.routes import Backend, Route, RouteTable
 from snimux.upstream import NotDialled, dial
 from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Reason, Verdict
 
@@ -44,10 +44,13 @@ else:
 class Outcome:
     """What is known of one connection; whole once it has ended. Time in seconds.
 
-    ``ended`` is how: a relay's ``End``, or "refused" (see ``reason``), "shutdown" or "failed".
+    ``ended`` is how: a relay's ``End``, or "refused" (see ``reason``), "redirected" (``detail`` has
+    where to), "shutdown" or "failed".
     """
 
     source: Endpoint | None
+    protocol: str | None = None
+    """None for TLS, which is not worth a word in every line."""
     hello: Hello | None = None
     route: Route | None = None
     backend: str | None = None
@@ -63,6 +66,7 @@ class Outcome:
         hello, route = self.hello, self.route
         return {
             "client": _shown(self.source),
+            "protocol": self.protocol,
             "name": hello.name if hello else None,
             "alpn": _shown_alpn(hello.alpn) if hello and hello.alpn else None,
             "ech": "offered" if hello and hello.ech else None,
@@ -111,13 +115,18 @@ class Service:
     limits: Limits
     relay: Relay
     report: Callable[[Outcome], None]
+    https_port: int = 443
+    """Where clients find TLS; for redirects."""
+    shown_as: str | None = None
+    """The protocol's name in the log; None: no name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    reason: Reason
+    reason: Reason | None
     detail: str
     farewell: bytes
+    ended: str = "refused"
 
 
 async def serve(
@@ -137,7 +146,7 @@ async def serve(
 
     Resource handling: closes ``client``, whatever happens. Raises nothing but ``trio.Cancelled``.
     """
-    outcome = Outcome(source)
+    outcome = Outcome(source, service.shown_as)
     started = trio.current_time()
     try:
         with client:
@@ -146,7 +155,7 @@ async def serve(
             else:
                 refusal = _refuse(service, refused)
             if refusal is not None:
-                outcome.ended = "refused"
+                outcome.ended = refusal.ended
                 outcome.reason, outcome.detail = refusal.reason, refusal.detail
                 await _say_farewell(client, refusal.farewell)
     except* Exception as group:  # not expected; but one connection must not end the others
@@ -171,14 +180,17 @@ async def _pass_on(
     if route is None:
         return _refuse(service, Reason.NO_ROUTE, hello=hello)
     outcome.route = route
-    dialled = await dial(route.backend, dial_timeout=service.limits.dial_timeout)
+    to = route.backend if hello.request is None else route.http
+    if to is None:
+        return _redirect(service, hello)
+    dialled = await dial(to, dial_timeout=service.limits.dial_timeout)
     if isinstance(dialled, NotDialled):
         down = Reason.OUT_OF_RESOURCES if dialled.exhausted else Reason.BACKEND_DOWN
         return _refuse(service, down, dialled.detail, hello)
     with dialled.socket as backend:
         tune(backend)
         outcome.backend = str(dialled.address)
-        header = _proxy_header(client, outcome.source, route)
+        header = _proxy_header(client, outcome.source, to)
         outcome.header_size = len(header)
         received[:0] = header
         outcome.ended = await service.relay(
@@ -232,13 +244,23 @@ def _refuse(
     return _Refusal(reason, detail, service.protocol.farewell(reason, hello))
 
 
-def _proxy_header(client: socket.socket, source: Endpoint | None, route: Route) -> bytes:
-    if route.backend.proxy is None:
+def _redirect(service: Service, hello: Hello) -> _Refusal:
+    """To where the same is served by TLS; a refusal for what is not to be asked there."""
+    redirect = service.protocol.redirect(hello, service.https_port)
+    if redirect is None:
+        return _refuse(service, Reason.NO_HTTP, hello=hello)
+    # A query may hold what is no log's business.
+    location = redirect.location.partition("?")[0]
+    return _Refusal(None, location, redirect.farewell, "redirected")
+
+
+def _proxy_header(client: socket.socket, source: Endpoint | None, to: Backend) -> bytes:
+    if to.proxy is None:
         return b""
     destination = None
     with contextlib.suppress(OSError):  # reset meanwhile: reading will tell
         destination = endpoint(client.getsockname())
-    return proxy_header.build(route.backend.proxy, source, destination)
+    return proxy_header.build(to.proxy, source, destination)
 
 
 def tune(sock: socket.socket) -> None:
@@ -257,8 +279,11 @@ def tune(sock: socket.socket) -> None:
 async def _say_farewell(client: socket.socket, farewell: bytes) -> None:
     """Send the farewell, then FIN, then wait for the client to close, for ``_LINGER`` at most."""
     with trio.move_on_after(_LINGER), contextlib.suppress(OSError):
-        if farewell:
-            client.send(farewell)  # a few bytes, the first ones: they fit
+        while farewell:  # once, mostly: but a redirect is as long as what was asked for
+            try:
+                farewell = farewell[client.send(farewell) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(client)
         client.shutdown(socket.SHUT_WR)
         left = _LINGER_BYTES
         while left > 0:

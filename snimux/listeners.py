@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress
@@ -35,6 +35,8 @@ class Listener:
     socket: socket.socket
     inode: tuple[int, int] | None = None
     """Device and inode of the file, where it is a UNIX socket that was bound here."""
+    protocol: str = "tls"
+    """The name of the protocol that is to be served on it."""
 
     def __str__(self) -> str:
         """The address that it listens on, with the port that it got."""
@@ -49,8 +51,14 @@ class Listener:
             path.unlink(missing_ok=True)
 
 
-def open_listeners(addresses: Iterable[ListenAddress]) -> list[Listener]:
+def open_listeners(
+    addresses: Iterable[ListenAddress], http: Iterable[ListenAddress] = ()
+) -> list[Listener]:
     """Bind and listen on every address.
+
+    Args:
+        addresses: for TLS.
+        http: for plain HTTP.
 
     Returns:
         The listeners: one an address and family.
@@ -61,13 +69,15 @@ def open_listeners(addresses: Iterable[ListenAddress]) -> list[Listener]:
     Resource handling: the caller owns the listeners.
     """
     opened: list[Listener] = []
+    wanted = [(x, "tls") for x in addresses] + [(x, "http") for x in http]
     try:
-        for address in addresses:
-            opened += _open(address)
+        for address, protocol in wanted:
+            opened += (replace(listener, protocol=protocol) for listener in _open(address))
     except OSError as error:
         for listener in opened:
             listener.close()
-        raise ListenError(f"cannot listen on {address}: {_words(address, error)}") from None
+        words = _words(address, error, "--http" if protocol == "http" else "--listen")
+        raise ListenError(f"cannot listen on {address}: {words}") from None
     for listener in opened:
         listener.socket.setblocking(False)
     return opened
@@ -173,13 +183,19 @@ def _adopt(number: int) -> socket.socket:
     return sock
 
 
-def _words(address: ListenAddress, error: OSError) -> str:
+def _words(address: ListenAddress, error: OSError, flag: str) -> str:
+    words = _cause(address, error, flag)
+    # Nobody may have asked for it: it is the default beside port 443.
+    return words if flag == "--listen" else f"{words}; or leave plain HTTP to others: {flag} off"
+
+
+def _cause(address: ListenAddress, error: OSError, flag: str) -> str:
     if isinstance(address, FdAddress) and error.errno in (errno.EBADF, errno.ENOTSOCK):
         return "no socket was handed over with that number"
     if error.errno == errno.EADDRINUSE:
         return _who_holds(address)
     if error.errno == errno.EACCES and isinstance(address, TcpAddress):
-        return _ways_out(address.port)
+        return _ways_out(address.port, flag)
     if error.errno == errno.EADDRNOTAVAIL:
         return "no interface of this machine has that address"
     return error.strerror or str(error)
@@ -210,15 +226,15 @@ def _who_holds(address: ListenAddress) -> str:
     return f"the port is held by {' and '.join(names)}" if names else unseen
 
 
-def _ways_out(port: int) -> str:
+def _ways_out(port: int, flag: str) -> str:
     if sys.platform == "darwin":
         return (
             f"not permitted. macOS lets an ordinary user have port {port} on all interfaces only: "
-            f"--listen :{port}"
+            f"{flag} :{port}"
         )
     return (
         f"not permitted: port {port} is kept for root. Ways out: "
-        f"a systemd socket unit with ListenStream={port}, and --listen fd/3; or "
+        f"a systemd socket unit with ListenStream={port}, and {flag} fd/3; or "
         "AmbientCapabilities=CAP_NET_BIND_SERVICE in the service unit; or "
         f"sysctl net.ipv4.ip_unprivileged_port_start={port}"
     )

@@ -11,13 +11,16 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
 import trio
 
+from snimux.address import FdAddress, TcpAddress
 from snimux.client_hello import TLS
 from snimux.config import Config
 from snimux.connection import Outcome, Service, endpoint, tune
 from snimux.connection import serve as serve_connection
+from snimux.http_head import HTTP
 from snimux.listeners import Listener
 from snimux.log import Level, Log
 from snimux.proxy_header import Endpoint
@@ -48,7 +51,9 @@ _QUEUE = 4096
 _AT_A_TIME = 32
 
 # They come to every open port of the Internet by the minute: counted, not listed.
-_SCANNERS = frozenset({Reason.NO_BYTES, Reason.HTTP, Reason.SSH, Reason.SSLV2, Reason.NOISE})
+_SCANNERS = frozenset(
+    {Reason.NO_BYTES, Reason.HTTP, Reason.TLS, Reason.SSH, Reason.SSLV2, Reason.NOISE}
+)
 _SUM_UP_EVERY = 600.0  # seconds
 
 _LEVELS: dict[Reason, Level] = {
@@ -78,7 +83,8 @@ async def serve(
     Resource handling: closes the listeners, as soon as it stops accepting.
     """
     async with _relay(config.relay, log) as relay:
-        server = _Server(config, max_connections, log, relay)
+        https_port = _https_port(config, listeners)
+        server = _Server(config, max_connections, log, relay, https_port)
         await _serve(server, listeners, log, task_status)
 
 
@@ -136,10 +142,11 @@ async def _serve(
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
-                        where = {"address": str(listener), "protocol": server.service.protocol.name}
+                        where = {"address": str(listener), "protocol": listener.protocol}
                         log.write("info", "listening", where)
                         tune(listener.socket)
-                        accepting.start_soon(server.accept, listener, server.service, connections)
+                        service = server.services[listener.protocol]
+                        accepting.start_soon(server.accept, listener, service, connections)
                     accepting.start_soon(server.sum_up_now_and_then)
                     task_status.started()
                     with _batching(log):
@@ -160,10 +167,14 @@ async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope
 class _Server:
     """What all connections share: their number, by source too, and the counts of scanners."""
 
-    def __init__(self, config: Config, max_connections: int, log: Log, relay: Relay) -> None:
+    def __init__(
+        self, config: Config, max_connections: int, log: Log, relay: Relay, https_port: int
+    ) -> None:
         self.drain_time = config.limits.drain
         self.log = log
-        self.service = Service(TLS, RouteTable(config.routes), config.limits, relay, self.report)
+        tls = Service(TLS, RouteTable(config.routes), config.limits, relay, self.report)
+        http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
+        self.services = {service.protocol.name: service for service in (tls, http)}
         self.max_connections = max_connections
         self.room = trio.Semaphore(max_connections, max_value=max_connections)
         self.is_full = False
@@ -298,6 +309,23 @@ class _Server:
         open_now = self.max_connections - self.room.value
         seconds = "off" if self.drain_time == math.inf else self.drain_time
         self.log.write("info", "draining", {"connections": open_now, "seconds": seconds})
+
+
+def _https_port(config: Config, listeners: Sequence[Listener]) -> int:
+    """The port at which clients find TLS, as far as it can be known here.
+
+    It is 443 where that is listened on, or where what is listened on was handed over or is no TCP
+    port: then something stands before it. Else it is the first port of those that are listened on.
+    """
+    handed_over = any(isinstance(address, FdAddress) for address in config.listen)
+    ports = [address.port for address in config.listen if isinstance(address, TcpAddress)]
+    if handed_over or TLS.default_port in ports:
+        return TLS.default_port
+    for listener in listeners:  # port 0 is another by now
+        name = listener.socket.getsockname()
+        if listener.protocol == TLS.name and isinstance(name, tuple):
+            return int(name[1])
+    return TLS.default_port
 
 
 def _source_key(source: Endpoint | None) -> str | bytes:

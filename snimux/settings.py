@@ -76,13 +76,19 @@ def choice(*words: str) -> Callable[[object], str]:
 
 # 512 bytes: hardly any client says less, so a smaller bound is a slip of units.
 SETTINGS = (
-    Setting("hello_timeout", _seconds(), 5, "SECONDS", "deadline for the whole ClientHello"),
+    Setting(
+        "hello_timeout",
+        _seconds(),
+        5,
+        "SECONDS",
+        "deadline for the whole ClientHello, or HTTP head",
+    ),
     Setting(
         "max_hello",
         _count("bytes", low=512, high=LARGEST_MAX_HELLO),
         DEFAULT_MAX_HELLO,
         "BYTES",
-        f"bound on the ClientHello; at most {LARGEST_MAX_HELLO}",
+        f"bound on the ClientHello, and on an HTTP request's head; at most {LARGEST_MAX_HELLO}",
     ),
     Setting("dial_timeout", _seconds(), 5, "SECONDS", "deadline for each backend address"),
     Setting(

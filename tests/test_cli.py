@@ -37,8 +37,9 @@ def test_help_names_every_flag_with_its_default_and_has_examples() -> None:
     for setting in SETTINGS:
         assert setting.flag in text
         assert f"[default: {setting.default}]" in " ".join(text.split())
-    for words in ("--listen", "--route", "--default", "--proxy-protocol", "--config", "EXAMPLES",
-                  "snimux --route secure.ciso.com=127.0.0.1:8443", "EXIT STATUS"):  # fmt: skip
+    for words in ("--listen", "--http", "--route", "--default", "--proxy-protocol", "--config",
+                  "EXAMPLES", "snimux --route secure.ciso.com=127.0.0.1:8443", "PORT 80",
+                  "EXIT STATUS"):  # fmt: skip
         assert words in text
     assert max(map(len, text.splitlines())) <= 100
 
@@ -67,6 +68,41 @@ def test_check_prints_the_routes_as_they_are_understood() -> None:
         "  drain                         30",
         "ok",
     ]
+
+
+def test_check_prints_where_plain_http_goes(tmp_path: Path) -> None:
+    file = tmp_path / "snimux.toml"
+    file.write_text("""
+        listen = "127.0.0.1:8443"
+        [[route]]
+        hosts = ["dao.ciso.com", "*.bücher.example"]
+        to = "127.0.0.1:1"
+        http = ["127.0.0.1:2", "unix//run/80"]
+        http_proxy = "v1"
+        [[route]]
+        hosts = ["secure.ciso.com", "secure.ciso.com/h2"]
+        to = "127.0.0.1:3"
+        """)
+    lines = run("check", "--config", str(file), "--http", "127.0.0.1:8080").stdout.splitlines()
+    assert lines[: lines.index("limits")] == [
+        "listen",
+        "  127.0.0.1:8443",
+        "  127.0.0.1:8080                    plain HTTP",
+        "routes",
+        "  dao.ciso.com                  ->  127.0.0.1:1",
+        "    plain HTTP                  ->  127.0.0.1:2, else unix//run/80  (PROXY protocol v1)",
+        "  *.xn--bcher-kva.example       ->  127.0.0.1:1  (*.bücher.example)",
+        "    plain HTTP                  ->  127.0.0.1:2, else unix//run/80  (PROXY protocol v1)",
+        "  secure.ciso.com               ->  127.0.0.1:3",
+        "    plain HTTP                  ->  redirected to https",
+        "  secure.ciso.com/h2            ->  127.0.0.1:3",
+        "  all else                      ->  refused with the alert unrecognized_name, or with 404",
+    ]
+    by_default = run("check", "--config", str(file)).stdout
+    assert "  off                               plain HTTP\n" in by_default
+    assert "redirected" not in by_default
+    both = run("--http", ":81", "check", "--config", str(file), "--http", ":82").stdout
+    assert [line.split()[0] for line in both.splitlines()[2:4]] == [":81", ":82"]
 
 
 def test_check_takes_its_flags_before_or_behind() -> None:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -15,6 +15,7 @@ from snimux.address import TcpAddress
 from snimux.client_hello import TLS, alert
 from snimux.config import Limits
 from snimux.connection import Outcome, Service, endpoint, serve, tune
+from snimux.http_head import HTTP, farewell
 from snimux.log import Field, logfmt
 from snimux.proxy_header import Endpoint, build
 from snimux.proxy_header import Version as ProxyVersion
@@ -36,6 +37,7 @@ from tests.sockets import (
 HELLO = next(hello.data for hello in load() if hello.slug == "chromium")
 NAMELESS = next(hello.data for hello in load() if hello.slug == "openssl-no-name")
 NAME = "secure.ciso.com"
+GET = b"GET /a?secret HTTP/1.1\r\nHost: Secure.ciso.com:80\r\n\r\n"
 
 
 @dataclass
@@ -73,6 +75,8 @@ async def serving(
     down: bool = False,
     unix: bool = False,
     refused: Reason | None = None,
+    http: bool = False,
+    http_side: bool = True,
 ) -> AsyncIterator[Run]:
     near, client = await (unix_pair() if unix else tcp_pair())
     source = None if unix else endpoint(client.getsockname())
@@ -82,9 +86,15 @@ async def serving(
     if not down:
         listener.listen(1)
     address = TcpAddress("127.0.0.1", listener.getsockname()[1])
-    table = RouteTable([Route(parse_pattern(pattern), Backend((address,), proxy))])
+    backend = Backend((address,), proxy)
+    route = Route(parse_pattern(pattern), backend)
+    if http:
+        nowhere = Backend((TcpAddress("127.0.0.1", 1),), "v2")
+        route = Route(parse_pattern(pattern), nowhere, backend if http_side else None)
     run = Run(client, source, own, listener)
-    service = Service(TLS, table, limits, relay, run.outcomes.append)
+    service = Service(TLS, RouteTable([route]), limits, relay, run.outcomes.append)
+    if http:
+        service = replace(service, protocol=HTTP, https_port=8443, shown_as="http")
 
     async def work() -> None:
         with run.scope:
@@ -116,6 +126,7 @@ async def test_a_hello_is_passed_on_whole_and_the_answer_comes_back(behind: byte
     assert run.source is not None
     assert fields == {
         "client": f"127.0.0.1:{run.source[1]}",
+        "protocol": None,
         "name": NAME,
         "alpn": "h2,http/1.1",
         "ech": "offered",
@@ -155,7 +166,12 @@ async def test_the_proxy_header_comes_in_the_same_write(version: ProxyVersion, u
 
 
 async def refused(
-    data: bytes, *, close: bool = True, name: str | None = None, **kwargs: object
+    data: bytes,
+    *,
+    close: bool = True,
+    name: str | None = None,
+    ended: str = "refused",
+    **kwargs: object,
 ) -> tuple[bytes, dict[str, Field]]:
     """What a client that sends some bytes is told, and the log line's fields."""
     before = open_descriptors()
@@ -168,7 +184,7 @@ async def refused(
         run.client.close()
         fields = await run.fields()
     assert open_descriptors() == before
-    assert fields["ended"] == "refused"
+    assert fields["ended"] == ended
     assert fields["name"] == name
     assert (fields["up"], fields["down"]) == (0, 0)
     return told, fields
@@ -322,6 +338,131 @@ async def test_an_error_that_nobody_expected_ends_only_its_connection() -> None:
         await send_all(run.client, HELLO)
         outcome = await run.outcome()
     assert (outcome.ended, outcome.detail) == ("failed", r"(ValueError('boom\nboom'),)")
+
+
+# Plain HTTP.
+
+
+async def test_a_request_and_all_behind_it_goes_to_the_http_side() -> None:
+    behind = b"the body" * 9
+    async with serving(http=True) as run:
+        await send_all(run.client, GET + behind)
+        with await run.accept() as backend:
+            assert await read(backend, len(GET + behind)) == GET + behind
+            await send_all(backend, b"HTTP/1.1 200 OK\r\n")
+            assert await read(run.client, 17) == b"HTTP/1.1 200 OK\r\n"
+            fin(run.client)
+            fin(backend)
+        fields = await run.fields()
+    assert (fields["protocol"], fields["name"], fields["route"]) == ("http", NAME, NAME)
+    assert (fields["ended"], fields["up"], fields["down"]) == ("eof", len(GET + behind), 17)
+
+
+async def test_a_head_may_come_byte_by_byte_and_is_sent_on_in_one_write() -> None:
+    async with serving(http=True) as run:
+        for octet in GET:
+            await run.client.send(bytes([octet]))
+        with await run.accept() as backend:
+            await wait_all_tasks_blocked(0.02)
+            assert await backend.recv(65536) == GET
+
+
+async def test_the_http_side_has_a_proxy_header_of_its_own() -> None:
+    async with serving(http=True, proxy="v1") as run:
+        await send_all(run.client, GET)
+        with await run.accept() as backend:
+            header = build("v1", run.source, run.own)
+            assert await read(backend, len(header + GET)) == header + GET
+            reset(run.client)
+        assert (await run.fields())["up"] == len(GET)
+
+
+async def told_by_http(data: bytes, **kwargs: object) -> tuple[bytes, dict[str, Field]]:
+    """What an HTTP client that sends some bytes is told, and the log line's fields."""
+    told, fields = await refused(data, http=True, **kwargs)  # type: ignore[arg-type]
+    assert fields["protocol"] == "http"
+    return told, fields
+
+
+async def test_without_an_http_side_it_is_redirected_and_closed() -> None:
+    told, fields = await told_by_http(GET + b"more", http_side=False, ended="redirected", name=NAME)
+    assert told.startswith(b"HTTP/1.1 308 ")
+    assert b"\r\nLocation: https://secure.ciso.com:8443/a?secret\r\n" in told
+    assert fields["reason"] is None
+    assert fields["detail"] == "https://secure.ciso.com:8443/a"
+    assert (fields["route"], fields["backend"]) == (NAME, None)
+
+
+async def test_a_redirect_may_be_longer_than_what_the_kernel_takes_at_once() -> None:
+    async with serving(http=True, http_side=False, limits=Limits(max_hello=65536)) as run:
+        target = b"/" + b"x" * 60_000
+        await send_all(run.client, GET.replace(b"/a?secret", target))
+        told, was_reset = await read_to_end(run.client)
+        run.client.close()
+    assert not was_reset
+    assert b"8443" + target + b"\r\n" in told
+
+
+async def test_validation_is_not_redirected() -> None:
+    challenge = GET.replace(b"/a?secret", b"/.well-known/acme-challenge/x")
+    told, fields = await told_by_http(challenge, http_side=False, name=NAME)
+    assert told.startswith(b"HTTP/1.1 404 ")
+    assert fields["reason"] == "no-http"
+
+
+async def test_refusals_of_http_are_responses() -> None:
+    told, fields = await told_by_http(GET, pattern="other.example", name=NAME)
+    assert (told, fields["reason"]) == (farewell(Reason.NO_ROUTE), "no-route")
+    head = GET.replace(b"GET", b"HEAD")
+    told, fields = await told_by_http(head, pattern="other.example", name=NAME)
+    assert told.endswith(b"\r\n\r\n")
+    told, fields = await told_by_http(GET, down=True, name=NAME)
+    assert (told, fields["reason"]) == (farewell(Reason.BACKEND_DOWN), "backend-down")
+    told, fields = await told_by_http(b"GET / HTTP/1.1\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 400 ")
+    assert fields["reason"] == "malformed-hello"
+    told, fields = await told_by_http(GET[:-2])
+    assert (told, fields["reason"]) == (farewell(Reason.HELLO_TIMEOUT), "hello-cut-short")
+    told, fields = await told_by_http(HELLO)
+    assert (told, fields["reason"]) == (b"", "tls")
+    told, fields = await told_by_http(b"")
+    assert (told, fields["reason"]) == (b"", "no-bytes")
+    told, fields = await told_by_http(b"", refused=Reason.TOO_MANY_FROM_SOURCE)
+    assert told.startswith(b"HTTP/1.1 429 ")
+
+
+async def test_a_request_without_a_name_goes_to_the_default_alone() -> None:
+    for data in (
+        GET.replace(b"Secure.ciso.com", b"192.0.2.1"),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ):
+        async with serving(http=True, pattern="*") as run:
+            await send_all(run.client, data)
+            with await run.accept() as backend:
+                assert await read(backend, len(data)) == data
+                reset(run.client)
+            assert (await run.fields())["name"] is None
+        told, fields = await told_by_http(data)
+        assert fields["reason"] == "no-route"
+        assert told.startswith(b"HTTP/1.1 404 " if data.startswith(b"GET") else b"\0\0\0\4")
+
+
+async def test_a_late_head_is_told_and_silence_is_not(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    for data, told, reason in (
+        (GET[:20], farewell(Reason.HELLO_TIMEOUT), "hello-timeout"),
+        (b"", b"", "no-bytes"),
+    ):
+        async with serving(http=True) as run:
+            await send_all(run.client, data)
+            assert await read_to_end(run.client) == (told, False)
+            run.client.close()
+            assert (await run.fields())["reason"] == reason
+
+
+async def test_a_route_for_an_alpn_protocol_is_none_for_http() -> None:
+    _, fields = await told_by_http(GET, pattern=f"{NAME}/h2", name=NAME)
+    assert fields["reason"] == "no-route"
 
 
 async def test_small_writes_are_not_delayed_and_dead_peers_are_noticed() -> None:

@@ -70,6 +70,24 @@ def test_a_port_in_use_names_its_holder_and_leaves_nothing_open() -> None:
     assert re.search(rf": the port is held by \S+ \(pid {os.getpid()}\)$", str(caught.value))
 
 
+def test_a_listener_knows_what_is_to_be_served_on_it() -> None:
+    listeners = open_listeners([TcpAddress("127.0.0.1", 0)], [TcpAddress("127.0.0.1", 0)])
+    assert [listener.protocol for listener in listeners] == ["tls", "http"]
+    close(listeners)
+
+
+def test_a_port_for_http_names_the_way_to_do_without() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = TcpAddress("127.0.0.1", holder.getsockname()[1])
+        before = open_descriptors()
+        with pytest.raises(ListenError) as caught:
+            open_listeners([TcpAddress("127.0.0.1", 0)], [address])
+        assert open_descriptors() == before
+    assert str(caught.value).endswith(
+        f" (pid {os.getpid()}); or leave plain HTTP to others: --http off"
+    )
+
+
 def test_a_port_may_be_had_again_at_once() -> None:
     (listener,) = opened("127.0.0.1:0")
     address = str(listener)
@@ -165,5 +183,7 @@ def test_a_port_kept_for_root_names_the_ways_out(monkeypatch: pytest.MonkeyPatch
     for way in ("ListenStream=443", "--listen fd/3", "CAP_NET_BIND_SERVICE",
                 "net.ipv4.ip_unprivileged_port_start=443"):  # fmt: skip
         assert way in words
+    with pytest.raises(ListenError, match=r"--http fd/3.*--http off"):
+        open_listeners([], [TcpAddress("", 80)])
     monkeypatch.setattr(sys, "platform", "darwin")
     assert refusal(TcpAddress("127.0.0.1", 443)).endswith("--listen :443")

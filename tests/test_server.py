@@ -18,13 +18,13 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.address import TcpAddress
+from snimux.address import TcpAddress, parse_listen
 from snimux.client_hello import alert
 from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.routes import Backend, Route, parse_pattern
-from snimux.server import _source_key, serve
+from snimux.server import _https_port, _source_key, serve
 from tests.hellos import load
 from tests.sockets import fin, open_descriptors, read, read_to_end, send_all
 
@@ -41,10 +41,10 @@ class Running:
     stream: io.StringIO = field(default_factory=io.StringIO)
     done: trio.Event = field(default_factory=trio.Event)
 
-    async def connect(self, data: bytes = b"") -> SocketType:
+    async def connect(self, data: bytes = b"", port: int | None = None) -> SocketType:
         sock = trio.socket.socket()
         try:
-            await sock.connect(("127.0.0.1", self.port))
+            await sock.connect(("127.0.0.1", port or self.port))
         except OSError:
             sock.close()
             raise
@@ -70,9 +70,11 @@ async def running(
     level: str = "info",
     listen: int = 1,
     relay: str = "auto",
+    http: int = 0,
 ) -> AsyncIterator[Running]:
     """A server until the test is over; stopped by two signals, if it is not before."""
-    listeners = open_listeners([TcpAddress("127.0.0.1", 0)] * listen)
+    anywhere = TcpAddress("127.0.0.1", 0)
+    listeners = open_listeners([anywhere] * listen, [anywhere] * http)
     with trio.socket.socket() as backend:
         await backend.bind(("127.0.0.1", 0))
         backend.listen(200)
@@ -92,6 +94,64 @@ async def running(
             while not run.done.is_set():
                 signal.raise_signal(signal.SIGTERM)
                 await wait_all_tasks_blocked(0.01)
+
+
+@pytest.mark.parametrize(
+    ("listen", "port"),
+    [(("127.0.0.1:443",), 443), (("127.0.0.1:1", ":443"), 443), (("fd/3",), 443),
+     (("127.0.0.1:1", "fd/3"), 443), (("unix//run/x",), 443), (("127.0.0.1:0",), None),
+     (("unix//run/x", "127.0.0.1:0"), None)],
+)  # fmt: skip
+def test_redirects_go_to_the_port_that_clients_find(
+    listen: tuple[str, ...], port: int | None
+) -> None:
+    addresses = tuple(map(parse_listen, listen))
+    tcp = [x for x in addresses if isinstance(x, TcpAddress)]
+    # where the port is 443 or unknown, what is bound here stands for it
+    bound = open_listeners([TcpAddress("127.0.0.1", 0) for _ in tcp], [TcpAddress("127.0.0.1", 0)])
+    try:
+        config = Config(addresses, (), Limits(), "auto", "json", "info")
+        own = bound[0].socket.getsockname()[1]
+        found = _https_port(config, bound[::-1])
+        assert found == (own if port is None else port)
+    finally:
+        for listener in bound:
+            listener.close()
+
+
+async def test_both_protocols_are_served_each_at_its_own_listener() -> None:
+    async with running(http=1) as run:
+        assert [line["protocol"] for line in run.lines("listening")] == ["tls", "http"]
+        port = run.listeners[1].socket.getsockname()[1]
+        request = b"GET / HTTP/1.1\r\nHost: secure.ciso.com\r\n\r\n"
+        with await run.connect(request, port) as client:
+            told, _ = await read_to_end(client)
+        location = f"\r\nLocation: https://secure.ciso.com:{run.port}/\r\n"
+        assert location in told.decode()
+        with await run.connect(request) as client:
+            assert await read_to_end(client) == (b"", False)
+        with await run.connect(HELLO, port) as client:
+            assert await read_to_end(client) == (b"", False)
+        for sock in await run.relayed():
+            sock.close()
+        await wait_all_tasks_blocked(0.02)
+        lines = run.lines("connection")
+        assert sorted(line.get("protocol", "") for line in lines) == ["", "http"]
+        (line,) = (line for line in lines if "protocol" in line)
+        assert (line["ended"], line["level"]) == ("redirected", "info")
+    (summary,) = run.lines("scanners")
+    assert (summary["http"], summary["tls"]) == (1, 1)
+
+
+async def test_a_source_has_one_limit_for_both_protocols() -> None:
+    async with running(Limits(max_connections_per_source=1), http=1) as run:
+        first = await run.relayed()
+        port = run.listeners[1].socket.getsockname()[1]
+        with await run.connect(b"", port) as second:
+            told, _ = await read_to_end(second)
+            assert told.startswith(b"HTTP/1.1 429 ")
+        for sock in first:
+            sock.close()
 
 
 @pytest.mark.parametrize("relay", ["auto", "portable"])
