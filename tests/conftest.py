@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import trio
 
 from tests import caddy, muxes
 from tests.caddy import Caddy
 from tests.muxes import Mux
+
+# How long an example takes says more of what else the machine does than of what is tested.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 BIG = 200 * 10**6
 """Bytes in the file that `/files/big` of secure.ciso.com is."""

@@ -504,7 +504,7 @@ PIECES = st.sampled_from(
 SOUP = st.lists(PIECES | st.binary(max_size=5), max_size=16).map(b"".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(SOUP, SOUP, st.lists(st.integers(0, 120), max_size=8))
 @example(b"GET / HTTP/1.1\r\nHost: a.example\r", b"\n\r\n", [])
 def test_any_bytes_get_the_same_verdict_however_they_come(
