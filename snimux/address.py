@@ -1,7 +1,8 @@
 """Where to listen or dial, in Caddy's own spelling.
 
 ``host:port``, ``[v6]:port``, ``:port`` (listen only: all interfaces, IPv4 and IPv6),
-``unix//path``, and ``fd/N`` (listen only: a socket that was handed over, say by systemd).
+``unix//path``, and ``fd/N`` (listen only: a socket that was handed over, say by systemd). Beside
+them ``file/path``, which is read where an admin API would be asked.
 
 Knows no socket: an address here is a value that prints as it is typed.
 
@@ -62,8 +63,19 @@ class FdAddress:
         return f"fd/{self.number}"
 
 
+@dataclass(frozen=True, slots=True)
+class FileAddress:
+    """A file that holds what an admin API would answer: Caddy's autosave.json."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"file/{self.path}"
+
+
 DialAddress = TcpAddress | UnixAddress
 ListenAddress = TcpAddress | UnixAddress | FdAddress
+AdminAddress = TcpAddress | UnixAddress | FileAddress
 
 
 def parse_listen(text: str) -> ListenAddress:
@@ -92,6 +104,29 @@ def parse_dial(text: str) -> DialAddress:
         if not address.port:
             raise AddressError("port 0 cannot be dialled")
     return address
+
+
+def parse_admin(text: str) -> AdminAddress:
+    """An address where a Caddy's configuration can be read: its admin API, or a file.
+
+    Raises:
+        AddressError: it is none.
+    """
+    if text.startswith("file/"):
+        path = text.removeprefix("file/")
+        if not path.isprintable() or path in ("", "/"):
+            raise AddressError("a file needs a path, as in file//var/lib/caddy/autosave.json")
+        return FileAddress(path)
+    if "://" in text:
+        host = text.partition("://")[2].partition("/")[0]
+        raise AddressError(f"a URL, not an address; perhaps {host or 'localhost:2019'}")
+    if text.startswith(("/", "./", "~")):
+        raise AddressError(f"a path; a UNIX socket is written unix/{text}, a file file/{text}")
+    if ":" not in text and "/" not in text:
+        host = "localhost" if text.isdecimal() else text or "localhost"
+        port = text if text.isdecimal() else "2019"
+        raise AddressError(f"no port; perhaps {host}:{port}")
+    return parse_dial(text)
 
 
 def _parse_fd(text: str) -> FdAddress:

@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 
 from snimux.address import (
     AddressError,
+    AdminAddress,
     FdAddress,
+    FileAddress,
     TcpAddress,
     UnixAddress,
+    parse_admin,
     parse_dial,
     parse_listen,
 )
@@ -86,6 +89,43 @@ def test_a_port_alone_is_answered_with_how_to_write_it() -> None:
 def test_what_no_descriptor_is(text: str) -> None:
     with pytest.raises(AddressError, match="descriptor number"):
         parse_listen(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("localhost:2019", TcpAddress("localhost", 2019)),
+        ("[::1]:2019", TcpAddress("::1", 2019)),
+        ("unix//run/caddy-a/admin.sock", UnixAddress("/run/caddy-a/admin.sock")),
+        ("file/autosave.json", FileAddress("autosave.json")),
+        ("file//var/lib/caddy/autosave.json", FileAddress("/var/lib/caddy/autosave.json")),
+    ],
+)
+def test_where_a_caddy_is_asked(text: str, address: AdminAddress) -> None:
+    assert parse_admin(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no port; perhaps localhost:2019$"),
+        ("2020", "no port; perhaps localhost:2020$"),
+        ("localhost", "no port; perhaps localhost:2019$"),
+        (":2019", r"no host to dial; perhaps 127\.0\.0\.1:2019$"),
+        ("http://localhost:2019/", "a URL, not an address; perhaps localhost:2019$"),
+        ("http://localhost:2019/config/", "a URL, not an address; perhaps localhost:2019$"),
+        ("unix:///run/x.sock", "a URL, not an address; perhaps localhost:2019$"),
+        ("/run/x.sock", r"a path; a UNIX socket is written unix//run/x\.sock, a file file//run"),
+        ("unix/run/x.sock", "path from the root"),
+        ("file/", "a file needs a path"),
+        ("file/\0", "a file needs a path"),
+        ("fd/3", "not dialled"),
+    ],
+)
+def test_where_no_caddy_is_asked(text: str, why: str) -> None:
+    with pytest.raises(AddressError, match=why):
+        parse_admin(text)
 
 
 @given(st.text(max_size=40))
