@@ -10,7 +10,8 @@ no trio, no socket, no clock and no log:
    peek can conclude)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
    ``routes`` ((name, ALPN) -> backend)
-2. ``settings`` (each key and flag), ``config`` (flags and TOML -> Config)
+2. ``settings`` (each key and flag), ``config`` (flags and TOML -> Config), ``caddy`` (Caddy's
+   configuration -> routes)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
    ``upstream`` (dial), ``listeners`` (listen); in ``relay`` the interface first, then ``portable``,
    then ``engine``

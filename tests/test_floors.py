@@ -12,7 +12,7 @@ ROOT = Path(snimux.__file__).parent
 FLOORS = (
     ("hostname", "address", "verdict"),
     ("client_hello", "http_head", "proxy_header", "routes"),
-    ("settings", "config"),
+    ("settings", "config", "caddy"),
     (
         "log",
         "upstream",
