@@ -16,6 +16,7 @@ FLOORS = (
     (
         "log",
         "upstream",
+        "admin",
         "listeners",
         "relay.__init__",
         "relay.reset",
@@ -23,7 +24,7 @@ FLOORS = (
         "relay.portable",
         "relay.engine",
     ),
-    ("connection",),
+    ("connection", "discovery"),
     ("server",),
     ("cli", "__main__"),
 )
@@ -34,6 +35,7 @@ SAME_FLOOR = {
     ("http_head", "client_hello"),
     ("routes", "proxy_header"),
     ("config", "settings"),
+    ("admin", "upstream"),
     ("relay.portable", "relay.__init__"),
     ("relay.portable", "relay.reset"),
     ("relay.engine", "relay.__init__"),

@@ -1,0 +1,259 @@
+"""Ask a Caddy for its running configuration, and follow it as it changes.
+
+Only ever ``GET /config/``, though whoever may do that may change all. What answers may be anything:
+it is bounded in size and time, and every fault is one line. What the configuration means is
+``caddy``'s affair.
+
+Source: Caddy 2.6.2 and 2.11.7, admin.go; RFC 9112 (HTTP/1.1), which h11 reads.
+"""
+
+import contextlib
+import hashlib
+import ipaddress
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import h11
+import trio
+
+from snimux.address import AdminAddress, DialAddress, FileAddress, TcpAddress
+from snimux.caddy import Sites, read
+from snimux.routes import Backend
+from snimux.upstream import NotDialled, dial
+
+# Bytes of an answer: four times what Caddy says of 10,000 sites. What answers may not be a Caddy.
+_LARGEST = 16 * 1024 * 1024
+# Seconds for an answer, from dialling to its end: Caddy is silent while it loads a configuration.
+_TIME = 10.0
+# What is not content, beside a quarter of it: h11 takes its time for each line and each chunk.
+_MOST_FRAMING = 64 * 1024
+_READ_SIZE = 64 * 1024
+
+# Seconds between two questions: there is nothing to wait on (no long poll, no event).
+_EVERY = 2.0
+
+# Two Caddys on one TCP port each get a random half of the connections (SO_REUSEPORT), and say
+# nothing. So whatever is new is asked for so many times in all: two go unnoticed one time in eight
+# then, and when the other one answers next. Once they are known, they do once in 30,000 times.
+_AGREEING = 4
+_AGREEING_AGAIN = 16
+
+# What a configuration of Caddy's has on its top level; `null` is one, too: nothing is loaded.
+_KEYS = frozenset({"admin", "logging", "storage", "apps"})
+
+
+class AdminError(Exception):
+    """No configuration can be had there; the message says why."""
+
+
+class SharedError(AdminError):
+    """Two Caddys answer there by turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """It serves this, from now on; and it answers, if it did not."""
+
+    sites: Sites
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """It does not answer, or answers nonsense; said once, until it does."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """It answers again, what it did before."""
+
+
+News = Changed | Lost | Back
+
+
+async def look(address: AdminAddress) -> Sites:
+    """What is served now by the Caddy at an address.
+
+    Raises:
+        AdminError: that cannot be learnt.
+    """
+    return await trio.to_thread.run_sync(_understood, await _settled(address, b"", _AGREEING))
+
+
+async def follow(address: AdminAddress, tell: Callable[[News], None]) -> None:
+    """Ask a Caddy every two seconds, for ever, and tell what is new.
+
+    Args:
+        address: where to ask.
+        tell: is told of every change, and once of each time in which there is no good answer.
+    """
+    told, digest_told, is_lost, agreeing = None, b"", False, _AGREEING
+    while True:
+        try:
+            body = await _settled(address, digest_told, agreeing)
+            sites, digest = told, _digest(body)
+            if digest != digest_told:
+                sites = await trio.to_thread.run_sync(_understood, body)
+            if sites is not None and sites != told:
+                tell(Changed(sites))
+            elif is_lost:
+                tell(Back())
+            told, digest_told, is_lost, agreeing = sites, digest, False, _AGREEING
+        except AdminError as error:
+            if not is_lost:
+                tell(Lost(str(error)))
+            is_lost = True
+            agreeing = _AGREEING_AGAIN if isinstance(error, SharedError) else _AGREEING
+        await trio.sleep(_EVERY)
+
+
+async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> bytes:
+    """An answer that is the same however often it is asked for, if it is not known already.
+
+    Args:
+        address: where to ask.
+        known: the digest of the answer that was taken last.
+        agreeing: how often a new one is to come; where not just `_AGREEING`, a known one, too.
+
+    Raises:
+        SharedError: an answer came, then another, then the first again.
+    """
+    digests = [known] if known else []
+    again = 0
+    while True:
+        body = await _get(address)
+        digest = _digest(body)
+        is_other = digest not in digests[-1:]
+        again = 1 if is_other else again + 1
+        if is_other and (digest in digests or len(digests) > agreeing):
+            raise SharedError(
+                "answers come by turns from two Caddys on this one port; give each an admin "
+                "address of its own"
+            )
+        if is_other:
+            digests.append(digest)
+        # No two have one UNIX socket or one file.
+        is_known = digest == known and agreeing == _AGREEING
+        if again >= agreeing or is_known or not isinstance(address, TcpAddress):
+            return body
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()
+
+
+def _understood(body: bytes) -> Sites:
+    try:
+        config = json.loads(body)
+    except (ValueError, RecursionError):
+        raise AdminError("not a Caddy: the answer is not JSON") from None
+    is_empty = config is None or config == {}
+    if not is_empty and not (isinstance(config, dict) and _KEYS & config.keys()):
+        raise AdminError("not a Caddy: the answer is no configuration of Caddy's")
+    return read(config)
+
+
+async def _get(address: AdminAddress) -> bytes:
+    """The body of the answer.
+
+    Raises:
+        AdminError: there is none, within the time and the size.
+    """
+    if isinstance(address, FileAddress):
+        return _read_file(address.path)
+    with trio.move_on_after(_TIME):
+        dialled = await dial(Backend((address,)), dial_timeout=_TIME)
+        if isinstance(dialled, NotDialled):
+            raise AdminError(dialled.detail.removeprefix(f"{address}: "))
+        async with _stream(dialled.socket) as stream:
+            try:
+                return await _ask(stream, _host(address))
+            except trio.BrokenResourceError:
+                raise AdminError("the connection broke before the answer was whole") from None
+            except h11.RemoteProtocolError as error:
+                raise AdminError(f"no answer in HTTP: {_cut(str(error))}") from None
+    raise AdminError(f"no whole answer in {_TIME:g} s")
+
+
+def _stream(sock: socket.socket) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+def _host(address: DialAddress) -> str:
+    """The Host that Caddy wants to hear, against DNS rebinding.
+
+    On loopback any of its names, whichever it listens on; else its address. On a UNIX socket 2.6
+    wants an empty one, and later versions want none in particular.
+    """
+    if not isinstance(address, TcpAddress):
+        return ""
+    is_loopback = address.host == "localhost"
+    with contextlib.suppress(ValueError):
+        is_loopback = ipaddress.ip_address(address.host).is_loopback
+    return str(TcpAddress("localhost", address.port) if is_loopback else address)
+
+
+async def _ask(stream: trio.SocketStream, host: str) -> bytes:
+    connection = h11.Connection(h11.CLIENT)
+    headers = [("Host", host), ("Accept", "application/json"), ("Connection", "close")]
+    request = connection.send(h11.Request(method="GET", target="/config/", headers=headers))
+    assert request is not None
+    await stream.send_all(request)
+    connection.send(h11.EndOfMessage())
+    status, body, received, too_large = 0, bytearray(), 0, False
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            if received - len(body) > _MOST_FRAMING + len(body) // 4:
+                raise AdminError("not a Caddy: an answer with hardly any content")
+            data = await stream.receive_some(_READ_SIZE)
+            connection.receive_data(data)
+            received += len(data)
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+            too_large = int(dict(event.headers).get(b"content-length", b"0")) > _LARGEST
+        elif isinstance(event, h11.Data):
+            body += event.data
+            too_large = len(body) > _LARGEST
+        elif isinstance(event, h11.EndOfMessage):
+            if status != 200:
+                raise AdminError(_refusal(status, bytes(body)))
+            return bytes(body)
+        if too_large:
+            raise AdminError(f"not a Caddy: an answer of more than {_LARGEST >> 20} MiB")
+
+
+def _refusal(status: int, body: bytes) -> str:
+    """What an answer says that is none, in the server's words if they are to be read."""
+    words = body.partition(b"\n")[0].decode("ascii", "backslashreplace").strip()
+    with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
+        words = str(json.loads(body)["error"])
+    said = f": {_cut(words)}" if words and not words.startswith("<") else ""
+    if status == 403:
+        return f"it refuses to answer (403{said}); see `origins` and `enforce_origin` of its admin"
+    return f"not a Caddy's admin API: it answers {status}{said}"
+
+
+def _cut(text: str) -> str:
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        # Opening a FIFO would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise AdminError("not a file that could be read whole")
+            body = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise AdminError(error.strerror or str(error)) from None
+    if len(body) > _LARGEST:
+        raise AdminError(f"more than {_LARGEST >> 20} MiB")
+    return body
