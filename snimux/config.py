@@ -16,9 +16,12 @@ from typing import Any, TypeVar, cast
 from snimux import hostname
 from snimux.address import (
     AddressError,
+    AdminAddress,
     DialAddress,
+    FileAddress,
     ListenAddress,
     TcpAddress,
+    parse_admin,
     parse_dial,
     parse_listen,
 )
@@ -66,13 +69,18 @@ class Config:
     log_level: str
     http: tuple[ListenAddress, ...] = ()
     """Where to listen for plain HTTP."""
+    caddys: tuple[AdminAddress, ...] = ()
+    """Where to ask for further routes; the first has a name that several have."""
 
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
 _DEFAULT_HTTP = f":{HTTP.default_port}"
 _OFF = "off"
-_FILE_KEYS = ("listen", "http", "route", "default", *(setting.key for setting in SETTINGS))
+_FILE_KEYS = (
+    "listen", "http", "route", "default", "caddy", *(setting.key for setting in SETTINGS)
+)  # fmt: skip
 _ROUTE_KEYS = ("hosts", "to", "proxy", "http", "http_proxy")
+_CADDY_KEYS = ("admin",)
 _VERSIONS = ("v1", "v2")
 _EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for every interface
 
@@ -88,6 +96,7 @@ class _Source:
     routes: dict[Pattern, Route] = field(default_factory=dict)
     places: dict[Pattern, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    caddys: list[AdminAddress] = field(default_factory=list)
 
     def attempt(self, where: str, parse: Callable[[Any], T], value: object) -> T | None:
         """The parsed value; None where it is wrong, which is noted."""
@@ -126,6 +135,14 @@ class _Source:
         addresses = tuple(self.attempt_all(where, parse_dial, to))
         return Backend(addresses, cast(Version | None, proxy))
 
+    def add_caddys(self, where: str, values: Iterable[str]) -> None:
+        for address in self.attempt_all(where, parse_admin, values):
+            for other in self.caddys:
+                if _is_same(address, other):
+                    again = "" if address == other else f", as {other}"
+                    self.problems.append(f"{where}: {address} is given twice{again}")
+            self.caddys.append(address)
+
     def add_route(
         self, where: str, hosts: Sequence[str], backend: Backend, http: Backend | None = None
     ) -> None:
@@ -162,24 +179,32 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
     problems = from_flags.problems + [f"{file_name}: {line}" for line in from_file.problems]
     listen = from_flags.listen or from_file.listen or [parse_listen(_DEFAULT_LISTEN)]
     routes = {**from_file.routes, **from_flags.routes}
+    caddys = tuple(dict.fromkeys([*from_flags.caddys, *from_file.caddys]))
     given = from_file.http if from_flags.http is None else from_flags.http
-    http = _default_http(listen, routes.values()) if given is None else given
+    http = _default_http(listen, routes.values(), caddys) if given is None else given
     if not problems:
-        problems = _problems_together(listen, http, routes.values())
+        problems = _problems_together(listen, http, routes.values(), caddys)
     if problems:
         raise ConfigError(problems)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
     rest = {key: settings.pop(key) for key in ("relay", "log_format", "log_level")}
     return Config(
-        tuple(listen), tuple(routes.values()), Limits(**settings), http=tuple(http), **rest
+        tuple(listen),
+        tuple(routes.values()),
+        Limits(**settings),
+        http=tuple(http),
+        caddys=caddys,
+        **rest,
     )
 
 
-def _default_http(listen: Iterable[ListenAddress], routes: Iterable[Route]) -> list[ListenAddress]:
-    """Port 80 beside port 443, for routes that have something to say there."""
+def _default_http(
+    listen: Iterable[ListenAddress], routes: Iterable[Route], caddys: Sequence[AdminAddress]
+) -> list[ListenAddress]:
+    """Port 80 beside port 443, for routes that have something to say there, as a Caddy's have."""
     beside = any(isinstance(x, TcpAddress) and x.port == TLS.default_port for x in listen)
-    if beside and any(route.http for route in routes):
+    if beside and (caddys or any(route.http for route in routes)):
         return [parse_listen(_DEFAULT_HTTP)]
     return []
 
@@ -202,6 +227,7 @@ def _read_flags(flags: Mapping[str, Any]) -> _Source:
         else:
             backend = source.backend("--route", _split(to), proxy)
             source.add_route("--route", _split(hosts), backend)
+    source.add_caddys("--caddy", flags.get("caddy") or ())
     default = flags.get("default")
     if default is not None:
         backend = source.backend("--default", _split(default), proxy)
@@ -250,8 +276,10 @@ def _read_toml(file_name: str, toml: str | None) -> _Source:
         source.add_listen("listen", _strings(source, "listen", document["listen"]))
     if "http" in document:
         source.add_http("http", _strings(source, "http", document["http"]))
-    for number, table in enumerate(_tables(source, document.get("route", [])), 1):
+    for number, table in enumerate(_tables(source, "route", document), 1):
         _read_route(source, f"route {number}", table)
+    for number, table in enumerate(_tables(source, "caddy", document), 1):
+        _read_caddy(source, f"caddy {number}", table)
     if "default" in document:
         to = _strings(source, "default", document["default"])
         source.add_route("default", [hostname.ANY], source.backend("default", to, None))
@@ -288,6 +316,17 @@ def _read_backend(
     return source.backend(where if key == "to" else f"{where}: {key}", to, proxy)
 
 
+def _read_caddy(source: _Source, where: str, table: Mapping[str, object]) -> None:
+    _check_keys(source, f"{where}: ", table, _CADDY_KEYS)
+    admin = table.get("admin")
+    if isinstance(admin, str):
+        source.add_caddys(f"{where}: admin", [admin])
+    elif admin is None:
+        source.problems.append(f"{where}: admin is missing")
+    else:
+        source.problems.append(f"{where}: admin: {shown(admin)} is not a string")
+
+
 def _check_keys(
     source: _Source, where: str, table: Mapping[str, object], known: Sequence[str]
 ) -> None:
@@ -298,10 +337,13 @@ def _check_keys(
             source.problems.append(f"{where}unknown key {shown(key)}; {hint}")
 
 
-def _tables(source: _Source, value: object) -> list[Mapping[str, object]]:
+def _tables(
+    source: _Source, key: str, document: Mapping[str, object]
+) -> list[Mapping[str, object]]:
+    value = document.get(key, [])
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return value
-    source.problems.append("route: routes are tables, each headed [[route]]")
+    source.problems.append(f"{key}: {key}s are tables, each headed [[{key}]]")
     return []
 
 
@@ -315,11 +357,17 @@ def _strings(source: _Source, where: str, value: object) -> list[str]:
 
 
 def _problems_together(
-    listen: Sequence[ListenAddress], http: Sequence[ListenAddress], routes: Iterable[Route]
+    listen: Sequence[ListenAddress],
+    http: Sequence[ListenAddress],
+    routes: Iterable[Route],
+    caddys: Sequence[AdminAddress],
 ) -> list[str]:
     routes = list(routes)
-    if not routes:
-        return ["no routes: give --route HOST=ADDR, --default ADDR or --config FILE; see --help"]
+    if not (routes or caddys):
+        return [
+            "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or --config FILE; "
+            "see --help"
+        ]
     problems = [
         f"http: {address} is covered by {other} already, where TLS is listened for"
         for address in http
@@ -333,11 +381,16 @@ def _problems_together(
         for backend in (route.backend, route.http)
         if backend is not None
         for address in backend.addresses
-        if any(_is_same(own, address) for own in (*listen, *http))
+        if is_own((*listen, *http), address)
     ]
 
 
-def _is_same(listen: ListenAddress, dial: DialAddress) -> bool:
+def is_own(listen: Iterable[ListenAddress], dial: DialAddress) -> bool:
+    """Whether a connection to an address would come to one of those that are listened on."""
+    return any(_is_same(own, dial) for own in listen)
+
+
+def _is_same(listen: ListenAddress | FileAddress, dial: DialAddress | FileAddress) -> bool:
     if not (isinstance(listen, TcpAddress) and isinstance(dial, TcpAddress)):
         return listen == dial
     if listen.port != dial.port:

@@ -112,6 +112,18 @@ def test_the_example_file_says_every_key_and_every_default() -> None:
     assert config.routes[3].http is None
 
 
+def test_with_a_caddy_no_route_is_needed() -> None:
+    config = load({"caddy": ("localhost:2019", "unix//run/a.sock")})
+    assert config.routes == ()
+    assert config.caddys == (TcpAddress("localhost", 2019), UnixAddress("/run/a.sock"))
+
+
+def test_the_caddys_of_flags_come_before_those_of_the_file() -> None:
+    toml = "[[caddy]]\nadmin = 'file/x.json'\n[[caddy]]\nadmin = 'x:1'"
+    config = from_file(toml, caddy=("x:2", "x:1"))
+    assert [str(address) for address in config.caddys] == ["x:2", "x:1", "file/x.json"]
+
+
 def test_flags_win_over_the_file() -> None:
     toml = """
     listen = "127.0.0.1:1"
@@ -207,6 +219,13 @@ def test_where_plain_http_is_listened_for(
          "--default: the pattern * (the default is it, too) is given twice, first in --route"),
         ({"listen": ("443",)}, "--listen: '443': no port; perhaps :443"),
         ({"listen": (":1", ":1")}, "--listen: :1 is covered by :1 already"),
+        ({"caddy": ("localhost",)}, "--caddy: 'localhost': no port; perhaps localhost:2019"),
+        ({"caddy": ("http://localhost:2019/",)},
+         "--caddy: 'http://localhost:2019/': a URL, not an address; perhaps localhost:2019"),
+        ({"caddy": ("unix//run/a", "file/x", "unix//run/a")},
+         "--caddy: unix//run/a is given twice"),
+        ({"caddy": ("localhost:1", "127.0.0.1:1")},
+         "--caddy: 127.0.0.1:1 is given twice, as localhost:1"),
         ({"default": "https://x:1"}, "--default: 'https://x:1': a URL, not an address; "
                                      "perhaps x:1"),
         ({"proxy_protocol": "2"}, "--proxy-protocol: '2' is not one of v1, v2"),
@@ -248,7 +267,7 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
         ("x = " + "[" * 5000, "not TOML that can be read: nested too deep"),
         ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
         ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
-        ("zebra = 3", "unknown key 'zebra'; known are listen, http, route, default, hello_timeout"),
+        ("zebra = 3", "unknown key 'zebra'; known are listen, http, route, default, caddy, hello_"),
         ("listen = 443", "listen: 443 is not a string or a list of strings"),
         ("listen = []", "listen: [] is not a string or a list of strings"),
         ("listen = [1]", "listen: [1] is not a string or a list of strings"),
@@ -272,6 +291,13 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
          "give http in a route for a"),
         ("default = {}", "default: {} is not a string or a list of strings"),
         ("default = '10.0.0.1'", "default: '10.0.0.1': no port; perhaps 10.0.0.1:8443"),
+        ("caddy = 'localhost:2019'", "caddy: caddys are tables, each headed [[caddy]]"),
+        ("[[caddy]]", "caddy 1: admin is missing"),
+        ("[[caddy]]\nadmin = 3", "caddy 1: admin: 3 is not a string"),
+        ("[[caddy]]\nadmin = 'x:1'\nname = 'x'",
+         "caddy 1: unknown key 'name'; known are admin"),
+        ("[[caddy]]\nadmin = 'x:1'\n[[caddy]]\nadmin = 'x:1'",
+         "caddy 2: admin: x:1 is given twice"),
         ("route = 3", "route: routes are tables, each headed [[route]]"),
         ("[route]\nhosts='a'", "route: routes are tables, each headed [[route]]"),
         ("[[route]]\nto='x:1'", "route 1: hosts is missing"),
@@ -307,7 +333,10 @@ def test_listeners_that_do_not_overlap_are_fine() -> None:
 
 
 def test_without_a_route_there_is_nothing_to_do() -> None:
-    line = "no routes: give --route HOST=ADDR, --default ADDR or --config FILE; see --help"
+    line = (
+        "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or --config FILE; "
+        "see --help"
+    )
     assert problems() == (line,)
     assert problems("drain = 3") == (line,)
 
