@@ -17,7 +17,7 @@ from snimux.config import Limits
 from snimux.log import Field
 from snimux.proxy_header import Endpoint
 from snimux.relay import Relay, Tally
-from snimux.routes import Backend, Route, RouteTable
+from snimux.routes import Backend, LiveTable, Route, RouteTable
 from snimux.upstream import NotDialled, dial
 from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Reason, Verdict
 
@@ -111,7 +111,7 @@ class Service:
     """What the connections of a listener share; ``report`` is told how each ended, once."""
 
     protocol: Protocol
-    table: RouteTable
+    table: RouteTable | LiveTable
     limits: Limits
     relay: Relay
     report: Callable[[Outcome], None]

@@ -100,3 +100,20 @@ class RouteTable:
                 if route is not None:
                     return route
         return None
+
+
+class LiveTable:
+    """A table that can be exchanged for another while it is in use.
+
+    What was found in the old one stays found; what is looked up from then on, is in the new one.
+    """
+
+    __slots__ = ("current",)
+
+    def __init__(self, current: RouteTable) -> None:
+        """The table to start with; assign ``current`` to exchange it."""
+        self.current = current
+
+    def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
+        """The route of a hello, or None; see ``RouteTable.find``."""
+        return self.current.find(name, alpn)

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from snimux.address import TcpAddress, UnixAddress
 from snimux.hostname import patterns_matching
-from snimux.routes import Backend, Pattern, PatternError, Route, RouteTable, parse_pattern
+from snimux.routes import (
+    Backend,
+    LiveTable,
+    Pattern,
+    PatternError,
+    Route,
+    RouteTable,
+    parse_pattern,
+)
 
 
 def table_of(*patterns: str) -> RouteTable:
@@ -61,6 +69,15 @@ def test_of_several_protocols_the_clients_first_choice_wins() -> None:
     table = table_of("a.example/http/1.1", "a.example/h2")
     assert winner(table, "a.example", b"h2", b"http/1.1") == "a.example/h2"
     assert winner(table, "a.example", b"http/1.1", b"h2") == "a.example/http/1.1"
+
+
+def test_a_table_can_be_exchanged() -> None:
+    table = LiveTable(table_of("a.example"))
+    old = table.current
+    table.current = table_of("b.example")
+    assert table.find("a.example", []) is None
+    assert table.find("b.example", []) is not None
+    assert winner(old, "a.example") == "a.example"
 
 
 @pytest.mark.parametrize(
