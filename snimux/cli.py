@@ -1,6 +1,7 @@
 """argv -> a running server and an exit status.
 
-0: stopped as asked, or the check found nothing wrong. 1: could not start. 2: the flags or the
+0: stopped as asked, or the check found nothing wrong. 1: could not start, or the check could not
+ask a Caddy. 2: the flags or the
 configuration file are wrong; every problem has its line.
 """
 
@@ -10,7 +11,7 @@ import math
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -19,7 +20,11 @@ import click
 import trio
 
 from snimux import __version__, hostname
+from snimux.address import AdminAddress
+from snimux.admin import AdminError, look
+from snimux.caddy import Plan, Sites
 from snimux.config import Config, ConfigError, load
+from snimux.discovery import planned
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Log
 from snimux.relay.pipes import MOST
@@ -44,13 +49,16 @@ EXAMPLES
   ACME's TLS-ALPN-01 challenges apart from the site's traffic:
     snimux --route secure.ciso.com/acme-tls/1=127.0.0.1:8449 \\
            --route secure.ciso.com=127.0.0.1:8443
+  Whatever two Caddys serve, as they change:
+    snimux --caddy localhost:2019 --caddy unix//run/caddy-dao/admin.sock
   From a file, on another port, after a look at what it says:
     snimux check --config /etc/snimux.toml
     snimux --config /etc/snimux.toml --listen :8443
 
 \b
 ADDR
-  host:port, [v6]:port or unix//path; to listen also :port and fd/N
+  host:port, [v6]:port or unix//path; to listen also :port and fd/N; for --caddy also file/path,
+  the path of its autosave.json
 
 \b
 HOST
@@ -110,6 +118,12 @@ def _options(command: F) -> F:
                 False,
                 "tell backends of --route and --default who the client is, by the PROXY protocol",
             ),
+            (
+                "--caddy",
+                "ADDR",
+                True,
+                "route the sites of the Caddy whose admin API is there, as they change; repeatable",
+            ),
             ("--config", "FILE", False, "read this TOML file; flags win over it"),
         ]
     ):
@@ -144,9 +158,32 @@ def main(context: click.Context, /, **flags: Any) -> None:
 def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     """Say whether the configuration is good, and print it as snimux understands it."""
     merged = {key: flags[key] or group_flags[key] for key in flags}
-    for key in ("listen", "http", "route"):
+    for key in ("listen", "http", "route", "caddy"):
         merged[key] = (*group_flags[key], *flags[key])
-    click.echo(_described(_load(merged)))
+    config = _load(merged)
+    answers = trio.run(_ask, config.caddys)
+    caddys = {address: sites for address, sites in answers.items() if isinstance(sites, Sites)}
+    click.echo(_described(config, caddys))
+    faults = [f"--caddy: {x}: {answers[x]}" for x in answers if x not in caddys]
+    if faults:
+        _fail(1, *faults)
+    click.echo("ok")
+
+
+async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | AdminError]:
+    """What each of the Caddys serves now, or why that is not known."""
+    answers: dict[AdminAddress, Sites | AdminError] = {}
+
+    async def ask(address: AdminAddress) -> None:
+        try:
+            answers[address] = await look(address)
+        except AdminError as error:
+            answers[address] = error
+
+    async with trio.open_nursery() as nursery:
+        for address in caddys:
+            nursery.start_soon(ask, address)
+    return {address: answers[address] for address in caddys}
 
 
 def _load(flags: Mapping[str, Any]) -> Config:
@@ -218,14 +255,15 @@ def _raise_descriptor_limit() -> int:
     return soft if soft >= 0 else 2**20
 
 
-def _described(config: Config) -> str:
+def _described(config: Config, caddys: Mapping[AdminAddress, Sites]) -> str:
+    found = planned(config, caddys)
     lines = ["listen"]
     lines += [f"  {address}" for address in config.listen]
-    width = max(28, *(len(str(route.pattern)) for route in config.routes))
-    if config.http or any(route.http for route in config.routes):
+    width = max([28, *(len(str(route.pattern)) for route in found.routes)])
+    if config.http or any(route.http for route in found.routes):
         lines += [f"  {address!s:{width}}      plain HTTP" for address in config.http or ("off",)]
     lines.append("routes")
-    for route in config.routes:
+    for route in found.routes:
         unicode = hostname.for_people(route.pattern.host)
         note = unicode if unicode != route.pattern.host else ""
         lines.append(f"  {route.pattern!s:{width}}  ->  {_shown_backend(route.backend, note)}")
@@ -233,15 +271,25 @@ def _described(config: Config) -> str:
             lines.append(f"    {'plain HTTP':{width - 2}}  ->  {_shown_backend(route.http)}")
         elif config.http and route.pattern.alpn is None:
             lines.append(f"    {'plain HTTP':{width - 2}}  ->  redirected to https")
-    if all(str(route.pattern) != hostname.ANY for route in config.routes):
+    if all(str(route.pattern) != hostname.ANY for route in found.routes):
         status = ", or with 404" if config.http else ""
         refused = f"refused with the alert unrecognized_name{status}"
         lines.append(f"  {'all else':{width}}  ->  {refused}")
+    lines += _described_caddys(found, caddys)
     lines.append("limits")
     for limit in fields(config.limits):
         value = getattr(config.limits, limit.name)
         lines.append(f"  {limit.name:{width}}  {_limit(limit.name, value)}")
-    return "\n".join([*lines, "ok"])
+    return "\n".join(lines)
+
+
+def _described_caddys(found: Plan, caddys: Mapping[AdminAddress, Sites]) -> list[str]:
+    """What of the Caddys' sites has no route, and why."""
+    claims = [f"  {x.host}: {x.has} has it, and {x.wants} serves it too" for x in found.claims]
+    needs = [f"  {x.what}: {x.why}" for x in found.loops]
+    needs += [f"  {x.what}: {x.why}" for sites in caddys.values() for x in sites.unrouted]
+    lines = ["claimed twice", *claims] if claims else []
+    return lines + (["needs a route or --default", *needs] if needs else [])
 
 
 def _shown_backend(backend: Backend, note: str = "") -> str:

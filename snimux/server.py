@@ -20,12 +20,13 @@ from snimux.client_hello import TLS
 from snimux.config import Config
 from snimux.connection import Outcome, Service, endpoint, tune
 from snimux.connection import serve as serve_connection
+from snimux.discovery import discover
 from snimux.http_head import HTTP
 from snimux.listeners import Listener
 from snimux.log import Level, Log
 from snimux.proxy_header import Endpoint
 from snimux.relay import Relay, portable
-from snimux.routes import RouteTable
+from snimux.routes import LiveTable, RouteTable
 from snimux.verdict import Reason
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -141,6 +142,8 @@ async def _serve(
         async with trio.open_nursery() as watch:
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
+                    if server.config.caddys:
+                        await accepting.start(discover, server.config, server.table, log)
                     for listener in listeners:
                         where = {"address": str(listener), "protocol": listener.protocol}
                         log.write("info", "listening", where)
@@ -170,9 +173,11 @@ class _Server:
     def __init__(
         self, config: Config, max_connections: int, log: Log, relay: Relay, https_port: int
     ) -> None:
+        self.config = config
         self.drain_time = config.limits.drain
         self.log = log
-        tls = Service(TLS, RouteTable(config.routes), config.limits, relay, self.report)
+        self.table = LiveTable(RouteTable(config.routes))
+        tls = Service(TLS, self.table, config.limits, relay, self.report)
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
         self.services = {service.protocol.name: service for service in (tls, http)}
         self.max_connections = max_connections

@@ -37,9 +37,9 @@ def test_help_names_every_flag_with_its_default_and_has_examples() -> None:
     for setting in SETTINGS:
         assert setting.flag in text
         assert f"[default: {setting.default}]" in " ".join(text.split())
-    for words in ("--listen", "--http", "--route", "--default", "--proxy-protocol", "--config",
-                  "EXAMPLES", "snimux --route secure.ciso.com=127.0.0.1:8443", "PORT 80",
-                  "EXIT STATUS"):  # fmt: skip
+    for words in ("--listen", "--http", "--route", "--default", "--proxy-protocol", "--caddy",
+                  "--config", "EXAMPLES", "snimux --route secure.ciso.com=127.0.0.1:8443",
+                  "PORT 80", "EXIT STATUS"):  # fmt: skip
         assert words in text
     assert max(map(len, text.splitlines())) <= 100
 

