@@ -116,16 +116,22 @@ def plan(
     routes = {route.pattern: route for route in explicit}
     has: dict[str, AdminAddress] = {}
     claims, loops = [], []
-    for admin, site in ((admin, site) for admin, sites in caddys for site in sites.sites):
+    served = [(admin, site) for admin, sites in caddys for site in sites.sites]
+    # A name is first of all who serves it by TLS: he answers for it on port 80, too.
+    served.sort(key=lambda each: not each[1].https)
+    for admin, site in served:
         pattern, backend = Pattern(site.host), _backend(site.https, is_own)
+        http = _backend(site.http, is_own)
         if site.https and backend is None:
             why = f"{_places(site.https)} is where snimux itself listens"
             loops.append(Unrouted(site.host, why))
+        elif backend is None and http is None:
+            continue
         elif site.host in has:
-            claims += [Claim(site.host, has[site.host], admin)] if backend else []
-        elif backend and pattern not in routes:
+            claims.append(Claim(site.host, has[site.host], admin))
+        elif pattern not in routes:
             has[site.host] = admin
-            routes[pattern] = Route(pattern, backend, http=_backend(site.http, is_own))
+            routes[pattern] = Route(pattern, backend, http)
     return Plan(tuple(routes.values()), tuple(claims), tuple(loops))
 
 

@@ -97,8 +97,9 @@ def _options(command: F) -> F:
                 "ADDR|off",
                 True,
                 "listen here for plain HTTP: a connection goes, by the Host of its first request, "
-                "to the http of a route in the file, or is redirected to https; repeatable  "
-                "[default: :80, if port 443 is listened on and a route has http; else off]",
+                "to the http of a route, or is redirected to https; repeatable  "
+                "[default: :80, if port 443 is listened on, and a Caddy is asked or a route has "
+                "http; else off]",
             ),
             (
                 "--route",
@@ -266,7 +267,8 @@ def _described(config: Config, caddys: Mapping[AdminAddress, Sites]) -> str:
     for route in found.routes:
         unicode = hostname.for_people(route.pattern.host)
         note = unicode if unicode != route.pattern.host else ""
-        lines.append(f"  {route.pattern!s:{width}}  ->  {_shown_backend(route.backend, note)}")
+        to = _shown_backend(route.backend, note) if route.backend else "no TLS, plain HTTP only"
+        lines.append(f"  {route.pattern!s:{width}}  ->  {to}")
         if route.http:
             lines.append(f"    {'plain HTTP':{width - 2}}  ->  {_shown_backend(route.http)}")
         elif config.http and route.pattern.alpn is None:

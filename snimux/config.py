@@ -144,7 +144,11 @@ class _Source:
             self.caddys.append(address)
 
     def add_route(
-        self, where: str, hosts: Sequence[str], backend: Backend, http: Backend | None = None
+        self,
+        where: str,
+        hosts: Sequence[str],
+        backend: Backend | None,
+        http: Backend | None = None,
     ) -> None:
         for pattern in self.attempt_all(where, parse_pattern, hosts):
             if http is not None and pattern.alpn is not None:
@@ -291,15 +295,17 @@ def _read_toml(file_name: str, toml: str | None) -> _Source:
 
 def _read_route(source: _Source, where: str, table: Mapping[str, object]) -> None:
     _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
-    for key in ("hosts", "to"):
-        if key not in table:
-            source.problems.append(f"{where}: {key} is missing")
-    if "http_proxy" in table and "http" not in table:
-        source.problems.append(f"{where}: http_proxy: is for http, and there is none")
+    if "hosts" not in table:
+        source.problems.append(f"{where}: hosts is missing")
+    if "to" not in table and "http" not in table:
+        source.problems.append(f"{where}: to is missing")
+    for proxy_key, key in (("proxy", "to"), ("http_proxy", "http")):
+        if proxy_key in table and key not in table:
+            source.problems.append(f"{where}: {proxy_key}: is for {key}, and there is none")
     hosts = _strings(source, f"{where}: hosts", table.get("hosts", ["absent"]))
     backend = _read_backend(source, where, table, "to", "proxy")
     http = _read_backend(source, where, table, "http", "http_proxy")
-    if "hosts" in table and backend is not None:
+    if "hosts" in table:
         source.add_route(where, hosts, backend, http)
 
 

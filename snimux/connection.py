@@ -176,11 +176,13 @@ async def _pass_on(
     if isinstance(hello, _Refusal):
         return hello
     outcome.hello = hello
-    route = service.table.find(hello.name, hello.alpn)
+    is_plain = hello.request is not None
+    table = service.table
+    route = table.find_plain(hello.name) if is_plain else table.find(hello.name, hello.alpn)
     if route is None:
         return _refuse(service, Reason.NO_ROUTE, hello=hello)
     outcome.route = route
-    to = route.backend if hello.request is None else route.http
+    to = route.http if is_plain else route.backend
     if to is None:
         return _redirect(service, hello)
     dialled = await dial(to, dial_timeout=service.limits.dial_timeout)

@@ -112,8 +112,8 @@ def changes(
 
 
 def by_host(sites: Iterable[Site]) -> dict[str, Site]:
-    """Sites that are served by TLS, by their host."""
-    return {site.host: site for site in sites if site.https}
+    """Sites that are served somewhere, by their host."""
+    return {site.host: site for site in sites if site.https or site.http}
 
 
 def listed(words: Iterable[str]) -> str | None:

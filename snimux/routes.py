@@ -46,12 +46,15 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Hellos that match the pattern go to the backend."""
+    """Hellos that match the pattern go to the backend, and plain HTTP for the names to ``http``.
+
+    Where there is no backend, hellos are not for this route; where there is no ``http``, requests
+    are redirected to https. One of both there is.
+    """
 
     pattern: Pattern
-    backend: Backend
+    backend: Backend | None
     http: Backend | None = None
-    """Where plain HTTP for the names goes; None: nowhere, so requests are redirected."""
 
 
 def parse_pattern(text: str) -> Pattern:
@@ -75,13 +78,18 @@ def parse_pattern(text: str) -> Pattern:
 class RouteTable:
     """An immutable table of routes; look-ups cost the same however many there are."""
 
-    __slots__ = ("_routes",)
+    __slots__ = ("_plain", "_routes")
 
     def __init__(self, routes: Iterable[Route] = ()) -> None:
         """Routes with distinct patterns; of two with the same pattern the first counts."""
         self._routes: dict[str, dict[bytes | None, Route]] = {}
+        self._plain: dict[str, Route] = {}
         for route in routes:
-            self._routes.setdefault(route.pattern.host, {}).setdefault(route.pattern.alpn, route)
+            host, alpn = route.pattern.host, route.pattern.alpn
+            if route.backend is not None:
+                self._routes.setdefault(host, {}).setdefault(alpn, route)
+            if alpn is None:
+                self._plain.setdefault(host, route)
 
     def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
         """The route of a hello, or None.
@@ -101,6 +109,14 @@ class RouteTable:
                     return route
         return None
 
+    def find_plain(self, name: str | None) -> Route | None:
+        """The route of a plain HTTP request for a canonical name, or None."""
+        for host in hostname.patterns_matching(name):
+            route = self._plain.get(host)
+            if route is not None:
+                return route
+        return None
+
 
 class LiveTable:
     """A table that can be exchanged for another while it is in use.
@@ -117,3 +133,7 @@ class LiveTable:
     def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
         """The route of a hello, or None; see ``RouteTable.find``."""
         return self.current.find(name, alpn)
+
+    def find_plain(self, name: str | None) -> Route | None:
+        """The route of a plain HTTP request, or None; see ``RouteTable.find_plain``."""
+        return self.current.find_plain(name)

@@ -272,7 +272,9 @@ def check(value: Any) -> None:
         assert len(unrouted.what) + len(unrouted.why) < 2000
     assert read(json.loads(json.dumps(value))) == found
     for route in plan([(FIRST, found)], [], lambda _: False).routes:
-        assert route.backend.addresses
+        backend = route.backend or route.http
+        assert backend is not None
+        assert backend.addresses
 
 
 # --- from several Caddys to routes
@@ -334,8 +336,19 @@ def test_of_several_addresses_only_snimuxs_own_are_left_out() -> None:
     assert not found.loops
 
 
-def test_a_site_in_plain_only_is_no_route_and_no_claim() -> None:
-    plain = Sites((Site("a.example", (), (Listener(TcpAddress("127.0.0.1", 8080)),)),))
-    found = plan([(FIRST, plain), (SECOND, sites("a.example")), (FIRST, plain)], [], never)
-    assert [route.backend for route in found.routes] == [to(8443)]
-    assert not found.claims
+PLAIN = Sites((Site("a.example", (), (Listener(TcpAddress("127.0.0.1", 8081)),)),))
+
+
+def test_a_site_in_plain_only_has_a_route_for_that() -> None:
+    found = plan([(FIRST, PLAIN)], [], never)
+    assert found.routes == (Route(Pattern("a.example"), None, to(8081)),)
+
+
+def test_who_serves_a_name_by_tls_has_it_in_plain_too() -> None:
+    found = plan([(FIRST, PLAIN), (SECOND, sites("a.example"))], [], never)
+    assert found.routes == (Route(Pattern("a.example"), to(8443), to(8080)),)
+    assert found.claims == (Claim("a.example", has=SECOND, wants=FIRST),)
+
+
+def test_a_site_in_plain_only_that_is_where_snimux_listens_is_nowhere() -> None:
+    assert plan([(FIRST, PLAIN)], [], lambda _: True).routes == ()

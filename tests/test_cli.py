@@ -136,6 +136,7 @@ def test_every_mistake_has_its_line_and_status_2(command: list[str], tmp_path: P
         "such as secure.example.com=127.0.0.1:8443",
         f"snimux: {file}: unknown key 'drian'; did you mean drain?",
         f"snimux: {file}: route 1: to is missing",
+        f"snimux: {file}: route 1: 'a..b': has an empty label, or one longer than 63 characters",
     ]
 
 

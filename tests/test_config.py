@@ -105,11 +105,23 @@ def test_the_example_file_says_every_key_and_every_default() -> None:
     assert [str(route.pattern) for route in config.routes] == [
         "secure.ciso.com", "dao.ciso.com", "traefik.ciso.com", "*",
     ]  # fmt: skip
+    assert config.routes[1].backend is not None
     assert config.routes[1].backend.proxy == "v2"
     assert config.routes[0].http == Backend((TcpAddress("127.0.0.1", 8080),))
     assert config.routes[1].http is not None
     assert config.routes[1].http.proxy == "v2"
     assert config.routes[3].http is None
+
+
+def test_a_route_may_be_for_plain_http_alone() -> None:
+    (route,) = from_file("[[route]]\nhosts = 'a'\nhttp = '127.0.0.1:8080'").routes
+    assert (route.backend, route.http) == (None, Backend((TcpAddress("127.0.0.1", 8080),)))
+
+
+def test_beside_port_443_a_caddy_has_port_80_too() -> None:
+    assert load({"caddy": ("localhost:2019",)}).http == (TcpAddress("", 80),)
+    assert load({"caddy": ("localhost:2019",), "listen": (":8443",)}).http == ()
+    assert load({"caddy": ("localhost:2019",), "http": ("off",)}).http == ()
 
 
 def test_with_a_caddy_no_route_is_needed() -> None:
@@ -284,6 +296,8 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
         ("[[route]]\nhosts='a'\nto='x:1'\nhttp=':1'", "route 1: http: ':1': no host to dial"),
         ("[[route]]\nhosts='a'\nto='x:1'\nhttp_proxy='v1'",
          "route 1: http_proxy: is for http, and there is none"),
+        ("[[route]]\nhosts='a'\nhttp='x:1'\nproxy='v1'",
+         "route 1: proxy: is for to, and there is none"),
         ("[[route]]\nhosts='a'\nto='x:1'\nhttp='x:2'\nhttp_proxy='v3'",
          "route 1: http_proxy: 'v3' is not one of v1, v2"),
         ("[[route]]\nhosts=['a', 'a/h2']\nto='x:1'\nhttp='x:2'",

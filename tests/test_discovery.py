@@ -60,6 +60,7 @@ class Told:
         route = self.table.find(name, ())
         if route is None:
             return None
+        assert route.backend is not None
         (address,) = route.backend.addresses
         assert isinstance(address, TcpAddress)
         return address.port

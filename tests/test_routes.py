@@ -132,3 +132,22 @@ def test_the_table_agrees_with_what_patterns_mean(patterns: set[str], name: str)
     meant = [pattern for pattern in patterns_matching(name) if pattern in patterns]
     assert set(meant) == {pattern for pattern in patterns if matches(pattern, name)}
     assert found == (meant[0] if meant else None)
+
+
+def test_a_route_for_plain_http_alone_is_none_for_hellos() -> None:
+    backend = Backend((TcpAddress("127.0.0.1", 8080),))
+    plain = Route(parse_pattern("a.example"), None, backend)
+    default = Route(parse_pattern("*"), backend)
+    table = LiveTable(RouteTable([plain, default]))
+    assert table.find("a.example", ()) == default
+    assert table.find_plain("a.example") == plain
+    assert table.find_plain("b.example") == table.find_plain(None) == default
+    table.current = RouteTable([plain])
+    assert table.find("a.example", ()) is None
+    assert table.find_plain("b.example") is None
+
+
+def test_plain_http_knows_no_alpn() -> None:
+    backend = Backend((TcpAddress("127.0.0.1", 8080),))
+    table = RouteTable([Route(parse_pattern("a.example/h2"), backend)])
+    assert table.find_plain("a.example") is None
