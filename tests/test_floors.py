@@ -18,6 +18,7 @@ FLOORS = (
         "upstream",
         "admin",
         "listeners",
+        "systemd",
         "relay.__init__",
         "relay.reset",
         "relay.pipes",
