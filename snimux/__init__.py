@@ -13,8 +13,9 @@ no trio, no socket, no clock and no log:
 2. ``settings`` (each key and flag), ``config`` (flags and TOML -> Config), ``caddy`` (Caddy's
    configuration -> routes)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
-   ``upstream`` (dial), ``listeners`` (listen), ``systemd`` (hand descriptors over), ``admin`` (ask
-   a Caddy); in ``relay`` the interface first, then ``portable``, then ``engine``
+   ``upstream`` (dial), ``listeners`` (listen), ``places`` (count connections), ``systemd`` (hand
+   descriptors over), ``admin`` (ask a Caddy); in ``relay`` the interface first, then ``portable``,
+   then ``engine``
 4. ``connection`` (one connection's life), ``discovery`` (the route table as the Caddys change)
 5. ``server`` (accept, limits, drain)
 6. ``cli`` (argv -> a running server and an exit status)

@@ -27,6 +27,7 @@ from snimux.config import Config, ConfigError, load
 from snimux.discovery import planned
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Log
+from snimux.places import LocalPlaces
 from snimux.relay.pipes import MOST
 from snimux.routes import Backend
 from snimux.server import STOP_SIGNALS, serve
@@ -223,7 +224,7 @@ def _run(config: Config) -> None:
     # ignored would not wait; ignored in the end, because Python takes its handlers away first.)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _handle_stop_signals(lambda *_: None)
-    trio.run(serve, config, wanted or max(allowed, 1), listeners, log)
+    trio.run(serve, config, LocalPlaces(wanted or max(allowed, 1)), listeners, log)
     _handle_stop_signals(signal.SIG_IGN)
 
 

@@ -24,6 +24,7 @@ from snimux.discovery import discover
 from snimux.http_head import HTTP
 from snimux.listeners import Listener
 from snimux.log import Level, Log
+from snimux.places import Places
 from snimux.proxy_header import Endpoint
 from snimux.relay import Relay, portable
 from snimux.routes import LiveTable, RouteTable
@@ -66,27 +67,30 @@ _LEVELS: dict[Reason, Level] = {
 
 async def serve(
     config: Config,
-    max_connections: int,
+    places: Places,
     listeners: Sequence[Listener],
     log: Log,
     *,
+    orders: int | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal closes what is still open.
 
     Args:
         config: what to serve, and within which limits.
-        max_connections: how many at a time, over all listeners.
+        places: of the connections, over all listeners.
         listeners: where to accept.
         log: told of every connection, once.
+        orders: of a worker, the pipe from its supervisor: a byte is as good as a signal, its end
+            as good as the first one.
         task_status: told once signals are heeded and connections accepted.
 
-    Resource handling: closes the listeners, as soon as it stops accepting.
+    Resource handling: closes the listeners, as soon as it stops accepting, and ``orders``.
     """
     async with _relay(config.relay, log) as relay:
         https_port = _https_port(config, listeners)
-        server = _Server(config, max_connections, log, relay, https_port)
-        await _serve(server, listeners, log, task_status)
+        server = _Server(config, places, log, relay, https_port)
+        await _serve(server, listeners, log, orders, task_status)
 
 
 class _Flusher(trio.abc.Instrument):
@@ -135,43 +139,70 @@ async def _serve(
     server: "_Server",
     listeners: Sequence[Listener],
     log: Log,
+    orders: int | None,
     task_status: trio.TaskStatus[None],
 ) -> None:
+    drain, close = stages = trio.Event(), trio.Event()
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one may be waiting already
         async with trio.open_nursery() as watch:
+            watch.start_soon(_heed, signals, stages)
+            if orders is not None:
+                watch.start_soon(_obey, orders, stages, log)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     if server.config.caddys:
                         await accepting.start(discover, server.config, server.table, log)
                     for listener in listeners:
-                        where = {"address": str(listener), "protocol": listener.protocol}
-                        log.write("info", "listening", where)
+                        if orders is None:  # else the supervisor has said it, once for all workers
+                            where = {"address": str(listener), "protocol": listener.protocol}
+                            log.write("info", "listening", where)
                         tune(listener.socket)
                         service = server.services[listener.protocol]
                         accepting.start_soon(server.accept, listener, service, connections)
                     accepting.start_soon(server.sum_up_now_and_then)
                     task_status.started()
                     with _batching(log):
-                        await anext(signals)
+                        await drain.wait()
                     accepting.cancel_scope.cancel()
                 server.drain(connections.cancel_scope)
-                watch.start_soon(_cancel_on_signal, signals, connections.cancel_scope)
+                watch.start_soon(_cancel_when, close, connections.cancel_scope)
             watch.cancel_scope.cancel()
         server.sum_up()
         log.write("info", "stopped", {})
 
 
-async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    await anext(signals)
+async def _heed(signals: AsyncIterator[int], stages: Sequence[trio.Event]) -> None:
+    for stage in stages:
+        await anext(signals)
+        stage.set()
+
+
+async def _obey(orders: int, stages: Sequence[trio.Event], log: Log) -> None:
+    """Heed the supervisor.
+
+    Signals and orders are counted apart: what stops a whole service (systemd) signals each of its
+    processes, and one wish that comes both ways is still one.
+    """
+    left = iter(stages)
+    async with trio.lowlevel.FdStream(orders) as stream:
+        async for data in stream:
+            for _, stage in zip(data, left, strict=False):
+                stage.set()
+        log.write("error", "supervisor-gone", {})
+        stages[0].set()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
     scope.cancel()
 
 
 class _Server:
-    """What all connections share: their number, by source too, and the counts of scanners."""
+    """What all connections share: their places, and the counts of scanners."""
 
     def __init__(
-        self, config: Config, max_connections: int, log: Log, relay: Relay, https_port: int
+        self, config: Config, places: Places, log: Log, relay: Relay, https_port: int
     ) -> None:
         self.config = config
         self.drain_time = config.limits.drain
@@ -180,13 +211,10 @@ class _Server:
         tls = Service(TLS, self.table, config.limits, relay, self.report)
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
         self.services = {service.protocol.name: service for service in (tls, http)}
-        self.max_connections = max_connections
-        self.room = trio.Semaphore(max_connections, max_value=max_connections)
-        self.is_full = False
+        self.places = places
+        self.waiting = trio.lowlevel.ParkingLot()
         self.backed_off = -math.inf  # when last
-        self.per_source = config.limits.max_connections_per_source or math.inf
-        self.by_source: Counter[str | bytes] = Counter()
-        self.refused_by_source: Counter[str | bytes] = Counter()
+        self.per_source = config.limits.max_connections_per_source
         self.scanners: Counter[Reason] = Counter()
         self.summed_up = trio.current_time()
 
@@ -197,7 +225,9 @@ class _Server:
                 # Room is taken only for a connection that is there: else idle listeners would hold
                 # places that a busy one needs.
                 await trio.lowlevel.wait_readable(listener.socket)
-                await self.take_room()
+                if not self.places.take():
+                    await self.wait_for_room()
+                    continue
                 try:
                     self.accept_one(listener, service, connections)
                     self.accept_queued(listener, service, connections, most=_AT_A_TIME)
@@ -214,36 +244,33 @@ class _Server:
         self, listener: Listener, service: Service, connections: trio.Nursery, *, most: int
     ) -> None:
         """Accept what is there and has room; raises OSError in the end, mostly EAGAIN."""
-        with contextlib.suppress(trio.WouldBlock):
-            for _ in range(most):
-                self.room.acquire_nowait()
-                self.accept_one(listener, service, connections)
+        for _ in range(most):
+            if not self.places.take():
+                return
+            self.accept_one(listener, service, connections)
 
     def accept_one(self, listener: Listener, service: Service, connections: trio.Nursery) -> None:
         """Accept a connection for which room is taken; if that raises, the room is given back."""
         try:
             client, name = listener.socket.accept()
         except OSError:
-            self.room.release()
+            self.give_room()
             raise
         client.setblocking(False)
         connections.start_soon(self.handle, client, endpoint(name), service)
 
-    async def take_room(self) -> None:
-        """Wait until there may be one connection more; say so once when the limit is reached."""
-        try:
-            self.room.acquire_nowait()
-        except trio.WouldBlock:
-            if not self.is_full:
-                self.is_full = True
-                self.log.write("warning", "full", {"max_connections": self.max_connections})
-            await self.room.acquire()
+    async def wait_for_room(self) -> None:
+        """Wait until there may be a place again; say so once when all are taken."""
+        if self.places.is_news_that_full():
+            self.log.write("warning", "full", {"max_connections": self.places.limit})
+        with trio.move_on_after(self.places.look_again):
+            await self.waiting.park()
 
     def give_room(self) -> None:
-        """One connection less. Full is over when a tenth is free, so that it is not said often."""
-        self.room.release()
-        if self.is_full and self.room.value > self.max_connections // 10:
-            self.is_full = False
+        """One connection less. Who waits looks whether there is one at his listener still."""
+        self.places.give()
+        if self.waiting:
+            self.waiting.unpark_all()
 
     async def back_off(self, error: OSError) -> None:
         """Wait where accepting again at once would fail again; say so once while it lasts."""
@@ -259,28 +286,24 @@ class _Server:
         self, client: socket.socket, source: Endpoint | None, service: Service
     ) -> None:
         """Serve one connection, which has its room already."""
-        key = _source_key(source)
-        limit = math.inf if source is None else self.per_source
-        too_many = self.by_source[key] >= limit
-        # Who is refused uses up no share of the source's, but a place while the refusal is said: a
-        # source that has as many of those as well is closed without a word.
-        counts = self.refused_by_source if too_many else self.by_source
-        if counts[key] >= limit:
-            client.close()
-            self.give_room()
-            return
-        counts[key] += 1
+        refused, leave = None, None
+        if source is not None and self.per_source is not None:
+            key = _source_key(source)
+            leave = self.places.enter(key, self.per_source)
+            if leave is None:
+                # Who is refused uses up no share of the source's, but a place while the refusal is
+                # said: a source that has as many of those as well is closed without a word.
+                refused = Reason.TOO_MANY_FROM_SOURCE
+                leave = self.places.enter(b"refused " + key, self.per_source)
+            if leave is None:
+                client.close()
+                self.give_room()
+                return
         try:
-            await serve_connection(
-                client,
-                source,
-                service,
-                refused=Reason.TOO_MANY_FROM_SOURCE if too_many else None,
-            )
+            await serve_connection(client, source, service, refused=refused)
         finally:
-            counts[key] -= 1
-            if not counts[key]:
-                del counts[key]
+            if leave is not None:
+                leave()
             self.give_room()
 
     def report(self, outcome: Outcome) -> None:
@@ -311,8 +334,8 @@ class _Server:
     def drain(self, connections: trio.CancelScope) -> None:
         """Give open connections their time to end."""
         connections.deadline = trio.current_time() + self.drain_time
-        open_now = self.max_connections - self.room.value
         seconds = "off" if self.drain_time == math.inf else self.drain_time
+        open_now = self.places.taken_here
         self.log.write("info", "draining", {"connections": open_now, "seconds": seconds})
 
 
@@ -333,9 +356,7 @@ def _https_port(config: Config, listeners: Sequence[Listener]) -> int:
     return TLS.default_port
 
 
-def _source_key(source: Endpoint | None) -> str | bytes:
+def _source_key(source: Endpoint) -> bytes:
     """What counts as one source: an IPv4 address, or an IPv6 /64, which is one household."""
-    if source is None:
-        return ""
     host = source[0]
-    return socket.inet_pton(socket.AF_INET6, host)[:8] if ":" in host else host
+    return socket.inet_pton(socket.AF_INET6, host)[:8] if ":" in host else host.encode()

@@ -19,6 +19,7 @@ FLOORS = (
         "admin",
         "listeners",
         "systemd",
+        "places",
         "relay.__init__",
         "relay.reset",
         "relay.pipes",

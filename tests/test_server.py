@@ -23,6 +23,7 @@ from snimux.client_hello import alert
 from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
+from snimux.places import LocalPlaces
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.server import _https_port, _source_key, serve
 from tests.hellos import load
@@ -71,6 +72,7 @@ async def running(
     listen: int = 1,
     relay: str = "auto",
     http: int = 0,
+    orders: int | None = None,
 ) -> AsyncIterator[Running]:
     """A server until the test is over; stopped by two signals, if it is not before."""
     anywhere = TcpAddress("127.0.0.1", 0)
@@ -85,7 +87,8 @@ async def running(
         log = Log(run.stream, form="json", level=level)
 
         async def work(*, task_status: trio.TaskStatus[None]) -> None:
-            await serve(config, max_connections, listeners, log, task_status=task_status)
+            places = LocalPlaces(max_connections)
+            await serve(config, places, listeners, log, orders=orders, task_status=task_status)
             run.done.set()
 
         async with trio.open_nursery() as nursery:
@@ -265,7 +268,7 @@ async def test_out_of_descriptors_backs_off_says_so_once_and_recovers(
     config = Config((), (), Limits(), "auto", "json", "info")
     async with trio.open_nursery() as nursery:
         listener = Listener(cast(socket.socket, faulty))
-        await nursery.start(serve, config, 9, [listener], Log(stream, form="json"))
+        await nursery.start(serve, config, LocalPlaces(9), [listener], Log(stream, form="json"))
         started = trio.current_time()
         for _ in range(2):
             with trio.socket.socket() as client:
@@ -384,6 +387,42 @@ async def test_a_second_signal_closes_now(mock_clock: MockClock) -> None:
         await run.done.wait()
         client.close()
         backend.close()
+
+
+async def test_orders_are_stages_and_one_wish_that_comes_both_ways_is_one() -> None:
+    reader, writer = os.pipe()
+    async with running(Limits(drain=math.inf), orders=reader) as run:
+        assert not run.lines("listening")  # the supervisor has said it
+        client, backend = await run.relayed()
+        os.write(writer, b".")
+        signal.raise_signal(signal.SIGTERM)
+        await wait_all_tasks_blocked(0.02)
+        assert run.lines("draining")[0]["connections"] == 1
+        assert not run.done.is_set()
+        os.write(writer, b".")
+        await run.done.wait()
+        client.close()
+        backend.close()
+    os.close(writer)
+    assert not run.lines("supervisor-gone")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
+
+
+async def test_the_end_of_the_supervisor_is_a_drain_whatever_was_ordered_before() -> None:
+    for ordered in (b"", b"."):
+        reader, writer = os.pipe()
+        async with running(Limits(drain=math.inf), orders=reader) as run:
+            client, backend = await run.relayed()
+            os.write(writer, ordered)
+            os.close(writer)
+            await wait_all_tasks_blocked(0.02)
+            assert run.lines("supervisor-gone")[0]["level"] == "error"
+            assert len(run.lines("draining")) == 1
+            assert not run.done.is_set()
+            client.close()
+            backend.close()
+            await run.done.wait()
 
 
 async def test_no_drain_is_no_wait() -> None:

@@ -1,0 +1,258 @@
+"""How many connections there are, and of whom: counted in this process, or by all workers together.
+
+``Places`` is the interface. A connection takes a place of the whole before it is accepted, and
+enters for its source after; both are bounded, and a check and its count are one step.
+
+The workers' counts are in a file that all of them have in memory: a column for each worker, which
+nobody but the worker writes, so that giving back needs no lock, and a dead worker's column can be
+cleared. Taking needs one: a POSIX record lock, which the kernel releases if its holder dies.
+
+Knows no sockets and no addresses: a source is some bytes.
+"""
+
+import fcntl
+import hashlib
+import math
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
+
+Leave = Callable[[], None]
+"""Undoes an entry; to be called once."""
+
+
+class Places(Protocol):
+    """The places of the whole, as one process sees them."""
+
+    limit: int
+    """How many there are for all."""
+    look_again: float
+    """When none is free: seconds after which others may have given one back."""
+
+    @property
+    def taken_here(self) -> int:
+        """How many this process has taken."""
+
+    def take(self) -> bool:
+        """Take a place, if there is one."""
+
+    def give(self) -> None:
+        """Give a place back."""
+
+    def is_news_that_full(self) -> bool:
+        """Whether all are taken, and nobody was told since a tenth of them was free."""
+
+    def enter(self, source: bytes, limit: int) -> Leave | None:
+        """Count one more of a source, if there are fewer than the limit; else None."""
+
+
+class LocalPlaces:
+    """The places of a process that is the only one."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.look_again = math.inf
+        self.taken_here = 0
+        self._said_full = False
+        self._by_source: dict[bytes, int] = {}
+
+    def take(self) -> bool:
+        """Take a place, if there is one."""
+        if self.taken_here >= self.limit:
+            return False
+        self.taken_here += 1
+        return True
+
+    def give(self) -> None:
+        """Give a place back."""
+        self.taken_here -= 1
+        if self._said_full and _is_a_tenth_free(self.taken_here, self.limit):
+            self._said_full = False
+
+    def is_news_that_full(self) -> bool:
+        """Whether all are taken, and nobody was told since a tenth of them was free."""
+        if self._said_full or self.taken_here < self.limit:
+            return False
+        self._said_full = True
+        return True
+
+    def enter(self, source: bytes, limit: int) -> Leave | None:
+        """Count one more of a source, if there are fewer than the limit; else None."""
+        count = self._by_source.get(source, 0)
+        if count >= limit:
+            return None
+        self._by_source[source] = count + 1
+        return partial(self._leave, source)
+
+    def _leave(self, source: bytes) -> None:
+        left = self._by_source[source] - 1
+        if left:
+            self._by_source[source] = left
+        else:
+            del self._by_source[source]
+
+
+def _is_a_tenth_free(taken: int, limit: int) -> bool:
+    return limit - taken > limit // 10
+
+
+# The file: a header of 64 bytes (what it is, columns, slots, limit, the key of the hash; in the
+# last word whether it was said that all are taken), then the sources' hashes, one a slot, then
+# the columns: for each slot how many the worker has, and behind them how many in all. In the
+# machine's own byte order: no other will read it.
+_HEADER = struct.Struct("=8sIIQ16s")
+_HEADER_SIZE = 64
+_MAGIC = b"snimux 1"
+_SAID_FULL = 15
+_HASH, _COUNT = 8, 4  # bytes
+
+# A source is in one of so many slots from where its hash points. Hashes are keyed, so that nobody
+# can choose where his addresses go; and with four slots for each source that there may be, the
+# chance that all of them are in use by others is less than 1 in 10^9.
+_WINDOW = 32
+_SLOTS_PER_SOURCE = 4
+# As many sources at a time are told apart: 24 MiB for four workers, if all were in use.
+_MOST_SOURCES = 2**18
+
+# Seconds. Nobody is woken by what another process gives back: a pause that nobody notices, and a
+# hundredth of the processor's time at most.
+_LOOK_AGAIN = 0.02
+
+
+def lay_out(descriptor: int, *, workers: int, limit: int, by_source: bool) -> None:
+    """Make an empty file the places of some workers.
+
+    Args:
+        descriptor: of the file.
+        workers: how many; their numbers are from 1 up.
+        limit: how many places there are for all.
+        by_source: whether anyone will ``enter``.
+    """
+    slots = _SLOTS_PER_SOURCE * min(limit, _MOST_SOURCES) + _WINDOW if by_source else 0
+    os.ftruncate(descriptor, _column(workers + 1, slots))  # zeros, which take no memory yet
+    os.pwrite(descriptor, _HEADER.pack(_MAGIC, workers, slots, limit, os.urandom(16)), 0)
+
+
+def clear(descriptor: int, number: int) -> None:
+    """Give back what a worker that has ended had taken."""
+    header = os.pread(descriptor, _HEADER.size, 0)
+    slots = _HEADER.unpack(header)[2]
+    os.pwrite(descriptor, bytes(_COUNT * (slots + 1)), _column(number, slots))
+
+
+def _column(number: int, slots: int) -> int:
+    """Where in the file a worker's column begins."""
+    return _HEADER_SIZE + _HASH * slots + _COUNT * (slots + 1) * (number - 1)
+
+
+class SharedPlaces:
+    """The places of all workers, as one of them sees them.
+
+    Resource handling: the descriptor must stay open as long as this is used, and no other of the
+    same file may be closed by this process: with it the kernel would release the lock.
+    """
+
+    def __init__(self, descriptor: int, number: int, *, most: int) -> None:
+        """Use a file that was laid out.
+
+        Args:
+            descriptor: of the file.
+            number: this worker's.
+            most: how many places this worker may take by itself.
+
+        Raises:
+            ValueError: the file is of another version of snimux.
+        """
+        self._memory = memoryview(mmap.mmap(descriptor, 0))
+        magic, workers, slots, self.limit, self._key = _HEADER.unpack_from(self._memory)
+        if magic != _MAGIC or number > workers:
+            raise ValueError("the supervisor is of another version of snimux: restart it")
+        self.look_again = _LOOK_AGAIN
+        self._descriptor = descriptor
+        self._most = most
+        self._header = self._memory[:_HEADER_SIZE].cast("I")
+        self._hashes = self._memory[_HEADER_SIZE : _column(1, slots)].cast("Q")
+        self._columns = [
+            self._memory[_column(each, slots) : _column(each + 1, slots)].cast("I")
+            for each in range(1, workers + 1)
+        ]
+        self._own = self._columns[number - 1]
+
+    @property
+    def taken_here(self) -> int:
+        """How many this process has taken."""
+        return self._own[-1]
+
+    def take(self) -> bool:
+        """Take a place, if there is one, for all and for this worker."""
+        if self._own[-1] >= self._most:
+            return False
+        with self._locked():
+            if self._count(-1) >= self.limit:
+                return False
+            self._own[-1] += 1
+        return True
+
+    def give(self) -> None:
+        """Give a place back."""
+        self._own[-1] -= 1
+        if self._header[_SAID_FULL] and _is_a_tenth_free(self._count(-1), self.limit):
+            self._header[_SAID_FULL] = 0
+
+    def is_news_that_full(self) -> bool:
+        """Whether all are taken, and no worker said so since a tenth of them was free."""
+        with self._locked():
+            if self._header[_SAID_FULL] or self._count(-1) < self.limit:
+                return False
+            self._header[_SAID_FULL] = 1
+        return True
+
+    def enter(self, source: bytes, limit: int) -> Leave | None:
+        """Count one more of a source, if there are fewer than the limit; else None."""
+        digest = hashlib.blake2b(source, digest_size=_HASH, key=self._key).digest()
+        hashed = int.from_bytes(digest) or 1  # 0 is a slot that was never used
+        with self._locked():
+            slot = self._find(hashed)
+            if slot is None:
+                # More sources than are told apart: who has so many needs no second connection
+                # from one of them, so a limit on each would stop nobody.
+                return _do_nothing
+            if self._count(slot) >= limit:
+                return None
+            self._hashes[slot] = hashed
+            self._own[slot] += 1
+        return partial(self._leave, slot)
+
+    def _leave(self, slot: int) -> None:
+        self._own[slot] -= 1
+
+    def _find(self, hashed: int) -> int | None:
+        """The slot of a source, or one that is free for it."""
+        start = hashed % (len(self._hashes) - _WINDOW + 1)
+        window = self._hashes[start : start + _WINDOW].tolist()
+        if hashed in window:
+            return start + window.index(hashed)
+        for slot, other in enumerate(window, start):
+            if not other or not self._count(slot):
+                return slot
+        return None
+
+    def _count(self, slot: int) -> int:
+        return sum([column[slot] for column in self._columns])
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Not flock: that belongs to the open file, which all workers inherited and so share.
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+
+def _do_nothing() -> None:
+    pass

@@ -1,0 +1,233 @@
+"""``snimux.places``: one count, in a process or over several; both against one model."""
+
+import contextlib
+import fcntl
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import IO, ClassVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from snimux.places import Leave, LocalPlaces, Places, SharedPlaces, clear, lay_out
+
+SOURCES = [bytes([number]) * 4 for number in range(5)]
+
+
+class _Machine(RuleBasedStateMachine):
+    """Workers take and give, enter and leave, die and are replaced, beside a model of it."""
+
+    workers: ClassVar[int]
+
+    def make(self, worker: int) -> Places:
+        raise NotImplementedError
+
+    @initialize(limit=st.integers(1, 30), most=st.integers(1, 30))
+    def begin(self, limit: int, most: int) -> None:
+        self.limit, self.most = limit, most if self.workers > 1 else limit
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (until the teardown)
+        lay_out(self.file.fileno(), workers=self.workers, limit=limit, by_source=True)
+        self.places = [self.make(worker) for worker in range(self.workers)]
+        self.taken: Counter[int] = Counter()
+        self.entered: list[tuple[int, bytes, Leave]] = []
+        self.said_full = False
+
+    def teardown(self) -> None:
+        self.file.close()
+
+    def of(self, worker: int) -> tuple[int, Places]:
+        return worker % self.workers, self.places[worker % self.workers]
+
+    @rule(worker=st.integers(0, 9))
+    def take(self, worker: int) -> None:
+        worker, places = self.of(worker)
+        may = self.taken.total() < self.limit and self.taken[worker] < self.most
+        assert places.take() is may
+        self.taken[worker] += may
+
+    @rule(worker=st.integers(0, 9))
+    def give(self, worker: int) -> None:
+        worker, places = self.of(worker)
+        if self.taken[worker]:
+            places.give()
+            self.taken[worker] -= 1
+            if self.limit - self.taken.total() > self.limit // 10:
+                self.said_full = False
+
+    @rule(worker=st.integers(0, 9))
+    def look_whether_full(self, worker: int) -> None:
+        news = self.taken.total() == self.limit and not self.said_full
+        assert self.of(worker)[1].is_news_that_full() is news
+        self.said_full |= news
+
+    @rule(worker=st.integers(0, 9), source=st.sampled_from(SOURCES), limit=st.integers(1, 4))
+    def enter(self, worker: int, source: bytes, limit: int) -> None:
+        worker, places = self.of(worker)
+        count = sum(source == other for _, other, _ in self.entered)
+        leave = places.enter(source, limit)
+        assert (leave is not None) is (count < limit)
+        if leave is not None:
+            self.entered.append((worker, source, leave))
+
+    @precondition(lambda self: self.entered)
+    @rule(which=st.integers(0, 99))
+    def leave(self, which: int) -> None:
+        _, _, leave = self.entered.pop(which % len(self.entered))
+        leave()
+
+    @precondition(lambda self: self.workers > 1)
+    @rule(worker=st.integers(0, 9))
+    def die(self, worker: int) -> None:
+        worker, _ = self.of(worker)
+        clear(self.file.fileno(), worker + 1)
+        self.places[worker] = self.make(worker)
+        self.taken[worker] = 0
+        self.entered = [entry for entry in self.entered if entry[0] != worker]
+
+    @invariant()
+    def counts_are_those_of_the_model(self) -> None:
+        for worker, places in enumerate(self.places):
+            assert places.limit == self.limit
+            assert places.taken_here == self.taken[worker]
+
+
+class _Local(_Machine):
+    workers = 1
+
+    def make(self, worker: int) -> Places:
+        return LocalPlaces(self.limit)
+
+
+class _Shared(_Machine):
+    workers = 3
+
+    def make(self, worker: int) -> Places:
+        return SharedPlaces(self.file.fileno(), worker + 1, most=self.most)
+
+
+_Local.TestCase.settings = _Shared.TestCase.settings = settings(deadline=None, max_examples=50)
+TestLocal = _Local.TestCase
+TestShared = _Shared.TestCase
+
+
+@contextlib.contextmanager
+def shared(workers: int, limit: int, *, by_source: bool = True) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile() as file:
+        lay_out(file.fileno(), workers=workers, limit=limit, by_source=by_source)
+        yield file
+
+
+def test_as_many_sources_as_there_are_places_are_told_apart() -> None:
+    with shared(2, 5000) as file:
+        workers = [SharedPlaces(file.fileno(), number, most=5000) for number in (1, 2)]
+        sources = [number.to_bytes(4) for number in range(5000)]
+        for number, source in enumerate(sources):
+            assert workers[number % 2].enter(source, 1)
+        for number, source in enumerate(sources):
+            assert workers[number % 2].enter(source, 1) is None
+
+
+def test_slots_are_used_again() -> None:
+    with shared(1, 1) as file:
+        places = SharedPlaces(file.fileno(), 1, most=1)
+        for number in range(1000):
+            leave = places.enter(number.to_bytes(4), 1)
+            assert leave
+            assert places.enter(number.to_bytes(4), 1) is None
+            leave()
+
+
+def test_more_sources_than_can_be_told_apart_are_let_in() -> None:
+    with shared(1, 1) as file:
+        places = SharedPlaces(file.fileno(), 1, most=1)
+        assert all(places.enter(number.to_bytes(4), 1) for number in range(1000))
+
+
+def test_the_file_is_bounded_and_small_where_sources_do_not_count() -> None:
+    for by_source, most in ((False, 100), (True, 25 * 2**20)):
+        with shared(4, 10**9, by_source=by_source) as file:
+            assert file.seek(0, 2) < most
+            assert SharedPlaces(file.fileno(), 4, most=1).take()
+
+
+def test_the_hash_is_keyed() -> None:
+    with shared(1, 1) as one, shared(1, 1) as other:
+        assert one.read(64) != other.read(64)
+
+
+def test_a_file_of_another_version_is_told() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(4096))
+        file.flush()
+        with pytest.raises(ValueError, match="another version of snimux"):
+            SharedPlaces(file.fileno(), 1, most=1)
+    with shared(2, 1) as file, pytest.raises(ValueError, match="another version of snimux"):
+        SharedPlaces(file.fileno(), 3, most=1)
+
+
+# --- in several processes
+
+TAKE_AND_GIVE = """
+import os, sys
+from snimux.places import SharedPlaces
+number, mark = int(sys.argv[1]), sys.argv[2]
+places = SharedPlaces(0, number, most=9)
+had = 0
+while had < 500:
+    if places.take():
+        # whoever has the only place makes the file that nobody else may find there
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+        os.unlink(mark)
+        places.give()
+    leave = places.enter(b"192.0.2.1", 1)
+    if leave:
+        os.close(os.open(mark + "-source", os.O_CREAT | os.O_EXCL))
+        os.unlink(mark + "-source")
+        leave()
+        had += 1
+"""
+
+HOLD = """
+import signal
+from snimux.places import SharedPlaces
+places = SharedPlaces(0, 1, most=9)
+assert places.take()
+with places._locked():
+    print("locked", flush=True)
+    signal.pause()
+"""
+
+
+def test_processes_exclude_each_other(tmp_path_factory: pytest.TempPathFactory) -> None:
+    mark = str(tmp_path_factory.mktemp("places") / "mark")
+    with shared(3, 1) as file:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", TAKE_AND_GIVE, str(number), mark], stdin=file.fileno()
+            )
+            for number in (1, 2, 3)
+        ]
+        assert [process.wait() for process in processes] == [0, 0, 0]
+        last = SharedPlaces(file.fileno(), 1, most=9)
+        assert last.take()
+        assert last.enter(b"192.0.2.1", 1)
+
+
+def test_a_dead_worker_leaves_no_lock_and_its_places_are_given_back() -> None:
+    with shared(2, 1) as file:
+        command = [sys.executable, "-c", HOLD]
+        with subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"locked\n"
+            with pytest.raises(BlockingIOError):
+                fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            holder.kill()
+        places = SharedPlaces(file.fileno(), 2, most=9)
+        assert not places.take()
+        clear(file.fileno(), 1)
+        assert places.take()
