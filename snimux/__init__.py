@@ -18,7 +18,8 @@ no trio, no socket, no clock and no log:
    then ``engine``
 4. ``connection`` (one connection's life), ``discovery`` (the route table as the Caddys change)
 5. ``server`` (accept, limits, drain)
-6. ``cli`` (argv -> a running server and an exit status)
+6. ``supervisor`` (several workers on the same sockets)
+7. ``cli`` (argv -> a running server and an exit status)
 """
 
 __version__ = "0.1.0"

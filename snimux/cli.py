@@ -8,11 +8,13 @@ configuration file are wrong; every problem has its line.
 import gc
 import io
 import math
+import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -27,11 +29,13 @@ from snimux.config import Config, ConfigError, load
 from snimux.discovery import planned
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Log
-from snimux.places import LocalPlaces
+from snimux.places import LocalPlaces, SharedPlaces
 from snimux.relay.pipes import MOST
 from snimux.routes import Backend
 from snimux.server import STOP_SIGNALS, serve
 from snimux.settings import SETTINGS
+from snimux.supervisor import Handed, Team, handed_to_worker, processors, supervise
+from snimux.systemd import HandoverError, receive
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -151,7 +155,13 @@ def main(context: click.Context, /, **flags: Any) -> None:
     """
     context.obj = flags
     if context.invoked_subcommand is None:
-        _run(_load(flags))
+        handed = _handed()
+        text = handed.config_text() if handed else _read(flags["config"])
+        config = _load(flags, text)
+        if handed:
+            _run_worker(config, handed)
+        else:
+            _run(config, text)
 
 
 @main.command(epilog="The flags are those of snimux itself.")
@@ -162,7 +172,7 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     merged = {key: flags[key] or group_flags[key] for key in flags}
     for key in ("listen", "http", "route", "caddy"):
         merged[key] = (*group_flags[key], *flags[key])
-    config = _load(merged)
+    config = _load(merged, _read(merged["config"]))
     answers = trio.run(_ask, config.caddys)
     caddys = {address: sites for address, sites in answers.items() if isinstance(sites, Sites)}
     click.echo(_described(config, caddys))
@@ -188,15 +198,16 @@ async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | Adm
     return {address: answers[address] for address in caddys}
 
 
-def _load(flags: Mapping[str, Any]) -> Config:
-    name = flags["config"]
+def _load(flags: Mapping[str, Any], text: str | None) -> Config:
     try:
-        return load(flags, name or "", None if name is None else _read(name))
+        return load(flags, flags["config"] or "", text)
     except ConfigError as error:
         _fail(2, *error.problems)
 
 
-def _read(name: str) -> str:
+def _read(name: str | None) -> str | None:
+    if name is None:
+        return None
     try:
         return Path(name).read_text(encoding="utf-8")
     except OSError as error:
@@ -205,17 +216,56 @@ def _read(name: str) -> str:
         _fail(2, f"--config: {name}: not UTF-8, so not TOML")
 
 
-def _run(config: Config) -> None:
-    # Python has no stderr where its descriptor is closed.
-    log = Log(sys.stderr or io.StringIO(), form=config.log_format, level=config.log_level)
-    allowed = _room_for(_raise_descriptor_limit())
-    wanted = config.limits.max_connections
-    if wanted is not None and wanted > allowed:
+def _handed() -> Handed | None:
+    """What a supervisor has handed to this process, if it is a worker."""
+    try:
+        return handed_to_worker(receive(os.environ, os.getpid()))
+    except HandoverError as error:
+        _fail(1, str(error))
+
+
+def _run(config: Config, text: str | None) -> None:
+    """Serve, alone or by workers."""
+    log = _log(config)
+    workers = config.workers or processors()
+    limits = config.limits
+    allowed = workers * max(_room_for(_raise_descriptor_limit()), 1)
+    wanted = limits.max_connections or allowed
+    if wanted > allowed:
         log.write("warning", "few-descriptors", {"max_connections": wanted, "room_for": allowed})
     try:
         listeners = open_listeners(config.listen, config.http)
     except ListenError as error:
         _fail(1, str(error))
+    if workers == 1:
+        _run_until_stopped(partial(serve, config, LocalPlaces(wanted), listeners, log))
+        return
+    # No worker takes more than it has descriptors for, so there are no more places.
+    by_source = limits.max_connections_per_source is not None
+    team = Team(workers, min(wanted, allowed), by_source, text)
+    # As this process was started: by its script or -m, with the interpreter's own flags.
+    command = [sys.executable, *sys.orig_argv[1:]]
+    _run_until_stopped(partial(supervise, command, listeners, team, log))
+
+
+def _run_worker(config: Config, handed: Handed) -> None:
+    log = _log(config, worker=handed.number)
+    most = max(_room_for(_raise_descriptor_limit()), 1)
+    try:
+        places = SharedPlaces(handed.places, handed.number, most=most)
+    except ValueError as error:
+        _fail(1, str(error))
+    listeners = handed.listeners()
+    _run_until_stopped(partial(serve, config, places, listeners, log, orders=handed.orders))
+
+
+def _log(config: Config, *, worker: int | None = None) -> Log:
+    # Python has no stderr where its descriptor is closed.
+    stream = sys.stderr or io.StringIO()
+    return Log(stream, form=config.log_format, level=config.log_level, worker=worker)
+
+
+def _run_until_stopped(main: Callable[[], Awaitable[None]]) -> None:
     # What is there by now stays: the collector need not look through 100,000 routes again.
     gc.collect()
     gc.freeze()
@@ -224,7 +274,7 @@ def _run(config: Config) -> None:
     # ignored would not wait; ignored in the end, because Python takes its handlers away first.)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _handle_stop_signals(lambda *_: None)
-    trio.run(serve, config, LocalPlaces(wanted or max(allowed, 1)), listeners, log)
+    trio.run(main)
     _handle_stop_signals(signal.SIG_IGN)
 
 

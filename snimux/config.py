@@ -71,6 +71,8 @@ class Config:
     """Where to listen for plain HTTP."""
     caddys: tuple[AdminAddress, ...] = ()
     """Where to ask for further routes; the first has a name that several have."""
+    workers: int | None = 1
+    """None: as many as there are processors for this process."""
 
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
@@ -79,6 +81,7 @@ _OFF = "off"
 _FILE_KEYS = (
     "listen", "http", "route", "default", "caddy", *(setting.key for setting in SETTINGS)
 )  # fmt: skip
+_NO_LIMITS = ("relay", "log_format", "log_level", "workers")
 _ROUTE_KEYS = ("hosts", "to", "proxy", "http", "http_proxy")
 _CADDY_KEYS = ("admin",)
 _VERSIONS = ("v1", "v2")
@@ -192,7 +195,7 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
         raise ConfigError(problems)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
-    rest = {key: settings.pop(key) for key in ("relay", "log_format", "log_level")}
+    rest = {key: settings.pop(key) for key in _NO_LIMITS}
     return Config(
         tuple(listen),
         tuple(routes.values()),

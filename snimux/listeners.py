@@ -80,6 +80,7 @@ def open_listeners(
         raise ListenError(f"cannot listen on {address}: {words}") from None
     for listener in opened:
         listener.socket.setblocking(False)
+        listener.socket.set_inheritable(False)  # one that was handed over is
     return opened
 
 

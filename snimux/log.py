@@ -37,8 +37,16 @@ _PLAIN = re.compile(r"[!#-&(-<>-\[\]-~]+")
 class Log:
     """Writes lines of a level or above to a stream."""
 
-    def __init__(self, stream: TextIO, *, form: str = "logfmt", level: str = "info") -> None:
-        """Form "logfmt" or "json"; see ``LEVELS`` for the levels."""
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        form: str = "logfmt",
+        level: str = "info",
+        worker: int | None = None,
+    ) -> None:
+        """Form "logfmt" or "json"; see ``LEVELS`` for the levels; all lines have the worker."""
+        self._always: Mapping[str, Field] = {} if worker is None else {"worker": worker}
         self.batches = False
         """Whether lines are kept until ``flush``, which somebody calls then, and often."""
         self._stream = stream
@@ -80,7 +88,8 @@ class Log:
             self.flush()
 
     def _line(self, level: Level, event: str, fields: Mapping[str, Field]) -> str:
-        return self._render({"time": self._now(), "level": level, "event": event, **fields}) + "\n"
+        common = {"time": self._now(), "level": level, "event": event}
+        return self._render({**common, **fields, **self._always}) + "\n"
 
     def _put(self, lines: str) -> bool:
         """Write some lines if that can be done at once."""

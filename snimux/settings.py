@@ -104,7 +104,7 @@ SETTINGS = (
         "auto",
         "N|auto",
         "connections at a time; at the limit, new ones wait to be accepted; "
-        "auto is a little less than half of the descriptors that the process may have",
+        "auto is a little less than half of the descriptors that a process may have, by workers",
     ),
     Setting(
         "max_connections_per_source",
@@ -127,6 +127,14 @@ SETTINGS = (
         "auto",
         "auto|portable",
         "what moves the bytes; auto is the engine on Linux, and the portable relay elsewhere",
+    ),
+    Setting(
+        "workers",
+        # Each is a process, and a column of the counts that all of them share.
+        _count("workers", high=256, word="auto"),
+        1,
+        "N|auto",
+        "processes that share the work; auto is one for each processor that snimux may use",
     ),
     Setting("log_format", choice("logfmt", "json"), "logfmt", "logfmt|json", "form of a log line"),
     Setting(

@@ -6,6 +6,8 @@ A server that runs is a process of its own: see ``test_end_to_end``.
 import os
 import resource
 import socket
+import sys
+import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 import snimux
 from snimux.cli import _raise_descriptor_limit, _room_for, main
 from snimux.settings import SETTINGS
+from snimux.systemd import start
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
          "--route", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444"]  # fmt: skip
@@ -178,6 +181,29 @@ def test_what_cannot_be_listened_on_is_status_1() -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith(f"snimux: cannot listen on {address}: ")
     assert f" (pid {os.getpid()})" in result.stderr
+
+
+def test_what_is_handed_over_wrongly_is_status_1() -> None:
+    handed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "x"}
+    result = CliRunner().invoke(main, STORY, env=handed)
+    assert result.exit_code == 1
+    assert result.stderr == "snimux: LISTEN_FDS: 'x' is not a number\n"
+
+
+# The threads are those of other tests, and the child does nothing but execute.
+@pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
+def test_a_worker_of_another_version_than_its_supervisor_is_status_1(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(4096))
+        file.flush()
+        handed = [("worker-1", file.fileno()), ("places", file.fileno())]
+        command = [sys.executable, "-m", "snimux", *STORY]
+        pid = start(command, handed, environment=os.environ)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    words = "snimux: the supervisor is of another version of snimux: restart it\n"
+    assert capfd.readouterr().err == words
 
 
 def test_there_are_descriptors_for_every_connection_and_the_pipes() -> None:

@@ -261,6 +261,7 @@ def test_where_plain_http_is_listened_for(
         ({"max_hello": "16KiB"}, "--max-hello: '16KiB' is not a number of bytes"),
         ({"max_hello": "1000.5"}, "--max-hello: 1000.5 is not a number of bytes"),
         ({"max_connections": "0"}, "--max-connections: 0 is not a number of connections or auto"),
+        ({"workers": "0"}, "--workers: 0 is not a number of workers or auto from 1 to 256"),
         ({"max_connections": "off"}, "--max-connections: 'off' is not a number of connections"),
         ({"log_format": "xml"}, "--log-format: 'xml' is not one of logfmt, json"),
         ({"log_level": "loud"}, "--log-level: 'loud' is not one of debug, info, warning, error"),

@@ -1187,3 +1187,357 @@ async def test_a_port_kept_for_root_names_the_ways_out(here: Path) -> None:
     assert mux.stderr.count("\n") == 1
     for way_out in ("systemd", "CAP_NET_BIND_SERVICE", "ip_unprivileged_port_start"):
         assert way_out in mux.stderr
+
+
+# --- workers
+
+TWO = "--workers=2"
+
+
+async def workers_of(mux: Mux) -> dict[int, int]:
+    """The process ids of two workers that serve, by number."""
+
+    def serving() -> dict[int, int]:
+        started = {line["worker"]: line["pid"] for line in mux.lines(event="worker-started")}
+        died = {line["pid"] for line in mux.lines(event="worker-died")}
+        ready = mux.lines(event="relay")
+        return {
+            number: pid
+            for number, pid in started.items()
+            if pid not in died
+            and sum(line["worker"] == number for line in ready)
+            == len(mux.lines(event="worker-started", worker=number))
+        }
+
+    await until(lambda: len(serving()) == 2, "two workers serve")
+    return serving()
+
+
+@contextlib.asynccontextmanager
+async def held_up(pid: int) -> AsyncIterator[None]:
+    """A process that does nothing for now."""
+    process = psutil.Process(pid)
+    if sys.platform == "linux":  # elsewhere they are said to run when they sleep
+        # not in the middle of something: it might hold the lock on the places
+        await until(lambda: process.status() == psutil.STATUS_SLEEPING, "it rests")
+    process.send_signal(signal.SIGSTOP)
+    try:
+        await until(lambda: process.status() == psutil.STATUS_STOPPED, "it is held up")
+        yield
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGCONT)
+
+
+@contextlib.asynccontextmanager
+async def only(mux: Mux, number: int) -> AsyncIterator[int]:
+    """Hold the other worker up, so that this one does the work; its process id."""
+    pids = await workers_of(mux)
+    async with held_up(pids[3 - number]):
+        yield pids[number]
+
+
+async def opened(mux: Mux, sites: Sites) -> trio.SSLStream[trio.abc.HalfCloseableStream]:
+    """A connection to dao.ciso.com on which the handshake is done."""
+    context = trusting(sites.others.root)
+    return await secured(await connect(mux.port), "dao.ciso.com", context)
+
+
+async def test_workers_share_the_listener_and_the_log_tells_them_apart(
+    sites: Sites, here: Path
+) -> None:
+    async with muxes.running(here, *sites.routes, TWO) as mux:
+        for number in (1, 2):
+            async with only(mux, number):
+                body = await get(mux.port, "dao.ciso.com", sites.others.root)
+                assert body == b"dao.ciso.com HTTP/1.1"
+                await mux.log_line(event="connection", worker=number)
+        # and with both at it
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(ask_dao, sites, await connect(mux.port))
+        mux.send_signal()
+        assert await mux.exit_status() == 0
+        assert len(mux.lines(event="connection")) == 42
+        (listening,) = mux.lines(event="listening")
+        assert listening["workers"] == 2
+        assert "worker" not in listening
+        for event in ("relay", "draining", "stopped"):
+            told = [line.get("worker") for line in mux.lines(event=event)]
+            assert sorted(told, key=str) == [1, 2, *([None] if event == "stopped" else [])]
+
+
+async def test_when_a_worker_is_killed_none_in_the_queue_is_lost(sites: Sites, here: Path) -> None:
+    async with muxes.running(here, *sites.routes, TWO) as mux:
+        async with only(mux, 1) as working, trio.open_nursery() as nursery:
+            # both are held up, so that all are in the queue when the one is killed
+            async with held_up(working):
+                queued = [await connect(mux.port) for _ in range(20)]
+                os.kill(working, signal.SIGKILL)
+            for plain in queued:
+                nursery.start_soon(ask_dao, sites, plain)
+        died = await mux.log_line(event="worker-died")
+        assert (died["worker"], died["signal"], died["again_in"]) == (1, "SIGKILL", 0)
+        # it is replaced, and the one in its place serves
+        async with only(mux, 1) as replaced:
+            assert replaced != working
+            body = await get(mux.port, "dao.ciso.com", sites.others.root)
+            assert body == b"dao.ciso.com HTTP/1.1"
+        mux.send_signal()
+        assert await mux.exit_status() == 0
+
+
+async def test_workers_are_killed_under_load(sites: Sites, here: Path) -> None:
+    async with muxes.running(here, *sites.routes, TWO, "--max-connections=4") as mux:
+        port, asked, answered = mux.port, 0, 0
+        enough = trio.Event()
+
+        async def ask_again_and_again() -> None:
+            nonlocal asked, answered
+            while not enough.is_set():
+                asked += 1
+                # What a killed worker had accepted is lost with it; the others must go on.
+                with contextlib.suppress(trio.BrokenResourceError, OSError, AssertionError):
+                    assert await get(port, "dao.ciso.com", sites.others.root)
+                    answered += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(ask_again_and_again)
+            for count in range(1, 4):
+                pids = await workers_of(mux)
+                so_far = answered
+                await until(lambda: answered > so_far + 10, "answers come")  # noqa: B023
+                os.kill(pids[1 + count % 2], signal.SIGKILL)
+                await until(lambda: len(mux.lines(event="worker-died")) == count, "said")  # noqa: B023
+            await workers_of(mux)
+            so_far = answered
+            await until(lambda: answered > so_far + 10, "answers come")
+            enough.set()
+        assert asked - answered <= 3 * 4  # as many as there were places at each death
+        # every place was given back, for all four are there
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(4):
+                await stack.enter_async_context(await opened(mux, sites))
+        mux.send_signal()
+        assert await mux.exit_status() == 0
+
+
+async def test_the_limit_is_of_the_whole_and_the_dead_give_back(sites: Sites, here: Path) -> None:
+    async with muxes.running(here, *sites.routes, TWO, "--max-connections=3") as mux:
+        answers: list[bytes] = []
+
+        async def wait_for_room() -> None:
+            answers.append(await get(mux.port, "traefik.ciso.com", sites.others.root))
+
+        async with contextlib.AsyncExitStack() as stack:
+            async with only(mux, 1) as first:
+                lost = [await opened(mux, sites) for _ in range(2)]
+            async with only(mux, 2):
+                kept = await stack.enter_async_context(await opened(mux, sites))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait_for_room)
+                await mux.log_line(event="full", max_connections=3)
+                assert await ask(kept, "dao.ciso.com") == b"dao.ciso.com HTTP/1.1"
+                assert not answers
+                os.kill(first, signal.SIGKILL)
+            assert answers == [b"traefik.ciso.com HTTP/1.1"]
+            for tls in lost:
+                await trio.aclose_forcefully(tls)
+            await mux.log_line(event="worker-died", pid=first)
+            # full by what one has; a place that another gives back is seen
+            async with only(mux, 2):
+                more = [await opened(mux, sites) for _ in range(2)]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait_for_room)
+                await until(lambda: len(mux.lines(event="full")) >= 2, "full again")
+                await more.pop().aclose()
+            assert len(answers) == 2
+            await more.pop().aclose()
+
+
+async def test_the_limit_of_a_source_is_over_all_workers(sites: Sites, here: Path) -> None:
+    flag = "--max-connections-per-source=2"
+    async with muxes.running(here, *sites.routes, TWO, flag) as mux:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in (1, 2):
+                async with only(mux, number):
+                    await stack.enter_async_context(await opened(mux, sites))
+            for number in (1, 2):
+                async with only(mux, number):
+                    assert await alert_of(await connect(mux.port), "dao.ciso.com") == ALERTS[49]
+        await until(lambda: len(mux.lines(event="connection")) == 4, "all have ended")
+        async with only(mux, 1):
+            body = await get(mux.port, "dao.ciso.com", sites.others.root)
+            assert body == b"dao.ciso.com HTTP/1.1"
+
+
+async def is_refused(port: int) -> bool:
+    """Whether nobody listens there."""
+    try:
+        await (await connect(port)).aclose()
+    except OSError:
+        return True
+    return False
+
+
+def group_of_its_own() -> list[str]:
+    code = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize("to", ["supervisor", "group", "all"])
+async def test_downloads_from_workers_finish_in_the_drain(
+    sites: Sites, here: Path, to: str
+) -> None:
+    """Told alone; by Ctrl-C, which is for the process group; or with all others, as by systemd."""
+    wrapper = group_of_its_own()
+    async with muxes.running(here, *sites.routes, TWO, wrapper=wrapper) as mux:
+        pids = await workers_of(mux)
+        downloads = []
+        for number in pids:
+            async with only(mux, number):
+                downloads.append(await start_download(sites, mux))
+        match to:
+            case "supervisor":
+                mux.send_signal()
+            case "group":
+                os.killpg(mux.pid, signal.SIGINT)
+            case "all":
+                for pid in (*pids.values(), mux.pid):
+                    os.kill(pid, signal.SIGTERM)
+        await until(lambda: len(mux.lines(event="draining")) == 2, "both drain")
+        with trio.fail_after(10):  # where all are told, the supervisor may be the last to close
+            while not await is_refused(mux.port):
+                await trio.sleep(0.01)
+        for tls, body in downloads:
+            while len(body) < PART:
+                body += await some(tls)
+            await tls.aclose()
+        assert await mux.exit_status() == 0
+        assert len(mux.lines(event="stopped")) == 3
+        ends = [line["ended"] for line in mux.lines(event="connection")]
+        assert set(ends) <= {"eof", "client-reset"}
+
+
+@BOTH_SIGNALS
+async def test_a_second_signal_closes_what_workers_have(
+    sites: Sites, here: Path, number: int
+) -> None:
+    async with muxes.running(here, *sites.routes, TWO, "--drain=off") as mux:
+        tls, body = await start_download(sites, mux)
+        async with tls:
+            mux.send_signal(number)
+            await until(lambda: len(mux.lines(event="draining", seconds="off")) == 2, "both drain")
+            mux.send_signal(number)
+            assert await mux.exit_status() == 0
+            assert await received_until_the_end(tls, body) < PART
+        assert len(mux.lines(event="connection", ended="shutdown")) == 1
+        assert not mux.lines(event="worker-died")
+
+
+@pytest.mark.parametrize("gap", [0, 0.05, 0.2])
+async def test_signals_while_workers_start_are_a_good_end(
+    sites: Sites, here: Path, gap: float
+) -> None:
+    async with muxes.running(here, *sites.routes, TWO) as mux:
+        await trio.sleep(gap)
+        mux.send_signal()
+        assert await mux.exit_status() == 0
+        assert mux.lines(event="stopped")
+        assert not mux.lines(event="worker-died")
+
+
+async def test_a_worker_that_is_told_alone_drains_and_is_replaced(sites: Sites, here: Path) -> None:
+    async with muxes.running(here, *sites.routes, TWO) as mux:
+        async with only(mux, 1) as told:
+            tls = await opened(mux, sites)
+        os.kill(told, signal.SIGTERM)
+        await mux.log_line(event="draining", worker=1, connections=1)
+        body = await get(mux.port, "dao.ciso.com", sites.others.root)
+        assert body == b"dao.ciso.com HTTP/1.1"
+        assert await ask(tls, "dao.ciso.com") == b"dao.ciso.com HTTP/1.1"
+        await tls.aclose()
+        assert (await mux.log_line(event="worker-died"))["status"] == 0
+        assert (await workers_of(mux))[1] != told
+
+
+async def test_without_their_supervisor_workers_drain_and_end(sites: Sites, here: Path) -> None:
+    path = here / "listen"
+    async with muxes.running(here, *sites.routes, TWO, f"--listen=unix/{path}") as mux:
+        pids, port = await workers_of(mux), mux.port
+        tls, body = await start_download(sites, mux)
+        async with tls:
+            mux.send_signal(signal.SIGKILL)
+            for event in ("supervisor-gone", "draining"):
+                await until(lambda: len(mux.lines(event=event)) == 2, event)  # noqa: B023
+            # the port is free at once
+            async with muxes.running(
+                here, *sites.routes, f"--listen=unix/{path}", listen=f"127.0.0.1:{port}"
+            ):
+                while len(body) < PART:
+                    body += await some(tls)
+        await until(lambda: not any(map(is_running, pids.values())), "both have ended")
+        assert len(mux.lines(event="stopped")) == 2
+
+
+def is_running(pid: int) -> bool:
+    """Whether it has not ended; an orphan may have nobody who asks how."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_worker_has_the_configuration_that_was_checked(sites: Sites, here: Path) -> None:
+    file = here / "snimux.toml"
+    to = f'to = "127.0.0.1:{sites.others.port}"'
+    file.write_text(f'workers = 2\n[[route]]\nhosts = "dao.ciso.com"\n{to}\n')
+    async with muxes.running(here, "--config", str(file)) as mux:
+        async with only(mux, 1) as first:
+            file.write_text("workers = [")
+            os.kill(first, signal.SIGKILL)
+            await mux.log_line(event="worker-died", pid=first)
+        async with only(mux, 1):
+            body = await get(mux.port, "dao.ciso.com", sites.others.root)
+            assert body == b"dao.ciso.com HTTP/1.1"
+        file.unlink()
+        mux.send_signal()
+        assert await mux.exit_status() == 0
+        assert len(mux.lines(event="worker-died")) == 1
+
+
+async def test_the_supervisor_alone_removes_a_unix_socket(sites: Sites, here: Path) -> None:
+    path = here / "listen"
+    async with muxes.running(here, *sites.routes, TWO, listen=f"unix/{path}") as mux:
+        pids = await workers_of(mux)
+        for kill in (signal.SIGKILL, signal.SIGTERM):
+            os.kill(pids[2], kill)
+            await mux.log_line(event="worker-died", pid=pids[2])
+            assert path.is_socket()
+            pids = await workers_of(mux)
+        plain = await trio.open_unix_socket(path)
+        async with await secured(plain, "dao.ciso.com", trusting(sites.others.root)) as tls:
+            assert await ask(tls, "dao.ciso.com") == b"dao.ciso.com HTTP/1.1"
+        mux.send_signal()
+        assert await mux.exit_status() == 0
+        assert not path.exists()
+
+
+@ON_LINUX
+async def test_a_listener_that_was_handed_over_is_no_longer_held_in_the_drain(
+    sites: Sites, here: Path
+) -> None:
+    code = (
+        "import os, socket, sys; sock = socket.create_server(('127.0.0.1', 0));"
+        "os.dup2(sock.fileno(), 20); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    wrapper = [sys.executable, "-c", code]
+    async with muxes.running(here, *sites.routes, TWO, listen="fd/20", wrapper=wrapper) as mux:
+        async with only(mux, 1):
+            tls = await opened(mux, sites)
+        mux.send_signal()
+        await until(lambda: len(mux.lines(event="draining")) == 2, "both drain")
+        assert await is_refused(mux.port)
+        await tls.aclose()
+        assert await mux.exit_status() == 0

@@ -28,6 +28,7 @@ FLOORS = (
     ),
     ("connection", "discovery"),
     ("server",),
+    ("supervisor",),
     ("cli", "__main__"),
 )
 # address uses hostname; http_head knows other protocols by client_hello's first_bytes; routes uses

@@ -146,3 +146,10 @@ def test_a_line_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     now += 0.06
     log.flush_if_due()
     assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_every_line_of_a_worker_has_its_number() -> None:
+    stream = io.StringIO()
+    log = Log(stream, worker=2)
+    log.write("info", "one", {"key": "value"})
+    assert stream.getvalue().endswith(" event=one key=value worker=2\n")

@@ -19,6 +19,7 @@ def test_keys_are_distinct_and_words_are_read() -> None:
     parsed = {setting.key: setting.parse for setting in SETTINGS}
     assert parsed["idle_timeout"]("off") == math.inf
     assert parsed["max_connections"]("auto") is None
+    assert parsed["workers"]("auto") is None
     assert parsed["max_connections_per_source"]("off") is None
 
 

@@ -1,0 +1,245 @@
+"""``snimux.supervisor``: real processes as workers, small ones; time is the test's.
+
+What it is like with real workers, see ``test_end_to_end``.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from snimux.address import ListenAddress, TcpAddress, UnixAddress
+from snimux.listeners import Listener, open_listeners
+from snimux.log import Log
+from snimux.supervisor import Handed, Team, handed_to_worker, pause, processors, supervise
+from tests.caddy import short_directory, until
+from tests.sockets import open_descriptors
+
+# The threads are those of other tests, and the child does nothing but execute.
+pytestmark = pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
+
+DIES = [sys.executable, "-c", "raise SystemExit(3)"]
+
+# As a worker: ends when it was told so twice, or when nobody is left who could.
+OBEYS = [sys.executable, "-c", "import os\nos.read(3, 1) and os.read(3, 1)"]
+
+OBEYS_AT_ONCE = [sys.executable, "-c", "import os\nos.read(3, 1)"]
+
+# Takes all places and as many of a source, writes down whether it could, and waits.
+TAKES = """
+import os, sys
+from snimux.places import SharedPlaces
+from snimux.supervisor import handed_to_worker
+from snimux.systemd import receive
+handed = handed_to_worker(receive(os.environ, os.getpid()))
+assert handed.config_text() == "# one\\n" == handed.config_text()
+assert [f"{each.protocol} {each}" for each in handed.listeners()] == sys.argv[2:]
+places = SharedPlaces(handed.places, handed.number, most=99)
+could = [places.take() and bool(places.enter(b"x", 2)) for _ in range(3)]
+with open(sys.argv[1], "a") as said:
+    print(handed.number, could, file=said)
+os.read(handed.orders, 1)
+"""
+
+
+class Stream(io.StringIO):
+    """A log in memory that can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = trio.Event()
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
+
+
+@dataclass
+class Running:
+    """A supervisor in this process, and its log."""
+
+    listeners: Sequence[Listener]
+    stream: Stream
+    done: trio.Event = field(default_factory=trio.Event)
+
+    async def lines(self, event: str, count: int) -> list[dict[str, Any]]:
+        """The lines of an event, as soon as there are so many."""
+        while True:
+            # without a deadline, which would set the clock going: pytest has one
+            self.stream.written = trio.Event()
+            lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
+            lines = [line for line in lines if line["event"] == event]
+            if len(lines) >= count:
+                return lines
+            await self.stream.written.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    command: Sequence[str],
+    workers: int = 1,
+    listen: Sequence[ListenAddress] = (TcpAddress("127.0.0.1", 0),),
+    http: Sequence[ListenAddress] = (),
+) -> AsyncIterator[Running]:
+    """A supervisor until the test is over; stopped by signals, if it is not before."""
+    listeners = open_listeners(listen, http)
+    run = Running(listeners, Stream())
+    team = Team(workers, limit=2, by_source=True, config="# one\n")
+
+    async def work(*, task_status: trio.TaskStatus[None]) -> None:
+        log = Log(run.stream, form="json")
+        await supervise(command, listeners, team, log, task_status=task_status)
+        run.done.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(work)
+        try:
+            yield run
+        finally:
+            with trio.CancelScope(shield=True):
+                for _ in range(2):
+                    if not run.done.is_set():
+                        signal.raise_signal(signal.SIGTERM)
+                        await trio.testing.wait_all_tasks_blocked(0.01)
+                await run.done.wait()
+
+
+def test_the_pause_is_none_at_first_then_a_second_and_doubles_up_to_thirty() -> None:
+    assert [pause(deaths) for deaths in range(9)] == [0, 0, 1, 2, 4, 8, 16, 30, 30]
+    assert pause(10**6) == 30
+
+
+def test_there_are_processors() -> None:
+    assert 1 <= processors() <= (os.cpu_count() or 1)
+
+
+async def test_who_dies_at_once_again_and_again_is_replaced_ever_later(
+    autojump_clock: MockClock,
+) -> None:
+    before = open_descriptors()
+    started = trio.current_time()
+    async with running(DIES) as run:
+        died = await run.lines("worker-died", 8)
+        assert [line["again_in"] for line in died] == [0, 1, 2, 4, 8, 16, 30, 30]
+        assert trio.current_time() - started == 1 + 2 + 4 + 8 + 16 + 30
+        for line in died:
+            assert (line["worker"], line["status"], line["level"]) == (1, 3, "error")
+        pids = [line["pid"] for line in await run.lines("worker-started", 8)]
+        assert pids[:8] == [line["pid"] for line in died[:8]]
+        # told to stop, it does not sit the pause out
+        signal.raise_signal(signal.SIGTERM)
+        await run.done.wait()
+        assert trio.current_time() - started == 61
+    assert len(await run.lines("stopped", 1)) == 1
+    assert open_descriptors() == before
+
+
+async def test_who_lived_for_a_while_is_replaced_at_once(mock_clock: MockClock) -> None:
+    async with running(OBEYS) as run:
+        for count, (lived, again_in) in enumerate([(0, 0), (11, 0), (0, 0), (9, 1), (20, 0)], 1):
+            pid = (await run.lines("worker-started", count))[-1]["pid"]
+            mock_clock.jump(lived)
+            os.kill(pid, signal.SIGKILL)
+            died = (await run.lines("worker-died", count))[-1]
+            assert (died["pid"], died["signal"]) == (pid, "SIGKILL")
+            assert (died["seconds"], died["again_in"]) == (lived, again_in)
+            mock_clock.jump(again_in)
+
+
+async def test_what_cannot_be_started_is_said_and_tried_again(autojump_clock: MockClock) -> None:
+    async with running(["/nonexistent"]) as run:
+        died = await run.lines("worker-died", 3)
+        assert [line["again_in"] for line in died] == [0, 1, 2]
+        assert died[0]["detail"] == "not started: No such file or directory"
+        assert not await run.lines("worker-started", 0)
+
+
+async def test_signals_are_passed_on_as_orders_and_the_end_is_awaited() -> None:
+    with short_directory() as directory:
+        path = directory / "socket"
+        listen: list[ListenAddress] = [TcpAddress("127.0.0.1", 0), UnixAddress(str(path))]
+        async with running(OBEYS, 2, listen) as run:
+            address = run.listeners[0].socket.getsockname()
+            lines = await run.lines("listening", 2)
+            assert [line["workers"] for line in lines] == [2, 2]
+            assert [line["protocol"] for line in lines] == ["tls", "tls"]
+            assert lines[1]["address"] == f"unix/{path}"
+            pids = {line["pid"] for line in await run.lines("worker-started", 2)}
+            # its file is not the worker's to remove
+            os.kill(min(pids), signal.SIGKILL)
+            assert (await run.lines("worker-died", 1))[0]["signal"] == "SIGKILL"
+            await run.lines("worker-started", 3)
+            assert path.is_socket()
+            signal.raise_signal(signal.SIGTERM)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert all(listener.socket.fileno() < 0 for listener in run.listeners)
+            assert not path.exists()
+            assert not run.done.is_set()
+            signal.raise_signal(signal.SIGINT)
+            await run.done.wait()
+            # nobody has the port any more
+            open_listeners([TcpAddress(*address)])[0].close()
+        assert len(await run.lines("worker-died", 1)) == 1
+        assert len(await run.lines("worker-started", 3)) == 3
+
+
+async def test_who_dies_of_a_signal_while_stopping_is_named_and_not_replaced() -> None:
+    async with running(OBEYS, 2) as run:
+        victim = (await run.lines("worker-started", 2))[0]
+        signal.raise_signal(signal.SIGTERM)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        os.kill(victim["pid"], signal.SIGKILL)
+        (died,) = await run.lines("worker-died", 1)
+        assert (died["worker"], died["signal"]) == (victim["worker"], "SIGKILL")
+        assert "again_in" not in died
+    assert len(await run.lines("worker-started", 2)) == 2
+
+
+async def test_a_signal_that_waits_already_is_heeded() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        async with running(OBEYS_AT_ONCE, 2) as run:
+            await run.done.wait()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGTERM, handler)
+    assert not await run.lines("worker-died", 0)
+
+
+async def test_workers_get_the_listeners_the_text_and_what_the_dead_gave_back() -> None:
+    with short_directory() as directory:
+        listen, http = (UnixAddress(str(directory / name)) for name in ("tls", "http"))
+        said = directory / "said"
+        said.touch()
+        command = [sys.executable, "-c", TAKES, str(said), f"tls {listen}", f"http {http}"]
+        async with running(command, listen=[listen], http=[http]) as run:
+            for count in (1, 2):
+                await until(lambda: said.read_text().count("\n") == count, "it has said so")  # noqa: B023
+                os.kill((await run.lines("worker-started", count))[-1]["pid"], signal.SIGKILL)
+                await run.lines("worker-died", count)
+        assert said.read_text().splitlines() == ["1 [True, True, False]"] * 2
+
+
+def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
+    assert handed_to_worker([]) is None
+    assert handed_to_worker([("snimux.socket", 3), ("places", 4)]) is None
+    assert handed_to_worker([("worker-1", 3)]) is None
+    assert handed_to_worker([("worker-x", 3), ("places", 4)]) is None
+    named = [("worker-2", 3), ("tls", 4), ("tls", 5), ("places", 6)]
+    handed = Handed(2, 3, 6, None, (("tls", 4), ("tls", 5)))
+    assert handed_to_worker(named) == handed
+    assert handed.config_text() is None
+    again = handed_to_worker([*named, ("config", 7)])
+    assert again is not None
+    assert again.config == 7
