@@ -222,11 +222,13 @@ def test_a_dead_worker_leaves_no_lock_and_its_places_are_given_back() -> None:
     with shared(2, 1) as file:
         command = [sys.executable, "-c", HOLD]
         with subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE) as holder:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == b"locked\n"
-            with pytest.raises(BlockingIOError):
-                fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            holder.kill()
+            try:
+                assert holder.stdout is not None
+                assert holder.stdout.readline() == b"locked\n"
+                with pytest.raises(BlockingIOError):
+                    fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                holder.kill()
         places = SharedPlaces(file.fileno(), 2, most=9)
         assert not places.take()
         clear(file.fileno(), 1)
