@@ -268,11 +268,10 @@ def _proxy_header(client: socket.socket, source: Endpoint | None, to: Backend) -
 def tune(sock: socket.socket) -> None:
     """No delay for small writes, and a kernel that notices a peer that has gone.
 
-    What a listener is tuned to, the sockets that it accepts are too.
+    What a listener is tuned to, the sockets that it accepts are too. A UNIX socket has nothing to
+    tune.
     """
-    if sock.family == socket.AF_UNIX:
-        return
-    with contextlib.suppress(OSError):  # reset meanwhile: reading will tell
+    with contextlib.suppress(OSError):  # a UNIX socket; or reset meanwhile: reading will tell
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_OPTION, _KEEPALIVE)
