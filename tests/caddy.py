@@ -22,6 +22,8 @@ import trio
 # Ports below those that systems hand out by themselves (Linux from 32768, macOS from 49152): one
 # that is free now is not taken meanwhile as the source of somebody's connection.
 _PORTS = range(20000, 32000)
+# Each is given out once: who asked for one may listen on it only after asking for the next.
+_UNTRIED = iter(random.sample(_PORTS, len(_PORTS)))
 
 # `auto_https disable_redirects`: its HTTP server for redirects would want a port too, for nothing.
 _CADDYFILE = """\
@@ -92,12 +94,19 @@ def short_directory() -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has."""
-    for port in random.sample(_PORTS, 100):
+    """A port of 127.0.0.1 that nobody has, and that was not given out before."""
+    for port in _UNTRIED:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise RuntimeError("no free port among a hundred")
+    raise RuntimeError(f"no free port left among {len(_PORTS)}")
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on this port of 127.0.0.1."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 async def until(condition: Callable[[], object], what: str, *, seconds: float = 10) -> None:
@@ -121,23 +130,32 @@ def start(directory: Path, sites: str, *, options: str = "") -> Caddy:
         sites: the site blocks of its Caddyfile.
         options: more lines for the block of global options.
     """
+    port = free_port()
+    caddyfile = _CADDYFILE.format(
+        admin=directory / "admin",
+        storage=directory / "storage",
+        port=port,
+        options=options,
+        sites=sites,
+    )
+    return run(directory, caddyfile, port=port)
+
+
+def run(directory: Path, caddyfile: str, *, port: int) -> Caddy:
+    """Start a Caddy with a Caddyfile that is whole; it may take a moment until it answers.
+
+    Args:
+        directory: its own; short (see `short_directory`).
+        caddyfile: the text, with a UNIX socket `admin` in that directory.
+        port: the https_port that is in it.
+    """
     program = binary()
     assert program is not None
-    port, admin = free_port(), directory / "admin"
-    caddyfile = directory / "Caddyfile"
-    caddyfile.write_text(
-        _CADDYFILE.format(
-            admin=admin,
-            storage=directory / "storage",
-            port=port,
-            options=options,
-            sites=sites,
-        ),
-        "utf-8",
-    )
+    file = directory / "Caddyfile"
+    file.write_text(caddyfile, "utf-8")
     with (directory / "caddy.log").open("wb") as log:
         process = subprocess.Popen(
-            [program, "run", "--config", str(caddyfile)],
+            [program, "run", "--config", str(file)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -146,7 +164,7 @@ def start(directory: Path, sites: str, *, options: str = "") -> Caddy:
         )
     # A test that runs out of time may not get to end it.
     atexit.register(process.kill)
-    return Caddy(process, directory, port, admin)
+    return Caddy(process, directory, port, directory / "admin")
 
 
 async def answering(caddy: Caddy, names: Sequence[str], *, unix: Path | None = None) -> None:

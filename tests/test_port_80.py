@@ -20,7 +20,7 @@ import trio
 from snimux.http_head import peek
 from snimux.verdict import Hello
 from tests import caddy, muxes
-from tests.caddy import free_port, short_directory, until
+from tests.caddy import free_port, listens, short_directory, until
 from tests.clients import environment
 from tests.conftest import Sites, need
 from tests.muxes import Mux
@@ -105,7 +105,7 @@ def world() -> Iterator[World]:
             started = caddy.start(directory, sites, options=options)
             stack.callback(started.stop)
         for name in ("one", "two", "proxied", "any"):
-            trio.run(until, lambda port=ports[name]: answers(port), f"Caddy listens for {name}")
+            trio.run(until, lambda port=ports[name]: listens(port), f"Caddy listens for {name}")
         config = one / "snimux.toml"
         config.write_text(routes(ports, two))
         mux = muxes.start(one / "snimux.log", f"--config={config}", "--http=127.0.0.1:0")
@@ -128,12 +128,6 @@ def routes(ports: dict[str, int], directory: Path) -> str:
                   f"http = '127.0.0.1:{ports['proxied']}'")  # fmt: skip
     tables.append(f"[[route]]\nhosts = 'https-only.test'\n{to}")
     return "\n".join(tables)
-
-
-def answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 @contextlib.asynccontextmanager
