@@ -88,9 +88,13 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Unreached:
-    """The connection was refused, or could not be made; the detail says why."""
+    """The connection was refused, or could not be made; the detail says why.
+
+    ``exhausted`` if the fault was this machine's, and says nothing of the backend.
+    """
 
     detail: str
+    exhausted: bool = False
 
     def __str__(self) -> str:
         return f"no connection: {self.detail}"
@@ -132,13 +136,23 @@ class Found:
 
     @property
     def requires(self) -> bool:
-        """Whether the header is understood, and a connection without it is not served."""
-        return self.understands and not is_understood(self.without)
+        """Whether the header is understood, and a connection without it is turned away."""
+        is_away = isinstance(self.without, HungUp | Alert | Http)
+        return self.understands and is_away and not is_understood(self.without)
 
     @property
     def refuses(self) -> bool:
         """Whether a connection is served without the header, and with it is not."""
         return is_understood(self.without) and not self.understands
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing follows: the backend has no time, or there is no way to ask it."""
+        return all(_is_nothing(answer) for answer in (self.with_header, self.without))
+
+
+def _is_nothing(answer: Answer) -> bool:
+    return isinstance(answer, Silent) or (isinstance(answer, Unreached) and answer.exhausted)
 
 
 def is_understood(answer: Answer) -> bool:
@@ -227,7 +241,7 @@ async def ask(
     deadline = trio.current_time() + answer_timeout
     dialled = await dial(Backend((address,)), dial_timeout=answer_timeout)
     if isinstance(dialled, NotDialled):
-        return Unreached(dialled.detail.removeprefix(f"{address}: "))
+        return Unreached(dialled.detail.removeprefix(f"{address}: "), dialled.exhausted)
     received = bytearray()
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(dialled.socket))
     async with stream:

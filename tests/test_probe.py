@@ -274,6 +274,19 @@ def test_no_bytes_are_read_otherwise_when_they_come_one_by_one(received: bytes) 
         assert is_understood(whole) == is_understood(found) if whole and found else True
 
 
+def test_what_follows_from_both_answers() -> None:
+    yes, no, silent = ServerHello(), HungUp(), Silent()
+    assert Found(yes, no).requires
+    # there may have been no time for the other answer
+    assert not Found(yes, silent).requires
+    assert Found(no, yes).refuses
+    assert not Found(no, no).refuses
+    exhausted = Unreached("Too many open files", exhausted=True)
+    assert Found(silent, exhausted).is_nothing
+    assert not Found(silent, no).is_nothing
+    assert not Found(Unreached("Connection refused"), silent).is_nothing
+
+
 def test_which_alerts_say_that_a_hello_was_read() -> None:
     assert all(is_understood(Alert(x)) for x in (40, 49, 80, 112, 120))
     assert not any(is_understood(Alert(x)) for x in (0, 10, 22, 47, 50, 70))
