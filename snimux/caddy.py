@@ -11,11 +11,12 @@ Source: Caddy 2.6.2 and 2.11.7, modules/caddyhttp/autohttps.go (automaticHTTPSPh
 (Start, for what makes a listener speak TLS) and listeners.go (ParseNetworkAddress).
 """
 
+import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from snimux import hostname
 from snimux.address import AddressError, AdminAddress, DialAddress, TcpAddress, parse_dial
@@ -42,6 +43,12 @@ class ProxyProtocol:
     deny: tuple[str, ...]
     fallback_policy: str
     before_tls: bool
+
+    def believes(self, source: str) -> bool:
+        """Whether the client's address is taken from headers that come from an IP address."""
+        if self.fallback_policy in ("USE", "REQUIRE"):
+            return True
+        return any(_is_in(source, network) for network in self.allow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +103,16 @@ class Plan:
     claims: tuple[Claim, ...]
     loops: tuple[Unrouted, ...]
     """Sites that are left out, since they are served where snimux itself listens."""
+    listeners: Mapping[DialAddress, Listener] = field(default_factory=dict)
+    """What is known of the addresses at which the Caddys serve."""
 
 
 def plan(
     caddys: Iterable[tuple[AdminAddress, Sites]],
     explicit: Iterable[Route],
     is_own: Callable[[DialAddress], bool],
+    *,
+    auto: Container[AdminAddress] = (),
 ) -> Plan:
     """Make routes of what is served.
 
@@ -109,6 +120,7 @@ def plan(
         caddys: each with its address, in the order in which they have a claim to a name.
         explicit: routes that were written; of the same pattern they win.
         is_own: whether an address is one where snimux itself listens.
+        auto: the Caddys that are told who the client is, where they are proved to understand it.
 
     Returns:
         The explicit routes and those that were found, in that order.
@@ -116,12 +128,16 @@ def plan(
     routes = {route.pattern: route for route in explicit}
     has: dict[str, AdminAddress] = {}
     claims, loops = [], []
+    listeners: dict[DialAddress, Listener] = {}
     served = [(admin, site) for admin, sites in caddys for site in sites.sites]
     # A name is first of all who serves it by TLS: he answers for it on port 80, too.
     served.sort(key=lambda each: not each[1].https)
     for admin, site in served:
-        pattern, backend = Pattern(site.host), _backend(site.https, is_own)
-        http = _backend(site.http, is_own)
+        for listener in (*site.https, *site.http):
+            listeners.setdefault(listener.address, listener)
+        proxy: Literal["auto"] | None = "auto" if admin in auto else None
+        pattern, backend = Pattern(site.host), _backend(site.https, is_own, proxy)
+        http = _backend(site.http, is_own, proxy)
         if site.https and backend is None:
             why = f"{_places(site.https)} is where snimux itself listens"
             loops.append(Unrouted(site.host, why))
@@ -132,15 +148,24 @@ def plan(
         elif pattern not in routes:
             has[site.host] = admin
             routes[pattern] = Route(pattern, backend, http)
-    return Plan(tuple(routes.values()), tuple(claims), tuple(loops))
+    return Plan(tuple(routes.values()), tuple(claims), tuple(loops), listeners)
 
 
 def _backend(
-    listeners: Iterable[Listener], is_own: Callable[[DialAddress], bool]
+    listeners: Iterable[Listener],
+    is_own: Callable[[DialAddress], bool],
+    proxy: Literal["auto"] | None,
 ) -> Backend | None:
-    # Whether the wrapper proxy_protocol works is not known from its being there.
+    # Whether the wrapper proxy_protocol works is not known from its being there: hence not v2.
     addresses = tuple(x.address for x in listeners if not is_own(x.address))
-    return Backend(addresses) if addresses else None
+    return Backend(addresses, proxy) if addresses else None
+
+
+def _is_in(source: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(source) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 def read(config: object) -> Sites:

@@ -6,16 +6,17 @@ Knows no listener and no other connection. Whatever goes wrong here ends here.
 import contextlib
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
 from snimux import proxy_header
+from snimux.address import DialAddress
 from snimux.config import Limits
 from snimux.log import Field
-from snimux.proxy_header import Endpoint
+from snimux.proxy_header import Endpoint, Version
 from snimux.relay import Relay, Tally
 from snimux.routes import Backend, LiveTable, Route, RouteTable
 from snimux.upstream import NotDialled, dial
@@ -53,7 +54,9 @@ class Outcome:
     """None for TLS, which is not worth a word in every line."""
     hello: Hello | None = None
     route: Route | None = None
+    to: Backend | None = None
     backend: str | None = None
+    """The address that was dialled, of those of ``to``."""
     tally: Tally = field(default_factory=Tally)
     header_size: int = 0
     seconds: float = 0.0
@@ -119,6 +122,14 @@ class Service:
     """Where clients find TLS; for redirects."""
     shown_as: str | None = None
     """The protocol's name in the log; None: no name."""
+    proved: Set[DialAddress] = frozenset()
+    """The addresses that are sent a PROXY protocol header where that is automatic."""
+
+    def proxy(self, to: Backend, address: DialAddress) -> Version | None:
+        """The version of the PROXY protocol header that an address of a backend is sent, if any."""
+        if to.proxy != "auto":
+            return to.proxy
+        return "v2" if address in self.proved else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +196,7 @@ async def _pass_on(
     to = route.http if is_plain else route.backend
     if to is None:
         return _redirect(service, hello)
+    outcome.to = to
     dialled = await dial(to, dial_timeout=service.limits.dial_timeout)
     if isinstance(dialled, NotDialled):
         down = Reason.OUT_OF_RESOURCES if dialled.exhausted else Reason.BACKEND_DOWN
@@ -192,7 +204,7 @@ async def _pass_on(
     with dialled.socket as backend:
         tune(backend)
         outcome.backend = str(dialled.address)
-        header = _proxy_header(client, outcome.source, to)
+        header = _proxy_header(client, outcome.source, service.proxy(to, dialled.address))
         outcome.header_size = len(header)
         received[:0] = header
         outcome.ended = await service.relay(
@@ -256,13 +268,13 @@ def _redirect(service: Service, hello: Hello) -> _Refusal:
     return _Refusal(None, location, redirect.farewell, "redirected")
 
 
-def _proxy_header(client: socket.socket, source: Endpoint | None, to: Backend) -> bytes:
-    if to.proxy is None:
+def _proxy_header(client: socket.socket, source: Endpoint | None, version: Version | None) -> bytes:
+    if version is None:
         return b""
     destination = None
     with contextlib.suppress(OSError):  # reset meanwhile: reading will tell
         destination = endpoint(client.getsockname())
-    return proxy_header.build(to.proxy, source, destination)
+    return proxy_header.build(version, source, destination)
 
 
 def tune(sock: socket.socket) -> None:

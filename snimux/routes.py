@@ -9,6 +9,7 @@ Knows names and addresses as values; nothing of sockets, and not where the route
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from snimux import hostname
 from snimux.address import DialAddress
@@ -34,11 +35,12 @@ class Pattern:
 class Backend:
     """Where connections go: addresses, tried in order until one connects.
 
-    ``proxy`` is the version of the PROXY protocol header that it is sent, if any.
+    ``proxy`` is the version of the PROXY protocol header that it is sent, if any; "auto" is v2 to
+    the addresses that are proved to understand it, which others know.
     """
 
     addresses: tuple[DialAddress, ...]
-    proxy: Version | None = None
+    proxy: Version | Literal["auto"] | None = None
 
     def __str__(self) -> str:
         return ",".join(map(str, self.addresses))

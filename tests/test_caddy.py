@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
-from snimux.caddy import Claim, Listener, Site, Sites, Unrouted, plan, read
+from snimux.caddy import Claim, Listener, ProxyProtocol, Site, Sites, Unrouted, plan, read
 from snimux.routes import Backend, Pattern, Route, parse_pattern
 from tests import caddyfiles
 from tests.caddyfiles import Adapted
@@ -352,3 +353,31 @@ def test_who_serves_a_name_by_tls_has_it_in_plain_too() -> None:
 
 def test_a_site_in_plain_only_that_is_where_snimux_listens_is_nowhere() -> None:
     assert plan([(FIRST, PLAIN)], [], lambda _: True).routes == ()
+
+
+def test_what_is_automatic_and_what_is_known_of_its_addresses() -> None:
+    explicit = Route(parse_pattern("x.example"), to(1))
+    two = sites("b.example", port=8444, http=None)
+    found = plan([(FIRST, sites("a.example")), (SECOND, two)], [explicit], never, auto={FIRST})
+    assert found.routes == (
+        explicit,
+        Route(
+            Pattern("a.example"), replace(to(8443), proxy="auto"), replace(to(8080), proxy="auto")
+        ),
+        Route(Pattern("b.example"), to(8444)),
+    )
+    ports = (8443, 8080, 8444)
+    addresses = [TcpAddress("127.0.0.1", port) for port in ports]
+    assert found.listeners == {address: Listener(address) for address in addresses}
+
+
+def test_whom_the_wrapper_believes() -> None:
+    def believes(source: str, *allow: str, policy: str = "IGNORE") -> bool:
+        return ProxyProtocol(allow, (), policy, before_tls=True).believes(source)
+
+    assert believes("127.0.0.1", "::1/128", "127.0.0.0/8")
+    assert believes("::1", "127.0.0.1/32", "::1/128")
+    assert believes("127.0.0.1", policy="USE")
+    assert believes("127.0.0.1", policy="REQUIRE")
+    assert not believes("127.0.0.1")
+    assert not believes("127.0.0.1", "::1/128", "no network", "10.0.0.0/8", policy="SKIP")

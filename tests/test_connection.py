@@ -5,6 +5,7 @@ import math
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import pytest
 import trio
@@ -69,7 +70,8 @@ class Run:
 async def serving(
     *,
     pattern: str = NAME,
-    proxy: ProxyVersion | None = None,
+    proxy: ProxyVersion | Literal["auto"] | None = None,
+    is_proved: bool = False,
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     relay: Relay = portable.relay,
     down: bool = False,
@@ -93,6 +95,8 @@ async def serving(
         route = Route(parse_pattern(pattern), nowhere, backend if http_side else None)
     run = Run(client, source, own, listener)
     service = Service(TLS, RouteTable([route]), limits, relay, run.outcomes.append)
+    if is_proved:
+        service = replace(service, proved={address})
     if http:
         service = replace(service, protocol=HTTP, https_port=8443, shown_as="http")
 
@@ -163,6 +167,20 @@ async def test_the_proxy_header_comes_in_the_same_write(version: ProxyVersion, u
         fields = await run.fields()
     assert fields["up"] == len(HELLO)
     assert (fields["client"] == "unix") is unix
+
+
+@pytest.mark.parametrize("is_proved", [True, False])
+async def test_an_automatic_header_goes_to_addresses_that_are_proved(is_proved: bool) -> None:
+    async with serving(proxy="auto", is_proved=is_proved) as run:
+        await send_all(run.client, HELLO)
+        with await run.accept() as backend:
+            header = build("v2", run.source, run.own) if is_proved else b""
+            await wait_all_tasks_blocked(0.02)
+            assert await backend.recv(65536) == header + HELLO
+            reset(run.client)
+        outcome = await run.outcome()
+        port = run.listener.getsockname()[1]
+    assert outcome.to == Backend((TcpAddress("127.0.0.1", port),), "auto")
 
 
 async def refused(
