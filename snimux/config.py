@@ -11,7 +11,7 @@ import ipaddress
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from snimux import hostname
 from snimux.address import (
@@ -73,6 +73,8 @@ class Config:
     """Where to ask for further routes; the first has a name that several have."""
     workers: int | None = 1
     """None: as many as there are processors for this process."""
+    without_proxy: frozenset[AdminAddress] = frozenset()
+    """The Caddys of those whose sites are sent no PROXY protocol header in any case."""
 
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
@@ -83,8 +85,9 @@ _FILE_KEYS = (
 )  # fmt: skip
 _NO_LIMITS = ("relay", "log_format", "log_level", "workers")
 _ROUTE_KEYS = ("hosts", "to", "proxy", "http", "http_proxy")
-_CADDY_KEYS = ("admin",)
-_VERSIONS = ("v1", "v2")
+_CADDY_KEYS = ("admin", "proxy")
+_PROXIES = ("v1", "v2", "auto", _OFF)
+_CADDY_PROXIES = ("auto", _OFF)
 _EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for every interface
 
 
@@ -100,6 +103,8 @@ class _Source:
     places: dict[Pattern, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     caddys: list[AdminAddress] = field(default_factory=list)
+    caddy_proxies: dict[AdminAddress, str] = field(default_factory=dict)
+    """What is said of the PROXY protocol for some of them, auto or off."""
 
     def attempt(self, where: str, parse: Callable[[Any], T], value: object) -> T | None:
         """The parsed value; None where it is wrong, which is noted."""
@@ -136,15 +141,18 @@ class _Source:
 
     def backend(self, where: str, to: Iterable[str], proxy: str | None) -> Backend:
         addresses = tuple(self.attempt_all(where, parse_dial, to))
-        return Backend(addresses, cast(Version | None, proxy))
+        given = None if proxy == _OFF else proxy
+        return Backend(addresses, cast(Version | Literal["auto"] | None, given))
 
-    def add_caddys(self, where: str, values: Iterable[str]) -> None:
+    def add_caddys(self, where: str, values: Iterable[str], proxy: str | None) -> None:
         for address in self.attempt_all(where, parse_admin, values):
             for other in self.caddys:
                 if _is_same(address, other):
                     again = "" if address == other else f", as {other}"
                     self.problems.append(f"{where}: {address} is given twice{again}")
             self.caddys.append(address)
+            if proxy in _CADDY_PROXIES:
+                self.caddy_proxies[address] = proxy
 
     def add_route(
         self,
@@ -187,6 +195,7 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
     listen = from_flags.listen or from_file.listen or [parse_listen(_DEFAULT_LISTEN)]
     routes = {**from_file.routes, **from_flags.routes}
     caddys = tuple(dict.fromkeys([*from_flags.caddys, *from_file.caddys]))
+    caddy_proxies = {**from_file.caddy_proxies, **from_flags.caddy_proxies}
     given = from_file.http if from_flags.http is None else from_flags.http
     http = _default_http(listen, routes.values(), caddys) if given is None else given
     if not problems:
@@ -202,6 +211,7 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
         Limits(**settings),
         http=tuple(http),
         caddys=caddys,
+        without_proxy=frozenset(x for x, proxy in caddy_proxies.items() if proxy == _OFF),
         **rest,
     )
 
@@ -220,7 +230,7 @@ def _read_flags(flags: Mapping[str, Any]) -> _Source:
     source = _Source()
     proxy = flags.get("proxy_protocol")
     if proxy is not None:
-        proxy = source.attempt("--proxy-protocol", choice(*_VERSIONS), proxy)
+        proxy = source.attempt("--proxy-protocol", choice(*_PROXIES), proxy)
     source.add_listen("--listen", flags.get("listen") or ())
     if flags.get("http"):
         source.add_http("--http", flags["http"])
@@ -234,14 +244,16 @@ def _read_flags(flags: Mapping[str, Any]) -> _Source:
         else:
             backend = source.backend("--route", _split(to), proxy)
             source.add_route("--route", _split(hosts), backend)
-    source.add_caddys("--caddy", flags.get("caddy") or ())
+    source.add_caddys("--caddy", flags.get("caddy") or (), proxy)
     default = flags.get("default")
     if default is not None:
         backend = source.backend("--default", _split(default), proxy)
         source.add_route("--default", [hostname.ANY], backend)
-    if proxy is not None and not source.places and not source.problems:
+    is_heeded = source.places or source.caddy_proxies
+    if proxy is not None and not is_heeded and not source.problems:
+        others = "; for --caddy it is auto or off" if source.caddys else ""
         source.problems.append(
-            "--proxy-protocol: is for --route and --default, and there is none; "
+            f"--proxy-protocol: is for --route and --default, and there is none{others}; "
             'in the file, write proxy = "..." in a [[route]]'
         )
     for setting in SETTINGS:
@@ -318,7 +330,7 @@ def _read_backend(
     """The backend that two keys of a route describe; None where it has none."""
     proxy = None
     if proxy_key in table:
-        proxy = source.attempt(f"{where}: {proxy_key}", choice(*_VERSIONS), table[proxy_key])
+        proxy = source.attempt(f"{where}: {proxy_key}", choice(*_PROXIES), table[proxy_key])
     if key not in table:
         return None
     to = _strings(source, f"{where}: {key}", table[key])
@@ -327,9 +339,11 @@ def _read_backend(
 
 def _read_caddy(source: _Source, where: str, table: Mapping[str, object]) -> None:
     _check_keys(source, f"{where}: ", table, _CADDY_KEYS)
-    admin = table.get("admin")
+    admin, proxy = table.get("admin"), None
+    if "proxy" in table:
+        proxy = source.attempt(f"{where}: proxy", choice(*_CADDY_PROXIES), table["proxy"])
     if isinstance(admin, str):
-        source.add_caddys(f"{where}: admin", [admin])
+        source.add_caddys(f"{where}: admin", [admin], proxy)
     elif admin is None:
         source.problems.append(f"{where}: admin is missing")
     else:

@@ -310,7 +310,9 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
         ("[[caddy]]", "caddy 1: admin is missing"),
         ("[[caddy]]\nadmin = 3", "caddy 1: admin: 3 is not a string"),
         ("[[caddy]]\nadmin = 'x:1'\nname = 'x'",
-         "caddy 1: unknown key 'name'; known are admin"),
+         "caddy 1: unknown key 'name'; known are admin, proxy"),
+        ("[[caddy]]\nadmin = 'x:1'\nproxy = 'v2'",
+         "caddy 1: proxy: 'v2' is not one of auto, off"),
         ("[[caddy]]\nadmin = 'x:1'\n[[caddy]]\nadmin = 'x:1'",
          "caddy 2: admin: x:1 is given twice"),
         ("route = 3", "route: routes are tables, each headed [[route]]"),
@@ -339,6 +341,44 @@ def test_all_mistakes_come_at_once() -> None:
 def test_a_proxy_protocol_for_no_route_is_no_wish_that_could_be_heeded() -> None:
     (line,) = problems("[[route]]\nhosts='a'\nto='x:1'", proxy_protocol="v2")
     assert line.startswith("--proxy-protocol: is for --route and --default, and there is none")
+
+
+def test_a_header_may_be_automatic_or_off() -> None:
+    toml = """
+    [[route]]
+    hosts = "a"
+    to = "x:1"
+    proxy = "auto"
+    http = "x:2"
+    http_proxy = "off"
+    """
+    (route,) = from_file(toml).routes
+    assert route.backend == Backend((TcpAddress("x", 1),), "auto")
+    assert route.http == Backend((TcpAddress("x", 2),))
+    given = load({"default": "x:1", "proxy_protocol": "auto"}).routes
+    assert given == (Route(parse_pattern("*"), Backend((TcpAddress("x", 1),), "auto")),)
+
+
+def test_what_a_caddy_serves_is_automatic_unless_it_is_off() -> None:
+    one, two = TcpAddress("localhost", 1), TcpAddress("localhost", 2)
+    toml = """
+    [[caddy]]
+    admin = "localhost:1"
+    proxy = "off"
+    [[caddy]]
+    admin = "localhost:2"
+    """
+    assert from_file(toml).without_proxy == {one}
+    caddys = ("localhost:1", "localhost:2")
+    assert from_file(toml, caddy=caddys).without_proxy == {one}
+    assert from_file(toml, caddy=caddys, proxy_protocol="auto").without_proxy == set()
+    assert from_file(toml, caddy=caddys, proxy_protocol="off").without_proxy == {one, two}
+    # a version is for the routes beside it
+    beside = from_file(toml, caddy=caddys, proxy_protocol="v1", route=("a=x:1",))
+    assert beside.without_proxy == {one}
+    assert beside.routes == (Route(parse_pattern("a"), Backend((TcpAddress("x", 1),), "v1")),)
+    (line,) = problems("", caddy=caddys, proxy_protocol="v2")
+    assert "for --caddy it is auto or off" in line
 
 
 def test_listeners_that_do_not_overlap_are_fine() -> None:
