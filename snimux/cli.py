@@ -30,6 +30,7 @@ from snimux.discovery import planned
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Log
 from snimux.places import LocalPlaces, SharedPlaces
+from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.relay.pipes import MOST
 from snimux.routes import Backend
 from snimux.server import STOP_SIGNALS, serve
@@ -120,9 +121,11 @@ def _options(command: F) -> F:
             ),
             (
                 "--proxy-protocol",
-                "v1|v2",
+                "v1|v2|auto|off",
                 False,
-                "tell backends of --route and --default who the client is, by the PROXY protocol",
+                "tell backends of --route and --default who the client is, by the PROXY protocol; "
+                "auto is v2 where a probe has proved that it is understood, and off without. What "
+                "--caddy finds is auto, or off",
             ),
             (
                 "--caddy",
@@ -175,7 +178,11 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     config = _load(merged, _read(merged["config"]))
     answers = trio.run(_ask, config.caddys)
     caddys = {address: sites for address, sites in answers.items() if isinstance(sites, Sites)}
-    click.echo(_described(config, caddys))
+    found = planned(config, caddys)
+    all_asked = asked(found.routes, found.listeners)
+    learnt = trio.run(ask_all, all_asked)
+    proxies = [remark(x, concluded(None, learnt[x]), learnt[x], all_asked[x]) for x in all_asked]
+    click.echo(_described(config, found, caddys, proxies))
     faults = [f"--caddy: {x}: {answers[x]}" for x in answers if x not in caddys]
     if faults:
         _fail(1, *faults)
@@ -307,8 +314,12 @@ def _raise_descriptor_limit() -> int:
     return soft if soft >= 0 else 2**20
 
 
-def _described(config: Config, caddys: Mapping[AdminAddress, Sites]) -> str:
-    found = planned(config, caddys)
+def _described(
+    config: Config,
+    found: Plan,
+    caddys: Mapping[AdminAddress, Sites],
+    proxies: Sequence[Remark],
+) -> str:
     lines = ["listen"]
     lines += [f"  {address}" for address in config.listen]
     width = max([28, *(len(str(route.pattern)) for route in found.routes)])
@@ -329,6 +340,9 @@ def _described(config: Config, caddys: Mapping[AdminAddress, Sites]) -> str:
         refused = f"refused with the alert unrecognized_name{status}"
         lines.append(f"  {'all else':{width}}  ->  {refused}")
     lines += _described_caddys(found, caddys)
+    if proxies:
+        lines.append("PROXY protocol auto")
+        lines += [f"  {x.backend:{width}}  {x.header}: {x.detail}" for x in proxies]
     lines.append("limits")
     for limit in fields(config.limits):
         value = getattr(config.limits, limit.name)

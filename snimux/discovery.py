@@ -4,7 +4,7 @@ Knows what each Caddy served when it was last heard; ``admin`` asks them, ``cadd
 routes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import trio
@@ -14,7 +14,6 @@ from snimux.admin import Back, Changed, Lost, News, follow
 from snimux.caddy import Plan, Site, Sites, plan
 from snimux.config import Config, is_own
 from snimux.log import Log
-from snimux.routes import LiveTable, RouteTable
 
 # Seconds that the Caddys have to answer before connections are served without them.
 _FIRST_ANSWERS = 1.0
@@ -25,20 +24,20 @@ _LISTED = 8
 
 async def discover(
     config: Config,
-    table: LiveTable,
+    exchange: Callable[[Plan], None],
     log: Log,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Ask the Caddys, for ever, and exchange the table whenever they say something new.
+    """Ask the Caddys, for ever, and exchange the routes whenever they say something new.
 
     Args:
         config: which Caddys, and the routes that do not come from them.
-        table: what is exchanged.
+        exchange: is given all routes, those of the configuration too, when they are others.
         log: told of what changes.
         task_status: told once all have answered, or after a second.
     """
-    discovery = Discovery(config, table, log)
+    discovery = Discovery(config, exchange, log)
     async with trio.open_nursery() as nursery:
         for address in config.caddys:
             nursery.start_soon(follow, address, partial(discovery.hear, address))
@@ -51,9 +50,9 @@ async def discover(
 class Discovery:
     """What each Caddy serves, as far as was heard."""
 
-    def __init__(self, config: Config, table: LiveTable, log: Log) -> None:
+    def __init__(self, config: Config, exchange: Callable[[Plan], None], log: Log) -> None:
         self.config = config
-        self.table = table
+        self.exchange = exchange
         self.log = log
         self.sites: dict[AdminAddress, Sites | None] = {}  # None: no good answer yet
         self.all_heard = trio.Event()
@@ -66,7 +65,7 @@ class Discovery:
             case Changed(sites):
                 self.sites[address] = sites
                 found = planned(self.config, self.sites)
-                self.table.current = RouteTable(found.routes)
+                self.exchange(found)
                 self.log.write("info", "caddy", changes(address, known or Sites(), sites, found))
             case Lost(why):
                 routes = "kept" if known else "none yet"
@@ -89,7 +88,8 @@ def planned(config: Config, sites: Mapping[AdminAddress, Sites | None]) -> Plan:
     """The routes of a configuration, with those of what its Caddys serve."""
     heard = [(address, sites.get(address) or Sites()) for address in config.caddys]
     own = (*config.listen, *config.http)
-    return plan(heard, config.routes, lambda address: is_own(own, address))
+    auto = set(config.caddys) - config.without_proxy
+    return plan(heard, config.routes, lambda address: is_own(own, address), auto=auto)
 
 
 def changes(

@@ -16,6 +16,7 @@ from dataclasses import replace
 import trio
 
 from snimux.address import FdAddress, TcpAddress
+from snimux.caddy import Plan
 from snimux.client_hello import TLS
 from snimux.config import Config
 from snimux.connection import Outcome, Service, endpoint, tune
@@ -25,6 +26,7 @@ from snimux.http_head import HTTP
 from snimux.listeners import Listener
 from snimux.log import Level, Log
 from snimux.places import Places
+from snimux.proxy_auto import Prober, asked
 from snimux.proxy_header import Endpoint
 from snimux.relay import Relay, portable
 from snimux.routes import LiveTable, RouteTable
@@ -57,6 +59,10 @@ _SCANNERS = frozenset(
     {Reason.NO_BYTES, Reason.HTTP, Reason.TLS, Reason.SSH, Reason.SSLV2, Reason.NOISE}
 )
 _SUM_UP_EVERY = 600.0  # seconds
+
+# Bytes: an answer that is none, or a refusal of a PROXY protocol header (an alert; nginx's and
+# Caddy's HTTP 400), is shorter, and the first flight of a TLS handshake is longer.
+_SHORT = 512
 
 _LEVELS: dict[Reason, Level] = {
     **dict.fromkeys(_SCANNERS, "debug"),
@@ -152,7 +158,8 @@ async def _serve(
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     if server.config.caddys:
-                        await accepting.start(discover, server.config, server.table, log)
+                        await accepting.start(discover, server.config, server.exchange, log)
+                    await accepting.start(server.prober.run)
                     for listener in listeners:
                         if orders is None:  # else the supervisor has said it, once for all workers
                             where = {"address": str(listener), "protocol": listener.protocol}
@@ -208,7 +215,9 @@ class _Server:
         self.drain_time = config.limits.drain
         self.log = log
         self.table = LiveTable(RouteTable(config.routes))
-        tls = Service(TLS, self.table, config.limits, relay, self.report)
+        self.prober = Prober(log)
+        self.prober.exchange(asked(config.routes, {}))
+        tls = Service(TLS, self.table, config.limits, relay, self.report, proved=self.prober.proved)
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
         self.services = {service.protocol.name: service for service in (tls, http)}
         self.places = places
@@ -306,8 +315,15 @@ class _Server:
                 leave()
             self.give_room()
 
+    def exchange(self, found: Plan) -> None:
+        """Serve other routes, but for connections that have theirs."""
+        self.prober.exchange(asked(found.routes, found.listeners))
+        self.table.current = RouteTable(found.routes)
+
     def report(self, outcome: Outcome) -> None:
         """Log and count how a connection ended."""
+        if outcome.to is not None and outcome.tally.down < _SHORT:
+            self.prober.doubt(outcome.to)
         reason = outcome.reason
         level: Level = "error" if outcome.ended == "failed" else "info"
         if reason is not None:

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 from snimux.address import AdminAddress, TcpAddress, UnixAddress
 from snimux.admin import Back, Changed, Lost
-from snimux.caddy import Listener, Site, Sites, Unrouted
+from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
 from snimux.client_hello import alert
 from snimux.config import Config, Limits
 from snimux.discovery import Discovery, discover, listed
@@ -48,7 +48,11 @@ class Told:
         listen = (TcpAddress("", 443),)
         config = Config(listen, (EXPLICIT,), Limits(), "auto", "json", "info", caddys=caddys)
         self.table = LiveTable(RouteTable(config.routes))
-        self.discovery = Discovery(config, self.table, Log(self.stream, form="json"))
+        self.discovery = Discovery(config, self.exchange, Log(self.stream, form="json"))
+
+    def exchange(self, found: Plan) -> None:
+        """As the server does."""
+        self.table.current = RouteTable(found.routes)
 
     def last(self) -> dict[str, Any]:
         """The last line of the log, without time and level."""
@@ -135,7 +139,7 @@ async def test_one_that_is_silent_is_not_waited_for(autojump_clock: MockClock) -
         told = Told(address)
         config, log = told.discovery.config, told.discovery.log
         async with trio.open_nursery() as nursery:
-            await nursery.start(discover, config, told.table, log)
+            await nursery.start(discover, config, told.exchange, log)
             assert trio.current_time() < 2
             assert told.last() == {
                 "level": "warning", "caddy": str(address), "state": "no answer yet",
@@ -241,7 +245,9 @@ async def test_a_connection_stays_when_its_route_goes(here: Path) -> None:
         }
         file = here / "autosave.json"
         file.write_text(json.dumps({"apps": {"http": {"servers": {"srv0": server}}}}))
-        async with muxes.running(here, f"--caddy=file/{file}") as mux:
+        # a probe would be the first that is accepted
+        flags = f"--caddy=file/{file}", "--proxy-protocol=off"
+        async with muxes.running(here, *flags) as mux:
             client = await trio.open_tcp_stream("127.0.0.1", mux.port)
             await client.send_all(HELLO)
             accepted, _ = await backend.accept()
@@ -339,7 +345,7 @@ async def test_check_asks_and_says_what_it_found(here: Path) -> None:
         done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
         lines = done.stdout.decode().splitlines()
         secure = next(line for line in lines if line.startswith("  secure.ciso.com  "))
-        assert secure.endswith(f"->  127.0.0.1:{one.port}")
+        assert secure.endswith(f"->  127.0.0.1:{one.port}  (PROXY protocol auto)")
         start = lines.index("claimed twice")
         assert lines[start + 1 : start + 4] == [
             f"  secure.ciso.com: unix/{one.admin} has it, and localhost:{port} serves it too",

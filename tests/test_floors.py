@@ -27,7 +27,7 @@ FLOORS = (
         "relay.portable",
         "relay.engine",
     ),
-    ("connection", "discovery"),
+    ("connection", "discovery", "proxy_auto"),
     ("server",),
     ("supervisor",),
     ("cli", "__main__"),

@@ -1,0 +1,290 @@
+"""Know which backends understand the PROXY protocol, for ``proxy = "auto"``.
+
+Each address is asked by a probe: before it is sent the first connection, then every ten seconds,
+and at once when a connection to it failed or its Caddy's configuration changed. It is sent a
+header only while the probe has proved that it understands one. What the configuration says is not
+believed, but compared, and a difference is worth a line in the log.
+
+Source: the wrapper's policies in Caddy 2.11.7, modules/caddyhttp/proxyprotocol.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import trio
+
+from snimux.address import DialAddress, UnixAddress
+from snimux.caddy import Listener
+from snimux.log import Field, Level, Log
+from snimux.probe import Found, Unreached, ask_both, by_http, by_tls
+from snimux.routes import Backend, Route
+
+# Seconds between two questions to a backend. A connection that fails asks at once; so this is for
+# one that was exchanged for another in the meantime, while nobody came.
+_EVERY = 10.0
+# The same while it is down: it may start at any moment. And the least, however many connections
+# fail: clients can make them do.
+_SOON = 1.0
+
+# Seconds that the backends have to answer before the first connection is accepted.
+_FIRST_ANSWERS = 1.0
+
+# Addresses that are asked at a time: each takes two descriptors.
+_AT_A_TIME = 8
+
+
+class Standing(Enum):
+    """What is known of an address."""
+
+    UNKNOWN = auto()
+    REFUSED = auto()
+    """With a header it answers nothing."""
+    UNDERSTOOD = auto()
+    """It serves with a header and without."""
+    REQUIRED = auto()
+    """It serves with a header, and not without."""
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether it understands a header."""
+        return self in (Standing.UNDERSTOOD, Standing.REQUIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How to ask an address, and what a configuration says of it."""
+
+    is_http: bool
+    name: str | None
+    """One that is served there; None where only patterns are known."""
+    listener: Listener | None = None
+    """None: no Caddy that is asked for its configuration has it."""
+
+    async def ask(self, address: DialAddress) -> Found:
+        """Ask the address once, with a header and without."""
+        question = by_http(self.name or "localhost") if self.is_http else by_tls(self.name)
+        return await ask_both(address, question)
+
+
+def asked(
+    routes: Iterable[Route], listeners: Mapping[DialAddress, Listener]
+) -> dict[DialAddress, Asked]:
+    """What there is to ask for some routes: the addresses of their backends that are "auto".
+
+    Args:
+        routes: of which the first with an exact name gives the name to ask for.
+        listeners: what is known of addresses from the Caddys' configurations.
+    """
+    found: dict[DialAddress, Asked] = {}
+    for route in routes:
+        host = route.pattern.host
+        name = None if "*" in host else host
+        for backend in (route.backend, route.http):
+            for address in _auto(backend):
+                if address not in found or (name and not found[address].name):
+                    is_http = backend is route.http
+                    found[address] = Asked(is_http, name, listeners.get(address))
+    return found
+
+
+def _auto(backend: Backend | None) -> tuple[DialAddress, ...]:
+    return backend.addresses if backend and backend.proxy == "auto" else ()
+
+
+def concluded(before: Standing | None, found: Found) -> Standing:
+    """What is known after an answer.
+
+    A backend that is gone may come back as another: nothing is known of it, unless it was one that
+    serves nobody without a header. One that has no time to answer is still what it was.
+    """
+    if found.requires:
+        return Standing.REQUIRED
+    if found.understands:
+        return Standing.UNDERSTOOD
+    if found.refuses:
+        return Standing.REFUSED
+    if before is not None and (before is Standing.REQUIRED or found.is_nothing):
+        return before
+    return Standing.UNKNOWN
+
+
+async def ask_all(all_asked: Mapping[DialAddress, Asked]) -> dict[DialAddress, Found]:
+    """Ask each address once."""
+    found: dict[DialAddress, Found] = {}
+    limiter = trio.CapacityLimiter(_AT_A_TIME)
+
+    async def ask(address: DialAddress) -> None:
+        async with limiter:
+            found[address] = await all_asked[address].ask(address)
+
+    async with trio.open_nursery() as nursery:
+        for address in all_asked:
+            nursery.start_soon(ask, address)
+    return found
+
+
+class Prober:
+    """Asks for as long as it runs, and keeps what it learnt in ``proved``."""
+
+    def __init__(self, log: Log) -> None:
+        """Of nothing yet; the log is told of what changes."""
+        self.log = log
+        self.proved: set[DialAddress] = set()
+        """The addresses that understand a header; changes while others look at it."""
+        self.asked: Mapping[DialAddress, Asked] = {}
+        self.standings: dict[DialAddress, Standing] = {}
+        self.scopes: dict[DialAddress, trio.CancelScope] = {}
+        self.doubts: dict[DialAddress, trio.Event] = {}
+        self.learnt = trio.lowlevel.ParkingLot()
+        self.limiter = trio.CapacityLimiter(_AT_A_TIME)
+        self.nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ask, for ever.
+
+        Args:
+            task_status: told once all have answered, or after a second.
+        """
+        async with trio.open_nursery() as self.nursery:
+            for address in self.asked:
+                self._begin(address)
+            with trio.move_on_after(_FIRST_ANSWERS):
+                while self.asked.keys() - self.standings.keys():
+                    await self.learnt.park()
+            task_status.started()
+            await trio.sleep_forever()
+
+    def exchange(self, all_asked: Mapping[DialAddress, Asked]) -> None:
+        """Ask these from now on; anew where the configuration says something else than before."""
+        before, self.asked = self.asked, all_asked
+        for address in before.keys() - all_asked.keys():
+            self._forget(address)
+        for address, new in all_asked.items():
+            old = before.get(address)
+            if old is not None and old.listener == new.listener:
+                continue
+            if new.listener is not None and new.listener.proxy_protocol is None:
+                # until it is proved again
+                self.proved.discard(address)
+                self.standings.pop(address, None)
+            self._begin(address)
+
+    def doubt(self, backend: Backend) -> None:
+        """A connection to a backend failed, or may have: ask at once."""
+        for address in _auto(backend):
+            if address in self.doubts:
+                self.doubts[address].set()
+
+    def _forget(self, address: DialAddress) -> None:
+        self.proved.discard(address)
+        self.standings.pop(address, None)
+        self.doubts.pop(address, None)
+        scope = self.scopes.pop(address, None)
+        if scope is not None:
+            scope.cancel()
+
+    def _begin(self, address: DialAddress) -> None:
+        """Begin to ask; an answer to what was asked before is not waited for, for it may be old."""
+        if self.nursery is None:
+            return
+        if address in self.scopes:
+            self.scopes[address].cancel()
+        self.scopes[address] = trio.CancelScope()
+        self.nursery.start_soon(self._ask, address, self.scopes[address])
+
+    async def _ask(self, address: DialAddress, scope: trio.CancelScope) -> None:
+        last: Standing | None = None  # said since the configuration says what it says
+        with scope:
+            while not scope.cancel_called:  # it may have been before this began
+                doubt = self.doubts[address] = trio.Event()
+                async with self.limiter:
+                    found = await self.asked[address].ask(address)
+                if scope.cancel_called:
+                    return
+                standing = concluded(self.standings.get(address), found)
+                self._learn(address, standing)
+                if standing is not last:
+                    said = remark(address, standing, found, self.asked[address])
+                    self.log.write(said.level, "proxy-protocol", said.fields())
+                last = standing
+                await trio.sleep(_SOON)
+                if not isinstance(found.without, Unreached):
+                    with trio.move_on_after(_EVERY - _SOON):
+                        await doubt.wait()
+
+    def _learn(self, address: DialAddress, standing: Standing) -> None:
+        self.standings[address] = standing
+        if standing.is_proved:
+            self.proved.add(address)
+        else:
+            self.proved.discard(address)
+        self.learnt.unpark_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What there is to say of an address: whether it is sent a header, and why."""
+
+    backend: str
+    header: str
+    detail: str
+    level: Level
+
+    def fields(self) -> dict[str, Field]:
+        """The fields of the log line."""
+        return {"backend": self.backend, "header": self.header, "detail": self.detail}
+
+
+def remark(address: DialAddress, standing: Standing, found: Found, how: Asked) -> Remark:
+    """What to say of an address after an answer."""
+    wrong = mismatch(address, standing, how.listener)
+    detail = "; ".join(filter(None, (words(standing, found), wrong)))
+    header = "v2" if standing.is_proved else "none"
+    return Remark(str(address), header, detail, "warning" if wrong else "info")
+
+
+def words(standing: Standing, found: Found) -> str:
+    """What was learnt of an address, and by which answers."""
+    match standing:
+        case Standing.REQUIRED:
+            return f"understood, and required (with: {found.with_header}; without: {found.without})"
+        case Standing.UNDERSTOOD:
+            return f"understood ({found.with_header})"
+        case Standing.REFUSED:
+            return f"not understood ({found.with_header})"
+        case Standing.UNKNOWN:
+            return f"not known ({found.without})"
+
+
+def mismatch(address: DialAddress, standing: Standing, listener: Listener | None) -> str:
+    """What the configuration says otherwise, and what to do; empty if nothing."""
+    if listener is None or standing is Standing.UNKNOWN:
+        return ""
+    wrapper = listener.proxy_protocol
+    if wrapper is None:
+        is_other = standing.is_proved
+        return "but its configuration has no proxy_protocol there" if is_other else ""
+    if not standing.is_proved and not wrapper.before_tls:
+        return "its proxy_protocol is behind tls: in listener_wrappers write it before tls"
+    if not standing.is_proved:
+        return "its proxy_protocol turns snimux away: look at its deny and fallback_policy"
+    source = _source(address)
+    if source is None or wrapper.believes(source):
+        return ""
+    mask = 128 if ":" in source else 32
+    return f"but it ignores the address: in its proxy_protocol write: allow {source}/{mask}"
+
+
+def _source(address: DialAddress) -> str | None:
+    """The IP address that connections to an address come from; None where it has none."""
+    if isinstance(address, UnixAddress) or not address.is_numeric:
+        return None
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    # Connecting a datagram socket sends nothing: it only looks for the way.
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect((address.host, address.port))
+        return str(sock.getsockname()[0])
+    return None
