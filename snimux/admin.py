@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import h11
@@ -85,12 +85,18 @@ async def look(address: AdminAddress) -> Sites:
     return await trio.to_thread.run_sync(_understood, await _settled(address, b"", _AGREEING))
 
 
-async def follow(address: AdminAddress, tell: Callable[[News], None]) -> None:
+async def follow(
+    address: AdminAddress,
+    tell: Callable[[News], None],
+    *,
+    early: Callable[[], Awaitable[None]] = trio.sleep_forever,
+) -> None:
     """Ask a Caddy every two seconds, for ever, and tell what is new.
 
     Args:
         address: where to ask.
         tell: is told of every change, and once of each time in which there is no good answer.
+        early: awaited between two questions; when it returns, the next is asked at once.
     """
     told, digest_told, is_lost, agreeing = None, b"", False, _AGREEING
     while True:
@@ -109,7 +115,8 @@ async def follow(address: AdminAddress, tell: Callable[[News], None]) -> None:
                 tell(Lost(str(error)))
             is_lost = True
             agreeing = _AGREEING_AGAIN if isinstance(error, SharedError) else _AGREEING
-        await trio.sleep(_EVERY)
+        with trio.move_on_after(_EVERY):
+            await early()
 
 
 async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> bytes:

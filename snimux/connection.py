@@ -6,7 +6,7 @@ Knows no listener and no other connection. Whatever goes wrong here ends here.
 import contextlib
 import socket
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +124,14 @@ class Service:
     """The protocol's name in the log; None: no name."""
     proved: Set[DialAddress] = frozenset()
     """The addresses that are sent a PROXY protocol header where that is automatic."""
+    look_again: Callable[[], Awaitable[None]] | None = None
+    """Awaited where a hello has no route: there may be one by then."""
+
+    def find(self, hello: Hello) -> Route | None:
+        """The route of a hello, or None."""
+        if hello.request is not None:
+            return self.table.find_plain(hello.name)
+        return self.table.find(hello.name, hello.alpn)
 
     def proxy(self, to: Backend, address: DialAddress) -> Version | None:
         """The version of the PROXY protocol header that an address of a backend is sent, if any."""
@@ -187,13 +195,14 @@ async def _pass_on(
     if isinstance(hello, _Refusal):
         return hello
     outcome.hello = hello
-    is_plain = hello.request is not None
-    table = service.table
-    route = table.find_plain(hello.name) if is_plain else table.find(hello.name, hello.alpn)
+    route = service.find(hello)
+    if route is None and service.look_again is not None and hello.name is not None:
+        await service.look_again()
+        route = service.find(hello)
     if route is None:
         return _refuse(service, Reason.NO_ROUTE, hello=hello)
     outcome.route = route
-    to = route.http if is_plain else route.backend
+    to = route.backend if hello.request is None else route.http
     if to is None:
         return _redirect(service, hello)
     outcome.to = to

@@ -4,6 +4,7 @@ Knows what each Caddy served when it was last heard; ``admin`` asks them, ``cadd
 routes.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -18,44 +19,85 @@ from snimux.log import Log
 # Seconds that the Caddys have to answer before connections are served without them.
 _FIRST_ANSWERS = 1.0
 
+# A hello for a name that is not known has the Caddys asked at once; but not more often than this,
+# for it may be a scanner's, and it waits no longer than this for their answers. Seconds.
+_LEAST_APART = 0.5
+_PATIENCE = 1.0
+
 # Of a list as many as can be read; the whole of it is what `snimux check` is for.
 _LISTED = 8
-
-
-async def discover(
-    config: Config,
-    exchange: Callable[[Plan], None],
-    log: Log,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Ask the Caddys, for ever, and exchange the routes whenever they say something new.
-
-    Args:
-        config: which Caddys, and the routes that do not come from them.
-        exchange: is given all routes, those of the configuration too, when they are others.
-        log: told of what changes.
-        task_status: told once all have answered, or after a second.
-    """
-    discovery = Discovery(config, exchange, log)
-    async with trio.open_nursery() as nursery:
-        for address in config.caddys:
-            nursery.start_soon(follow, address, partial(discovery.hear, address))
-        with trio.move_on_after(_FIRST_ANSWERS):
-            await discovery.all_heard.wait()
-        discovery.say_who_is_silent()
-        task_status.started()
 
 
 class Discovery:
     """What each Caddy serves, as far as was heard."""
 
     def __init__(self, config: Config, exchange: Callable[[Plan], None], log: Log) -> None:
+        """Of the Caddys of a configuration.
+
+        Args:
+            config: which Caddys, and the routes that do not come from them.
+            exchange: is given all routes, those of the configuration too, when they are others.
+            log: told of what changes.
+        """
         self.config = config
         self.exchange = exchange
         self.log = log
         self.sites: dict[AdminAddress, Sites | None] = {}  # None: no good answer yet
         self.all_heard = trio.Event()
+        self.hurry = trio.Event()
+        self.rounds = 0  # in which somebody was in a hurry
+        self.hurried = -math.inf  # when last
+        self.unheard: set[AdminAddress] = set()  # since then
+        self.heard_again = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ask the Caddys, for ever, and exchange the routes whenever they say something new.
+
+        Args:
+            task_status: told once all have answered, or after a second.
+        """
+        async with trio.open_nursery() as nursery:
+            for address in self.config.caddys:
+                tell, early = partial(self.hear, address), partial(self.pause, address)
+                nursery.start_soon(partial(follow, address, tell, early=early))
+            with trio.move_on_after(_FIRST_ANSWERS):
+                await self.all_heard.wait()
+            self.say_who_is_silent()
+            task_status.started()
+
+    async def look_again(self) -> None:
+        """Ask all Caddys anew, as soon as may be, and wait for what they say; but not for long.
+
+        A Caddy that is given a new site asks for its certificate at once, and those who issue it
+        are here within the second.
+        """
+        wanted = self.rounds + 1
+        with trio.move_on_after(_PATIENCE):
+            while self.rounds < wanted:
+                too_soon = self.hurried + _LEAST_APART - trio.current_time()
+                if self.unheard:
+                    await self.heard_again.wait()
+                elif too_soon > 0:
+                    await trio.sleep(too_soon)
+                else:
+                    self.ask_at_once()
+            await self.heard_again.wait()
+
+    def ask_at_once(self) -> None:
+        """Begin a round, in which all Caddys are asked."""
+        self.rounds += 1
+        self.hurried = trio.current_time()
+        self.unheard = set(self.config.caddys)
+        self.heard_again = trio.Event()
+        hurry, self.hurry = self.hurry, trio.Event()
+        hurry.set()
+
+    async def pause(self, address: AdminAddress) -> None:
+        """Wait until somebody is in a hurry; a Caddy has just answered, or was found not to."""
+        self.unheard.discard(address)
+        if not self.unheard:
+            self.heard_again.set()
+        await self.hurry.wait()
 
     def hear(self, address: AdminAddress, news: News) -> None:
         """Take news of a Caddy; what it served last holds while there is nothing better."""

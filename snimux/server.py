@@ -21,7 +21,7 @@ from snimux.client_hello import TLS
 from snimux.config import Config
 from snimux.connection import Outcome, Service, endpoint, tune
 from snimux.connection import serve as serve_connection
-from snimux.discovery import discover
+from snimux.discovery import Discovery
 from snimux.http_head import HTTP
 from snimux.listeners import Listener
 from snimux.log import Level, Log
@@ -158,7 +158,7 @@ async def _serve(
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     if server.config.caddys:
-                        await accepting.start(discover, server.config, server.exchange, log)
+                        await accepting.start(server.discovery.run)
                     await accepting.start(server.prober.run)
                     for listener in listeners:
                         if orders is None:  # else the supervisor has said it, once for all workers
@@ -217,7 +217,16 @@ class _Server:
         self.table = LiveTable(RouteTable(config.routes))
         self.prober = Prober(log)
         self.prober.exchange(asked(config.routes, {}))
-        tls = Service(TLS, self.table, config.limits, relay, self.report, proved=self.prober.proved)
+        self.discovery = Discovery(config, self.exchange, log)
+        tls = Service(
+            TLS,
+            self.table,
+            config.limits,
+            relay,
+            self.report,
+            proved=self.prober.proved,
+            look_again=self.discovery.look_again if config.caddys else None,
+        )
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
         self.services = {service.protocol.name: service for service in (tls, http)}
         self.places = places

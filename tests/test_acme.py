@@ -174,10 +174,13 @@ def plots() -> Iterator[list[Plot]]:
 
 
 @contextlib.asynccontextmanager
-async def started(plots: Sequence[Plot], toml: str, *, alone: str) -> AsyncIterator[World]:
+async def started(
+    plots: Sequence[Plot], toml: str, *, alone: str, are_held: bool = True
+) -> AsyncIterator[World]:
     """A snimux with this configuration, and the Caddys asking for certificates.
 
-    They do so only once snimux knows them: one whose first attempt fails waits for a minute.
+    If they are held, they do so only once snimux knows them: one whose first attempt fails waits
+    for a minute.
     """
     async with contextlib.AsyncExitStack() as stack:
         here = stack.enter_context(short_directory())
@@ -191,14 +194,16 @@ async def started(plots: Sequence[Plot], toml: str, *, alone: str) -> AsyncItera
             acme.running(here, http_port=http_port, tls_port=mux.port)
         )
         caddys = []
+        by_acme = _BY_ACME.format(pebble=pebble, alone=alone)
         for plot in plots:
-            caddyfile = plot.caddyfile(_NO_CERTIFICATES)
+            caddyfile = plot.caddyfile(_NO_CERTIFICATES if are_held else by_acme)
             caddys.append(caddy.run(plot.directory, caddyfile, port=plot.https))
             stack.callback(caddys[-1].stop)
         world = World(mux, pebble, caddys)
-        await all_are_routed(world, plots)
-        for each, plot in zip(caddys, plots, strict=True):
-            await reload(each, plot.caddyfile(_BY_ACME.format(pebble=pebble, alone=alone)))
+        if are_held:
+            await all_are_routed(world, plots)
+            for each, plot in zip(caddys, plots, strict=True):
+                await reload(each, plot.caddyfile(by_acme))
         yield world
 
 
@@ -267,6 +272,15 @@ async def test_each_caddy_gets_its_certificates_by_one_challenge_alone(
     async with started(plots, routes(plots), alone=ALONE[challenge]) as world:
         await are_served(world, plots)
         assert await world.challenges() == expected(plots, challenge)
+
+
+@pytest.mark.parametrize("challenge", [HTTP, TLS])
+async def test_a_caddy_that_snimux_has_not_heard_of_gets_them_at_once(
+    plots: list[Plot], challenge: str
+) -> None:
+    async with started(plots, asked(plots), alone=ALONE[challenge], are_held=False) as world:
+        await are_served(world, plots)
+        assert not world.told("challenge failed")
 
 
 @pytest.mark.parametrize("challenge", [HTTP, TLS])

@@ -20,7 +20,7 @@ from snimux.admin import Back, Changed, Lost
 from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
 from snimux.client_hello import alert
 from snimux.config import Config, Limits
-from snimux.discovery import Discovery, discover, listed
+from snimux.discovery import Discovery, listed
 from snimux.log import Log
 from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from tests import caddy, muxes
@@ -137,9 +137,8 @@ async def test_one_that_is_silent_is_not_waited_for(autojump_clock: MockClock) -
         silent.listen()
         address = TcpAddress("127.0.0.1", silent.getsockname()[1])
         told = Told(address)
-        config, log = told.discovery.config, told.discovery.log
         async with trio.open_nursery() as nursery:
-            await nursery.start(discover, config, told.exchange, log)
+            await nursery.start(told.discovery.run)
             assert trio.current_time() < 2
             assert told.last() == {
                 "level": "warning", "caddy": str(address), "state": "no answer yet",
@@ -149,6 +148,59 @@ async def test_one_that_is_silent_is_not_waited_for(autojump_clock: MockClock) -
             assert told.last()["detail"] == "no whole answer in 10 s"
             assert len(told.stream.getvalue().splitlines()) == 2
             nursery.cancel_scope.cancel()
+
+
+async def asked_by_turns(
+    discovery: Discovery, address: AdminAddress, seconds: float, asked: list[AdminAddress]
+) -> None:
+    """What a follower does, for whom each answer takes some time."""
+    while True:
+        asked.append(address)
+        await trio.sleep(seconds)
+        await discovery.pause(address)
+
+
+async def test_in_a_hurry_all_are_asked_and_waited_for(autojump_clock: MockClock) -> None:
+    discovery = Told(ONE, TWO).discovery
+    asked: list[AdminAddress] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asked_by_turns, discovery, ONE, 0.1, asked)
+        nursery.start_soon(asked_by_turns, discovery, TWO, 0.3, asked)
+        await trio.sleep(10)
+        assert asked.count(ONE) == asked.count(TWO) == 1
+        await discovery.look_again()
+        assert trio.current_time() == pytest.approx(10.3)
+        assert asked.count(ONE) == asked.count(TWO) == 2
+        # once more at once would be too often; and what is asked serves all who wait for it
+        async with trio.open_nursery() as hellos:
+            for _ in range(5):
+                hellos.start_soon(discovery.look_again)
+        assert trio.current_time() == pytest.approx(10.8)
+        assert asked.count(ONE) == asked.count(TWO) == 3
+        await trio.sleep(1)
+        await discovery.look_again()
+        assert trio.current_time() == pytest.approx(12.1)
+        assert asked.count(ONE) == asked.count(TWO) == 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_slow_is_not_waited_for_in_a_hurry(autojump_clock: MockClock) -> None:
+    discovery = Told(ONE, TWO).discovery
+    asked: list[AdminAddress] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asked_by_turns, discovery, ONE, 0.1, asked)
+        nursery.start_soon(asked_by_turns, discovery, TWO, 8, asked)
+        await trio.sleep(10)
+        await discovery.look_again()
+        assert trio.current_time() == pytest.approx(11)
+        # nor is it asked again while it has not answered
+        await discovery.look_again()
+        assert trio.current_time() == pytest.approx(12)
+        assert asked.count(ONE) == asked.count(TWO) == 2
+        await trio.sleep(10)
+        await discovery.look_again()
+        assert asked.count(ONE) == asked.count(TWO) == 3
+        nursery.cancel_scope.cancel()
 
 
 # --- the command, with real Caddys
@@ -233,6 +285,29 @@ async def test_two_caddys_are_routed_and_followed(here: Path) -> None:
             assert await answer_of(mux, "secure.ciso.com", one) == "secure.ciso.com"
             assert await answer_of(mux, "traefik.ciso.com", two) == ""
             await mux.log_line(event="connection", name="traefik.ciso.com", reason="no-route")
+
+
+async def test_a_hello_for_a_new_name_has_the_caddys_asked(here: Path) -> None:
+    with trio.socket.socket() as backend:
+        await backend.bind(("127.0.0.1", 0))
+        backend.listen()
+        server = {
+            "listen": [f"127.0.0.1:{backend.getsockname()[1]}"],
+            "routes": [{"match": [{"host": ["secure.ciso.com"]}]}],
+        }
+        file, new = here / "autosave.json", here / "new.json"
+        file.write_text("null")
+        flags = f"--caddy=file/{file}", "--proxy-protocol=off"
+        async with muxes.running(here, *flags) as mux:
+            new.write_text(json.dumps({"apps": {"http": {"servers": {"srv0": server}}}}))
+            new.replace(file)
+            client = await trio.open_tcp_stream("127.0.0.1", mux.port)
+            async with client:
+                await client.send_all(HELLO)
+                with trio.fail_after(20):
+                    accepted, _ = await backend.accept()
+                assert await read(accepted, len(HELLO)) == HELLO
+                accepted.close()
 
 
 async def test_a_connection_stays_when_its_route_goes(here: Path) -> None:
