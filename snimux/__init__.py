@@ -14,10 +14,12 @@ no trio, no socket, no clock and no log:
    configuration -> routes)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
    ``upstream`` (dial), ``listeners`` (listen), ``places`` (count connections), ``systemd`` (hand
-   descriptors over), ``admin`` (ask a Caddy), ``probe`` (ask a backend whether it understands the
-   PROXY protocol); in ``relay`` the interface first, then ``portable``, then ``engine``
+   descriptors over, say how the service is), ``admin`` (ask a Caddy), ``probe`` (ask a backend
+   whether it understands the PROXY protocol); in ``relay`` the interface first, then ``portable``,
+   then ``engine``
 4. ``connection`` (one connection's life), ``discovery`` (the route table as the Caddys change),
-   ``proxy_auto`` (which backends understand the PROXY protocol)
+   ``proxy_auto`` (which backends understand the PROXY protocol), ``pulse`` (see that connections
+   are served)
 5. ``server`` (accept, limits, drain)
 6. ``supervisor`` (several workers on the same sockets)
 7. ``cli`` (argv -> a running server and an exit status)

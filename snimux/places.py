@@ -6,6 +6,7 @@ enters for its source after; both are bounded, and a check and its count are one
 The workers' counts are in a file that all of them have in memory: a column for each worker, which
 nobody but the worker writes, so that giving back needs no lock, and a dead worker's column can be
 cleared. Taking needs one: a POSIX record lock, which the kernel releases if its holder dies.
+There each worker also shows that it is alive, and how many routes it has.
 
 Knows no sockets and no addresses: a source is some bytes.
 """
@@ -18,6 +19,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -48,6 +50,9 @@ class Places(Protocol):
 
     def enter(self, source: bytes, limit: int) -> Leave | None:
         """Count one more of a source, if there are fewer than the limit; else None."""
+
+    def show_life(self, routes: int) -> None:
+        """Let others see that this process serves, by so many routes."""
 
 
 class LocalPlaces:
@@ -88,6 +93,9 @@ class LocalPlaces:
         self._by_source[source] = count + 1
         return partial(self._leave, source)
 
+    def show_life(self, routes: int) -> None:
+        """Do nothing: there are no others."""
+
     def _leave(self, source: bytes) -> None:
         left = self._by_source[source] - 1
         if left:
@@ -102,13 +110,16 @@ def _is_a_tenth_free(taken: int, limit: int) -> bool:
 
 # The file: a header of 64 bytes (what it is, columns, slots, limit, the key of the hash; in the
 # last word whether it was said that all are taken), then the sources' hashes, one a slot, then
-# the columns: for each slot how many the worker has, and behind them how many in all. In the
-# machine's own byte order: no other will read it.
+# the columns: for each slot how many the worker has, and behind them its routes, how often it has
+# shown life, and how many places it has in all. In the machine's own byte order: no other will
+# read it.
 _HEADER = struct.Struct("=8sIIQ16s")
 _HEADER_SIZE = 64
 _MAGIC = b"snimux 1"
 _SAID_FULL = 15
 _HASH, _COUNT = 8, 4  # bytes
+_ROUTES, _BEATS, _TAKEN = -3, -2, -1  # from the end of a column
+_TAIL = struct.Struct("=III")  # these three
 
 # A source is in one of so many slots from where its hash points. Hashes are keyed, so that nobody
 # can choose where his addresses go; and with four slots for each source that there may be, the
@@ -139,14 +150,35 @@ def lay_out(descriptor: int, *, workers: int, limit: int, by_source: bool) -> No
 
 def clear(descriptor: int, number: int) -> None:
     """Give back what a worker that has ended had taken."""
-    header = os.pread(descriptor, _HEADER.size, 0)
-    slots = _HEADER.unpack(header)[2]
-    os.pwrite(descriptor, bytes(_COUNT * (slots + 1)), _column(number, slots))
+    slots = _slots(descriptor)
+    os.pwrite(descriptor, bytes(_COUNT * slots + _TAIL.size), _column(number, slots))
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What can be seen of a worker."""
+
+    routes: int = 0
+    beats: int = 0
+    """How often it has shown life; another number than before means that it is alive."""
+    taken: int = 0
+    """How many places it has."""
+
+
+def look(descriptor: int, number: int) -> Sign:
+    """Look at a worker."""
+    end = _column(number + 1, _slots(descriptor))
+    return Sign(*_TAIL.unpack(os.pread(descriptor, _TAIL.size, end - _TAIL.size)))
+
+
+def _slots(descriptor: int) -> int:
+    slots: int = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))[2]
+    return slots
 
 
 def _column(number: int, slots: int) -> int:
     """Where in the file a worker's column begins."""
-    return _HEADER_SIZE + _HASH * slots + _COUNT * (slots + 1) * (number - 1)
+    return _HEADER_SIZE + _HASH * slots + (_COUNT * slots + _TAIL.size) * (number - 1)
 
 
 class SharedPlaces:
@@ -185,28 +217,28 @@ class SharedPlaces:
     @property
     def taken_here(self) -> int:
         """How many this process has taken."""
-        return self._own[-1]
+        return self._own[_TAKEN]
 
     def take(self) -> bool:
         """Take a place, if there is one, for all and for this worker."""
-        if self._own[-1] >= self._most:
+        if self._own[_TAKEN] >= self._most:
             return False
         with self._locked():
-            if self._count(-1) >= self.limit:
+            if self._count(_TAKEN) >= self.limit:
                 return False
-            self._own[-1] += 1
+            self._own[_TAKEN] += 1
         return True
 
     def give(self) -> None:
         """Give a place back."""
-        self._own[-1] -= 1
-        if self._header[_SAID_FULL] and _is_a_tenth_free(self._count(-1), self.limit):
+        self._own[_TAKEN] -= 1
+        if self._header[_SAID_FULL] and _is_a_tenth_free(self._count(_TAKEN), self.limit):
             self._header[_SAID_FULL] = 0
 
     def is_news_that_full(self) -> bool:
         """Whether all are taken, and no worker said so since a tenth of them was free."""
         with self._locked():
-            if self._header[_SAID_FULL] or self._count(-1) < self.limit:
+            if self._header[_SAID_FULL] or self._count(_TAKEN) < self.limit:
                 return False
             self._header[_SAID_FULL] = 1
         return True
@@ -226,6 +258,11 @@ class SharedPlaces:
             self._hashes[slot] = hashed
             self._own[slot] += 1
         return partial(self._leave, slot)
+
+    def show_life(self, routes: int) -> None:
+        """Let the supervisor see that this worker serves, by so many routes."""
+        self._own[_ROUTES] = routes
+        self._own[_BEATS] = self._own[_BEATS] % 2**31 + 1  # never 0, which is not yet
 
     def _leave(self, slot: int) -> None:
         self._own[slot] -= 1

@@ -80,18 +80,25 @@ def parse_pattern(text: str) -> Pattern:
 class RouteTable:
     """An immutable table of routes; look-ups cost the same however many there are."""
 
-    __slots__ = ("_plain", "_routes")
+    __slots__ = ("_count", "_plain", "_routes")
 
     def __init__(self, routes: Iterable[Route] = ()) -> None:
         """Routes with distinct patterns; of two with the same pattern the first counts."""
         self._routes: dict[str, dict[bytes | None, Route]] = {}
         self._plain: dict[str, Route] = {}
+        patterns = set()
         for route in routes:
+            patterns.add(route.pattern)
             host, alpn = route.pattern.host, route.pattern.alpn
             if route.backend is not None:
                 self._routes.setdefault(host, {}).setdefault(alpn, route)
             if alpn is None:
                 self._plain.setdefault(host, route)
+        self._count = len(patterns)
+
+    def __len__(self) -> int:
+        """How many patterns have a route."""
+        return self._count
 
     def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
         """The route of a hello, or None.

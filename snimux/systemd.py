@@ -1,15 +1,19 @@
-"""Descriptors handed over from one process to a program that it starts, as systemd does it.
+"""What systemd hands over to a process that it starts, and what it is told by it in return.
 
-LISTEN_FDS says how many there are, from number 3 up; LISTEN_FDNAMES what each is called, with
-colons between; LISTEN_PID whom they are meant for.
+LISTEN_FDS says how many descriptors there are, from number 3 up; LISTEN_FDNAMES what each is
+called, with colons between; LISTEN_PID whom they are meant for. By the same protocol descriptors
+are handed on to a program that is started here. NOTIFY_SOCKET says where to tell that the service
+is ready, and how it is; WATCHDOG_USEC that it is to be told again and again.
 
-Knows nothing of what the descriptors are for.
+Knows nothing of what the descriptors are for, nor of how the service is.
 
-Source: sd_listen_fds(3).
+Source: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 """
 
 import fcntl
+import math
 import os
+import socket
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import NoReturn
 
@@ -21,6 +25,11 @@ _UNNAMED = "unknown"
 
 # Of a program that could not be executed, as in shells. Nobody sees it: the parent is told why.
 _NOT_EXECUTED = 127
+
+# Seconds. How often the manager is told how the service is, if there is no watchdog to be fed more
+# often; and how much longer than the drain stopping may take.
+_EVERY = 5.0
+_TO_END = 5.0
 
 
 class HandoverError(ValueError):
@@ -61,7 +70,7 @@ def receive(environment: MutableMapping[str, str], pid: int) -> list[Named]:
 
 
 def _number(variable: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise HandoverError(f"{variable}: {text[:80]!r} is not a number")
     return int(text)
 
@@ -131,3 +140,81 @@ def _become(
         os.write(errors, str(error.errno).encode())
     finally:
         os._exit(_NOT_EXECUTED)
+
+
+class Manager:
+    """The service manager that started this process, told how the service is.
+
+    Where there is none, or it wants to know nothing, all is said to nobody. An error in saying it
+    never hurts: what could not be said is said the next time.
+    """
+
+    def __init__(self, address: str | None = None, *, watchdog: float | None = None) -> None:
+        """Told at the socket's address, if any, and within so many seconds again, if any."""
+        self.is_there = address is not None
+        self.watchdog = watchdog
+        self.every = _EVERY if watchdog is None else min(_EVERY, watchdog / 2)
+        """Seconds after which to call ``serving`` again."""
+        self.is_ready = False
+        """Whether it knows that the service is ready."""
+        self._address = address or ""
+        self._status = ""
+
+    def serving(self, status: str) -> None:
+        """Say that the service serves, as was just seen; to be called again and again.
+
+        Args:
+            status: one line for people, said when it has changed.
+        """
+        said = [] if self.watchdog is None else ["WATCHDOG=1"]
+        if not self.is_ready:
+            said = ["READY=1", f"MAINPID={os.getpid()}"]
+        if status != self._status:
+            said.append(f"STATUS={status}")
+        if said and self._tell(said):
+            self.is_ready, self._status = True, status
+
+    def stopping(self, status: str, *, within: float) -> None:
+        """Say that the service stops.
+
+        Args:
+            status: one line for people.
+            within: seconds that it may take; without end, the manager's own limit holds.
+        """
+        said = ["STOPPING=1", f"STATUS={status}"]
+        if math.isfinite(within):
+            said.append(f"EXTEND_TIMEOUT_USEC={round((within + _TO_END) * 1e6)}")
+        self._tell(said)
+        self.is_ready, self._status = True, status  # it is too late for READY
+
+    def _tell(self, assignments: Sequence[str]) -> bool:
+        """Send some assignments; whether it was done."""
+        if not self.is_there:
+            return False
+        # An @ stands for the NUL that begins the name of an abstract socket.
+        address = self._address.replace("@", "\0", 1) if self._address[:1] == "@" else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            try:
+                sock.sendto("\n".join(assignments).encode(), address)
+            except OSError:
+                return False
+        return True
+
+
+def manager(environment: MutableMapping[str, str], pid: int) -> Manager:
+    """The manager that started this process.
+
+    Args:
+        environment: loses the three variables, so that no child tells the manager anything.
+        pid: of this process.
+
+    Raises:
+        HandoverError: a variable is not what it should be.
+    """
+    variables = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+    address, microseconds, for_whom = (environment.pop(variable, None) for variable in variables)
+    watchdog = None
+    if microseconds is not None and (for_whom is None or _number("WATCHDOG_PID", for_whom) == pid):
+        watchdog = _number("WATCHDOG_USEC", microseconds) / 1e6 or None
+    return Manager(address or None, watchdog=watchdog)

@@ -27,7 +27,7 @@ FLOORS = (
         "relay.portable",
         "relay.engine",
     ),
-    ("connection", "discovery", "proxy_auto"),
+    ("connection", "discovery", "proxy_auto", "pulse"),
     ("server",),
     ("supervisor",),
     ("cli", "__main__"),

@@ -14,7 +14,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from snimux.places import Leave, LocalPlaces, Places, SharedPlaces, clear, lay_out
+from snimux.places import (
+    Leave,
+    LocalPlaces,
+    Places,
+    SharedPlaces,
+    Sign,
+    clear,
+    lay_out,
+    look,
+)
 
 SOURCES = [bytes([number]) * 4 for number in range(5)]
 
@@ -149,7 +158,7 @@ def test_more_sources_than_can_be_told_apart_are_let_in() -> None:
 
 
 def test_the_file_is_bounded_and_small_where_sources_do_not_count() -> None:
-    for by_source, most in ((False, 100), (True, 25 * 2**20)):
+    for by_source, most in ((False, 150), (True, 25 * 2**20)):
         with shared(4, 10**9, by_source=by_source) as file:
             assert file.seek(0, 2) < most
             assert SharedPlaces(file.fileno(), 4, most=1).take()
@@ -233,3 +242,34 @@ def test_a_dead_worker_leaves_no_lock_and_its_places_are_given_back() -> None:
         assert not places.take()
         clear(file.fileno(), 1)
         assert places.take()
+
+
+# --- signs of life
+
+
+def test_a_worker_can_be_looked_at() -> None:
+    with shared(2, 9) as file:
+        first, second = (SharedPlaces(file.fileno(), number, most=9) for number in (1, 2))
+        assert look(file.fileno(), 1) == Sign(0, 0, 0)
+        assert first.take()
+        first.show_life(7)
+        first.show_life(8)
+        second.show_life(9)
+        assert look(file.fileno(), 1) == Sign(routes=8, beats=2, taken=1)
+        assert look(file.fileno(), 2) == Sign(routes=9, beats=1, taken=0)
+        assert first.taken_here == 1
+        clear(file.fileno(), 1)
+        assert look(file.fileno(), 1) == Sign()
+        assert look(file.fileno(), 2).beats == 1
+
+
+def test_signs_never_run_out() -> None:
+    with shared(1, 1) as file:
+        places = SharedPlaces(file.fileno(), 1, most=1)
+        places._own[-2] = 2**31
+        seen = []
+        for _ in range(2):
+            places.show_life(0)
+            seen.append(look(file.fileno(), 1).beats)
+        assert seen == [1, 2]
+    LocalPlaces(1).show_life(1)

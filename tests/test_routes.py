@@ -151,3 +151,8 @@ def test_plain_http_knows_no_alpn() -> None:
     backend = Backend((TcpAddress("127.0.0.1", 8080),))
     table = RouteTable([Route(parse_pattern("a.example/h2"), backend)])
     assert table.find_plain("a.example") is None
+
+
+def test_a_table_knows_how_many_patterns_it_has() -> None:
+    assert len(RouteTable()) == 0
+    assert len(table_of("a.b", "a.b/h2", "*.b", "a.b")) == 3

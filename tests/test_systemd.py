@@ -1,17 +1,21 @@
-"""``snimux.systemd``: descriptors from one real process to another, under their names."""
+"""``snimux.systemd``: descriptors from one real process to another, and words to a real socket."""
 
+import contextlib
 import errno
 import json
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from snimux.systemd import HandoverError, Named, receive, start
+from snimux.systemd import HandoverError, Manager, Named, manager, receive, start
+from tests.caddy import short_directory
 from tests.sockets import open_descriptors
 
 # The threads are those of other tests, and the child does nothing but execute.
@@ -148,3 +152,116 @@ def test_without_names_they_are_unknown() -> None:
     script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -c "{code}" 3</dev/null'
     done = subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, check=True)
     assert done.stdout == b"[('unknown', 3)]\n"
+
+
+# --- saying how the service is
+
+
+@contextlib.contextmanager
+def told(path: str) -> Iterator[socket.socket]:
+    """A manager's end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(path)
+        sock.setblocking(False)
+        yield sock
+
+
+def all_said(sock: socket.socket) -> list[list[str]]:
+    said = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            said.append(sock.recv(4096).decode().split("\n"))
+    return said
+
+
+READY = ["READY=1", f"MAINPID={os.getpid()}"]
+
+
+def test_it_is_ready_once_and_its_status_is_said_when_it_changes() -> None:
+    with short_directory() as directory, told(str(directory / "s")) as sock:
+        environment = {"NOTIFY_SOCKET": str(directory / "s"), "OTHER": "x"}
+        found = manager(environment, 1)
+        assert environment == {"OTHER": "x"}
+        assert (found.is_there, found.is_ready, found.watchdog) == (True, False, None)
+        for status in ("one", "one", "two"):
+            found.serving(status)
+        assert found.is_ready
+        found.stopping("ending", within=30)
+        found.serving("ending")
+        found.serving("ended")
+        assert all_said(sock) == [
+            [*READY, "STATUS=one"],
+            ["STATUS=two"],
+            ["STOPPING=1", "STATUS=ending", "EXTEND_TIMEOUT_USEC=35000000"],
+            ["STATUS=ended"],
+        ]
+
+
+def test_a_watchdog_is_fed_each_time_and_often_enough() -> None:
+    with short_directory() as directory, told(str(directory / "s")) as sock:
+        variables = {"NOTIFY_SOCKET": str(directory / "s"), "WATCHDOG_USEC": "3000000"}
+        found = manager({**variables, "WATCHDOG_PID": "1"}, 1)
+        assert (found.watchdog, found.every) == (3, 1.5)
+        for _ in range(3):
+            found.serving("x")
+        assert all_said(sock) == [[*READY, "STATUS=x"], ["WATCHDOG=1"], ["WATCHDOG=1"]]
+        assert manager({**variables}, 1).watchdog == 3
+        assert manager({**variables, "WATCHDOG_PID": "2"}, 1).watchdog is None
+        assert manager({**variables, "WATCHDOG_USEC": "0"}, 1).watchdog is None
+        assert manager({**variables, "WATCHDOG_USEC": "60000000"}, 1).every == 5
+
+
+def test_who_stops_before_it_is_ready_never_says_that_it_is() -> None:
+    with short_directory() as directory, told(str(directory / "s")) as sock:
+        found = Manager(str(directory / "s"))
+        found.stopping("ending", within=math.inf)
+        found.serving("ended")
+        assert all_said(sock) == [["STOPPING=1", "STATUS=ending"], ["STATUS=ended"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+def test_the_socket_may_have_no_file() -> None:
+    name = f"snimux-test-{os.getpid()}"
+    with told(f"\0{name}") as sock:
+        Manager(f"@{name}").serving("x")
+        assert all_said(sock) == [[*READY, "STATUS=x"]]
+
+
+def test_what_could_not_be_said_is_said_the_next_time() -> None:
+    with short_directory() as directory:
+        found = Manager(str(directory / "s"))
+        found.serving("x")
+        assert not found.is_ready
+        with told(str(directory / "s")) as sock:
+            filler = Manager(str(directory / "s"))
+            count = 0
+            while not filler.is_ready or count < 10_000:  # until the queue is full
+                count += 1
+                filler.is_ready = False
+                filler.serving("x")
+                if not filler.is_ready:
+                    break
+            assert count < 10_000
+            found.serving("x")
+            assert not found.is_ready
+            all_said(sock)
+            found.serving("x")
+            assert all_said(sock) == [[*READY, "STATUS=x"]]
+        found.serving("y")  # it has gone
+
+
+def test_without_a_manager_nothing_is_said() -> None:
+    before = open_descriptors()
+    found = manager({"WATCHDOG_USEC": "1000000"}, 1)
+    found.serving("x")
+    found.stopping("x", within=1)
+    assert not found.is_there
+    assert not manager({"NOTIFY_SOCKET": ""}, 1).is_there
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("variable", ["WATCHDOG_USEC", "WATCHDOG_PID"])
+def test_a_watchdog_that_is_no_number_is_told(variable: str) -> None:
+    environment = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", variable: "soon"}
+    with pytest.raises(HandoverError, match=f"{variable}: 'soon' is not a number"):
+        manager(environment, 1)
