@@ -27,7 +27,7 @@ from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
 from snimux.config import Config, ConfigError, load
 from snimux.discovery import planned
-from snimux.listeners import ListenError, open_listeners
+from snimux.listeners import ListenError, activated, open_listeners
 from snimux.log import Log
 from snimux.places import LocalPlaces, SharedPlaces
 from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
@@ -36,7 +36,7 @@ from snimux.routes import Backend
 from snimux.server import STOP_SIGNALS, serve
 from snimux.settings import SETTINGS
 from snimux.supervisor import Handed, Team, handed_to_worker, processors, supervise
-from snimux.systemd import HandoverError, receive
+from snimux.systemd import HandoverError, Manager, Named, manager, receive
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,6 +79,12 @@ PORT 80
   https, but for those that validate certificates (/.well-known/acme-challenge/ and
   /.well-known/pki-validation/), which get 404. One connection goes to one server, that of its
   first request.
+
+\b
+SYSTEMD
+  Listening sockets that are handed over (LISTEN_FDS) are instead of the default addresses, and of
+  given ones that they cover: those named tls and http for that; of others those on port 80 for
+  plain HTTP, and all else for TLS. NOTIFY_SOCKET is told READY, STATUS, STOPPING and WATCHDOG.
 
 \b
 SIGNALS
@@ -158,13 +164,14 @@ def main(context: click.Context, /, **flags: Any) -> None:
     """
     context.obj = flags
     if context.invoked_subcommand is None:
-        handed = _handed()
-        text = handed.config_text() if handed else _read(flags["config"])
-        config = _load(flags, text)
-        if handed:
-            _run_worker(config, handed)
+        named, told = _handed()
+        worker = handed_to_worker(named)
+        text = worker.config_text() if worker else _read(flags["config"])
+        config = _load(flags, text, worker.activated() if worker else named)
+        if worker:
+            _run_worker(config, worker)
         else:
-            _run(config, text)
+            _run(config, text, told)
 
 
 @main.command(epilog="The flags are those of snimux itself.")
@@ -205,9 +212,11 @@ async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | Adm
     return {address: answers[address] for address in caddys}
 
 
-def _load(flags: Mapping[str, Any], text: str | None) -> Config:
+def _load(flags: Mapping[str, Any], text: str | None, handed: Sequence[Named] = ()) -> Config:
     try:
-        return load(flags, flags["config"] or "", text)
+        return load(flags, flags["config"] or "", text, activated=activated(handed))
+    except ListenError as error:
+        _fail(1, str(error))
     except ConfigError as error:
         _fail(2, *error.problems)
 
@@ -223,15 +232,15 @@ def _read(name: str | None) -> str | None:
         _fail(2, f"--config: {name}: not UTF-8, so not TOML")
 
 
-def _handed() -> Handed | None:
-    """What a supervisor has handed to this process, if it is a worker."""
+def _handed() -> tuple[list[Named], Manager]:
+    """What was handed to this process, and whom it is to tell how it is."""
     try:
-        return handed_to_worker(receive(os.environ, os.getpid()))
+        return receive(os.environ, os.getpid()), manager(os.environ, os.getpid())
     except HandoverError as error:
         _fail(1, str(error))
 
 
-def _run(config: Config, text: str | None) -> None:
+def _run(config: Config, text: str | None, told: Manager) -> None:
     """Serve, alone or by workers."""
     log = _log(config)
     workers = config.workers or processors()
@@ -245,14 +254,15 @@ def _run(config: Config, text: str | None) -> None:
     except ListenError as error:
         _fail(1, str(error))
     if workers == 1:
-        _run_until_stopped(partial(serve, config, LocalPlaces(wanted), listeners, log))
+        places = LocalPlaces(wanted)
+        _run_until_stopped(partial(serve, config, places, listeners, log, manager=told))
         return
     # No worker takes more than it has descriptors for, so there are no more places.
     by_source = limits.max_connections_per_source is not None
-    team = Team(workers, min(wanted, allowed), by_source, text)
+    team = Team(workers, min(wanted, allowed), by_source, text, limits.drain)
     # As this process was started: by its script or -m, with the interpreter's own flags.
     command = [sys.executable, *sys.orig_argv[1:]]
-    _run_until_stopped(partial(supervise, command, listeners, team, log))
+    _run_until_stopped(partial(supervise, command, listeners, team, log, manager=told))
 
 
 def _run_worker(config: Config, handed: Handed) -> None:

@@ -18,6 +18,7 @@ from snimux.address import (
     AddressError,
     AdminAddress,
     DialAddress,
+    FdAddress,
     FileAddress,
     ListenAddress,
     TcpAddress,
@@ -58,6 +59,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Activated:
+    """A listening socket that was handed over, as by systemd's socket activation."""
+
+    descriptor: FdAddress
+    protocol: str
+    """What is to be served on it."""
+    address: ListenAddress
+    """Where it listens."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All that snimux is told."""
 
@@ -75,6 +87,8 @@ class Config:
     """None: as many as there are processors for this process."""
     without_proxy: frozenset[AdminAddress] = frozenset()
     """The Caddys of those whose sites are sent no PROXY protocol header in any case."""
+    handed_over: tuple[ListenAddress, ...] = ()
+    """Where what was handed over listens; ``listen`` and ``http`` have the descriptors."""
 
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
@@ -177,7 +191,13 @@ class _Source:
             self.routes.setdefault(pattern, Route(pattern, backend, http))
 
 
-def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None) -> Config:
+def load(
+    flags: Mapping[str, Any],
+    file_name: str = "",
+    toml: str | None = None,
+    *,
+    activated: Sequence[Activated] = (),
+) -> Config:
     """Read the configuration.
 
     Args:
@@ -185,6 +205,8 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
             are sequences of strings, all others strings; absent, None and empty are not given.
         file_name: what to call the file in messages.
         toml: the file's text; None where there is none.
+        activated: sockets that were handed over. They are instead of the default addresses, and of
+            whichever given address they cover; other given addresses are listened on besides.
 
     Raises:
         ConfigError: with every problem of flags, file and the two together.
@@ -192,14 +214,23 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
     from_file = _read_toml(file_name, toml)
     from_flags = _read_flags(flags)
     problems = from_flags.problems + [f"{file_name}: {line}" for line in from_file.problems]
-    listen = from_flags.listen or from_file.listen or [parse_listen(_DEFAULT_LISTEN)]
+    default = [] if activated else [parse_listen(_DEFAULT_LISTEN)]
+    listen = from_flags.listen or from_file.listen or default
     routes = {**from_file.routes, **from_flags.routes}
     caddys = tuple(dict.fromkeys([*from_flags.caddys, *from_file.caddys]))
     caddy_proxies = {**from_file.caddy_proxies, **from_flags.caddy_proxies}
     given = from_file.http if from_flags.http is None else from_flags.http
-    http = _default_http(listen, routes.values(), caddys) if given is None else given
+    if given is None:
+        given = [] if activated else _default_http(listen, routes.values(), caddys)
+    elif not given and any(x.protocol == HTTP.name for x in activated):
+        problems.append("http: off, but a socket for plain HTTP was handed over: leave out one")
+    # Those that are listed by number are what they are listed as.
+    unlisted = [x for x in activated if x.descriptor not in (*listen, *given)]
+    listen = _with_activated(listen, [x for x in unlisted if x.protocol == TLS.name])
+    http = _with_activated(given, [x for x in unlisted if x.protocol == HTTP.name])
+    handed_over = tuple(x.address for x in activated)
     if not problems:
-        problems = _problems_together(listen, http, routes.values(), caddys)
+        problems = _problems_together(listen, http, handed_over, routes.values(), caddys)
     if problems:
         raise ConfigError(problems)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
@@ -212,8 +243,27 @@ def load(flags: Mapping[str, Any], file_name: str = "", toml: str | None = None)
         http=tuple(http),
         caddys=caddys,
         without_proxy=frozenset(x for x, proxy in caddy_proxies.items() if proxy == _OFF),
+        handed_over=handed_over,
         **rest,
     )
+
+
+def _with_activated(
+    given: Iterable[ListenAddress], activated: Sequence[Activated]
+) -> list[ListenAddress]:
+    """Sockets that were handed over, and the addresses given that they do not cover."""
+    there = [x.address for x in activated]
+    besides = [address for address in given if not _is_covered(address, there)]
+    return [*(x.descriptor for x in activated), *besides]
+
+
+def _is_covered(address: ListenAddress, there: Sequence[ListenAddress]) -> bool:
+    """Whether all that comes to an address comes to one of those that are listened on."""
+    if not isinstance(address, TcpAddress):
+        return address in there
+    hosts = {x.host for x in there if isinstance(x, TcpAddress) and x.port == address.port}
+    families = [_families(host) for host in hosts if host in _EVERYWHERE]
+    return address.host in hosts or _families(address.host) <= set().union(*families)
 
 
 def _default_http(
@@ -382,6 +432,7 @@ def _strings(source: _Source, where: str, value: object) -> list[str]:
 def _problems_together(
     listen: Sequence[ListenAddress],
     http: Sequence[ListenAddress],
+    handed_over: Sequence[ListenAddress],
     routes: Iterable[Route],
     caddys: Sequence[AdminAddress],
 ) -> list[str]:
@@ -404,7 +455,7 @@ def _problems_together(
         for backend in (route.backend, route.http)
         if backend is not None
         for address in backend.addresses
-        if is_own((*listen, *http), address)
+        if is_own((*listen, *http, *handed_over), address)
     ]
 
 

@@ -129,7 +129,7 @@ class Discovery:
 def planned(config: Config, sites: Mapping[AdminAddress, Sites | None]) -> Plan:
     """The routes of a configuration, with those of what its Caddys serve."""
     heard = [(address, sites.get(address) or Sites()) for address in config.caddys]
-    own = (*config.listen, *config.http)
+    own = (*config.listen, *config.http, *config.handed_over)
     auto = set(config.caddys) - config.without_proxy
     return plan(heard, config.routes, lambda address: is_own(own, address), auto=auto)
 

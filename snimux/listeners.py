@@ -15,10 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress
+from snimux.config import Activated
 
 # As much as the kernel lets be queued (it takes the lesser of this and its own bound): at the
 # connection limit, new connections wait here.
 _BACKLOG = 4096
+
+# What this is for is clear without a name.
+_HTTP_PORT = 80
 
 # How often to look for a port that is free for IPv4 and IPv6, where port 0 asks for any.
 _TRIES = 20
@@ -37,11 +41,12 @@ class Listener:
     """Device and inode of the file, where it is a UNIX socket that was bound here."""
     protocol: str = "tls"
     """The name of the protocol that is to be served on it."""
+    handed_over: bool = False
+    """Whether it was there before this process."""
 
     def __str__(self) -> str:
         """The address that it listens on, with the port that it got."""
-        name = self.socket.getsockname()
-        return str(UnixAddress(name) if isinstance(name, str) else TcpAddress(name[0], name[1]))
+        return str(_address(self.socket))
 
     def close(self) -> None:
         """Close it, and remove its file: if it was made here, and nobody has replaced it since."""
@@ -84,6 +89,45 @@ def open_listeners(
     return opened
 
 
+def activated(named: Iterable[tuple[str, int]]) -> list[Activated]:
+    """See what listening sockets were handed over.
+
+    Args:
+        named: name and descriptor of each. Those named ``tls`` and ``http`` are for that; of the
+            others those on port 80 are for plain HTTP, and all else is for TLS.
+
+    Raises:
+        ListenError: one is no listening socket.
+    """
+    found = []
+    for name, number in named:
+        try:
+            sock = _adopt(number)
+        except OSError:
+            raise ListenError(
+                f"descriptor {number} ({name}) was handed over, but is no listening stream socket"
+            ) from None
+        address = _address(sock)
+        sock.detach()
+        is_on_80 = isinstance(address, TcpAddress) and address.port == _HTTP_PORT
+        protocol = name if name in ("tls", "http") else "http" if is_on_80 else "tls"
+        found.append(Activated(FdAddress(number), protocol, address))
+    return found
+
+
+def _address(sock: socket.socket) -> TcpAddress | UnixAddress:
+    """The address that a socket listens on; no host if that is every interface of both families."""
+    name = sock.getsockname()
+    if isinstance(name, bytes):  # abstract, without a file
+        return UnixAddress("@" + name[1:].decode("utf-8", "backslashreplace"))
+    if isinstance(name, str):
+        return UnixAddress(name)
+    is_dual = sock.family == socket.AF_INET6 and not sock.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+    return TcpAddress("" if is_dual and name[0] == "::" else name[0], name[1])
+
+
 def _open(address: ListenAddress) -> list[Listener]:
     match address:
         case TcpAddress():
@@ -91,7 +135,7 @@ def _open(address: ListenAddress) -> list[Listener]:
         case UnixAddress(path):
             return [_open_unix(path)]
         case FdAddress(number):
-            return [Listener(_adopt(number))]
+            return [Listener(_adopt(number), handed_over=True)]
 
 
 def _open_tcp(address: TcpAddress) -> list[socket.socket]:
@@ -235,7 +279,7 @@ def _ways_out(port: int, flag: str) -> str:
         )
     return (
         f"not permitted: port {port} is kept for root. Ways out: "
-        f"a systemd socket unit with ListenStream={port}, and {flag} fd/3; or "
+        f"a systemd socket unit with ListenStream={port}, as in systemd/; or "
         "AmbientCapabilities=CAP_NET_BIND_SERVICE in the service unit; or "
         f"sysctl net.ipv4.ip_unprivileged_port_start={port}"
     )

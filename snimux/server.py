@@ -28,8 +28,10 @@ from snimux.log import Level, Log
 from snimux.places import Places
 from snimux.proxy_auto import Prober, asked
 from snimux.proxy_header import Endpoint
+from snimux.pulse import pulse
 from snimux.relay import Relay, portable
 from snimux.routes import LiveTable, RouteTable
+from snimux.systemd import Manager
 from snimux.verdict import Reason
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -50,6 +52,9 @@ _SAY_AGAIN = 60.0
 # How many connections are taken from a listener's queue when it is closed: what the kernel lets be
 # queued by default (net.core.somaxconn).
 _QUEUE = 4096
+
+# How often a worker shows that it is alive (seconds).
+_WORKER_BEATS = 1.0
 
 # How many are accepted before the others have their turn.
 _AT_A_TIME = 32
@@ -78,6 +83,7 @@ async def serve(
     log: Log,
     *,
     orders: int | None = None,
+    manager: Manager | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal closes what is still open.
@@ -89,13 +95,14 @@ async def serve(
         log: told of every connection, once.
         orders: of a worker, the pipe from its supervisor: a byte is as good as a signal, its end
             as good as the first one.
+        manager: told that connections are served, for as long as it is so; a worker has none.
         task_status: told once signals are heeded and connections accepted.
 
     Resource handling: closes the listeners, as soon as it stops accepting, and ``orders``.
     """
     async with _relay(config.relay, log) as relay:
         https_port = _https_port(config, listeners)
-        server = _Server(config, places, log, relay, https_port)
+        server = _Server(config, places, log, relay, https_port, manager or Manager())
         await _serve(server, listeners, log, orders, task_status)
 
 
@@ -168,6 +175,10 @@ async def _serve(
                         service = server.services[listener.protocol]
                         accepting.start_soon(server.accept, listener, service, connections)
                     accepting.start_soon(server.sum_up_now_and_then)
+                    if server.manager.is_there:
+                        watch.start_soon(server.show_life, server.manager.every)
+                    elif orders is not None:
+                        watch.start_soon(server.show_life, _WORKER_BEATS)
                     task_status.started()
                     with _batching(log):
                         await drain.wait()
@@ -209,11 +220,20 @@ class _Server:
     """What all connections share: their places, and the counts of scanners."""
 
     def __init__(
-        self, config: Config, places: Places, log: Log, relay: Relay, https_port: int
+        self,
+        config: Config,
+        places: Places,
+        log: Log,
+        relay: Relay,
+        https_port: int,
+        manager: Manager,
     ) -> None:
         self.config = config
         self.drain_time = config.limits.drain
         self.log = log
+        self.relay = relay
+        self.manager = manager
+        self.draining = False
         self.table = LiveTable(RouteTable(config.routes))
         self.prober = Prober(log)
         self.prober.exchange(asked(config.routes, {}))
@@ -356,12 +376,39 @@ class _Server:
         self.scanners.clear()
         self.summed_up = now
 
+    async def show_life(self, every: float) -> None:
+        """Show, to whoever is interested, that connections are served; until cancelled."""
+
+        def alive() -> None:
+            self.places.show_life(len(self.table.current))
+            self.manager.serving(self.status())
+
+        await pulse(self.relay, alive, every=every)
+
+    def status(self) -> str:
+        """How the server is, for people."""
+        routes = len(self.table.current)
+        return status(self.places.taken_here, routes, draining=self.draining)
+
     def drain(self, connections: trio.CancelScope) -> None:
         """Give open connections their time to end."""
+        self.draining = True
+        self.manager.stopping(self.status(), within=self.drain_time)
         connections.deadline = trio.current_time() + self.drain_time
         seconds = "off" if self.drain_time == math.inf else self.drain_time
         open_now = self.places.taken_here
         self.log.write("info", "draining", {"connections": open_now, "seconds": seconds})
+
+
+def status(connections: int, routes: int, *, workers: int = 0, draining: bool = False) -> str:
+    """How a service is, in one line for people; without its workers where they are 0."""
+    counts = {
+        "connection": connections,
+        "route": routes,
+        **({"worker": workers} if workers else {}),
+    }
+    words = ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
+    return f"draining: {words}" if draining else words
 
 
 def _https_port(config: Config, listeners: Sequence[Listener]) -> int:

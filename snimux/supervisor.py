@@ -11,6 +11,7 @@ No SO_REUSEPORT: the sockets' queues belong to all workers, so none is lost with
 Knows nothing of connections: a worker is ``server.serve``.
 """
 
+import math
 import os
 import signal
 import socket
@@ -25,9 +26,15 @@ import trio
 from snimux import places, systemd
 from snimux.listeners import Listener
 from snimux.log import Field, Log
-from snimux.server import STOP_SIGNALS
+from snimux.server import STOP_SIGNALS, status
 
 _WORKER, _PLACES, _CONFIG = "worker-", "places", "config"
+_ACTIVATED = "activated-"  # before the protocol's name: the supervisor was handed the socket itself
+
+# Seconds. How often to look whether a worker serves until the first one does; and how long one may
+# be silent, at the least, before it counts as stuck: they show life every second.
+_SOON = 0.1
+_SILENT = 10.0
 
 # One that died before was young, and the next may be no better: the second in a row waits a
 # second, and each further one twice as long, up to the longest. Seconds.
@@ -57,8 +64,16 @@ class Handed:
     def listeners(self) -> list[Listener]:
         """The listeners, which leave UNIX sockets' files to the supervisor."""
         return [
-            Listener(socket.socket(fileno=descriptor), protocol=name)
+            Listener(socket.socket(fileno=descriptor), protocol=name.removeprefix(_ACTIVATED))
             for name, descriptor in self.sockets
+        ]
+
+    def activated(self) -> list[systemd.Named]:
+        """Those of the sockets that the supervisor was handed itself."""
+        return [
+            (name.removeprefix(_ACTIVATED), descriptor)
+            for name, descriptor in self.sockets
+            if name.startswith(_ACTIVATED)
         ]
 
 
@@ -94,6 +109,8 @@ class Team:
     by_source: bool
     config: str | None
     """The text of the configuration file, if there is one."""
+    drain: float = math.inf
+    """Seconds that they may take to end."""
 
 
 async def supervise(
@@ -102,6 +119,7 @@ async def supervise(
     team: Team,
     log: Log,
     *,
+    manager: systemd.Manager | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Have workers until SIGTERM or SIGINT; then tell them to drain, and wait for all.
@@ -113,18 +131,24 @@ async def supervise(
         listeners: what the workers accept on.
         team: the workers.
         log: told when one is started, and when one dies.
+        manager: told that connections are served: as soon as one worker does, and then for as long
+            as none is stuck.
         task_status: told once signals are heeded.
 
     Resource handling: closes the listeners when told to stop.
     """
     with ExitStack() as files:
-        shared = [(listener.protocol, listener.socket.fileno()) for listener in listeners]
+        shared = [
+            (_ACTIVATED * listener.handed_over + listener.protocol, listener.socket.fileno())
+            for listener in listeners
+        ]
         counts = _unnamed_file(_PLACES, files)
         places.lay_out(counts, workers=team.workers, limit=team.limit, by_source=team.by_source)
         shared.append((_PLACES, counts))
         if team.config is not None:
             shared.append((_CONFIG, _unnamed_file(_CONFIG, files, team.config.encode())))
-        supervisor = _Supervisor(command, listeners, shared, counts, log)
+        manager = manager or systemd.Manager()
+        supervisor = _Supervisor(command, listeners, shared, counts, log, manager, team.drain)
         with trio.open_signal_receiver(signal.SIGCHLD, *STOP_SIGNALS) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one may be waiting already
             for listener in listeners:
@@ -136,6 +160,8 @@ async def supervise(
                 log.write("info", "listening", where)
             async with trio.open_nursery() as watch:
                 watch.start_soon(supervisor.heed, signals)
+                if manager.is_there:
+                    watch.start_soon(supervisor.watch)
                 async with trio.open_nursery() as keeping:
                     for number in range(1, team.workers + 1):
                         keeping.start_soon(supervisor.keep, number)
@@ -168,6 +194,12 @@ class _Worker:
     ended: trio.Event = field(default_factory=trio.Event)
     exit_code: int = 0
     """As of ``os.waitstatus_to_exitcode``: negative for a signal."""
+    sign: places.Sign = field(default_factory=places.Sign)
+    """What was seen of it last."""
+    heard: float = field(default_factory=trio.current_time)
+    """When it had shown life, or was started."""
+    silent: bool = False
+    """Whether it should have shown life since."""
 
     def order(self) -> None:
         """Have it go one stage further to its end."""
@@ -193,12 +225,17 @@ class _Supervisor:
         shared: Sequence[systemd.Named],
         counts: int,
         log: Log,
+        manager: systemd.Manager,
+        drain: float,
     ) -> None:
         self.command = command
         self.listeners = listeners
         self.shared = shared
         self.counts = counts
         self.log = log
+        self.manager = manager
+        self.drain = drain
+        self.patience = max((manager.watchdog or 0) / 2, _SILENT)
         self.alive: dict[int, _Worker] = {}
         self.stopping = trio.Event()
 
@@ -228,8 +265,45 @@ class _Supervisor:
             # empty it before.
             for listener in self.listeners:
                 listener.close()
+            self.look()
+            self.manager.stopping(self.status(), within=self.drain)
         for worker in self.alive.values():
             worker.order()
+
+    async def watch(self) -> None:
+        """Tell the manager that connections are served, until cancelled, unless one is stuck.
+
+        Not by the workers themselves: it would take one's life for that of all.
+        """
+        while True:
+            self.look()
+            workers = self.alive.values()
+            if any(x.sign.beats for x in workers) and not any(x.silent for x in workers):
+                self.manager.serving(self.status())
+            await trio.sleep(self.manager.every if self.manager.is_ready else _SOON)
+
+    def look(self) -> None:
+        """Look which workers have shown life; say once of each that it is stuck."""
+        now = trio.current_time()
+        for worker in self.alive.values():
+            sign = places.look(self.counts, worker.number)
+            if sign.beats != worker.sign.beats:
+                worker.heard, worker.silent = now, False
+            elif now - worker.heard > self.patience and not worker.silent:
+                worker.silent = True
+                fields = {"worker": worker.number, "seconds": round(now - worker.heard, 3)}
+                self.log.write("error", "worker-silent", fields)
+            worker.sign = sign
+
+    def status(self) -> str:
+        """How the workers are, for people."""
+        signs = [worker.sign for worker in self.alive.values()]
+        return status(
+            sum(sign.taken for sign in signs),
+            max((sign.routes for sign in signs), default=0),
+            workers=len(signs),
+            draining=self.stopping.is_set(),
+        )
 
     async def keep(self, number: int) -> None:
         """Have a worker of this number until all are told to stop, and wait for its end then."""

@@ -42,7 +42,7 @@ def test_help_names_every_flag_with_its_default_and_has_examples() -> None:
         assert f"[default: {setting.default}]" in " ".join(text.split())
     for words in ("--listen", "--http", "--route", "--default", "--proxy-protocol", "--caddy",
                   "--config", "EXAMPLES", "snimux --route secure.ciso.com=127.0.0.1:8443",
-                  "PORT 80", "EXIT STATUS"):  # fmt: skip
+                  "PORT 80", "SYSTEMD", "EXIT STATUS"):  # fmt: skip
         assert words in text
     assert max(map(len, text.splitlines())) <= 100
 
@@ -188,6 +188,19 @@ def test_what_is_handed_over_wrongly_is_status_1() -> None:
     result = CliRunner().invoke(main, STORY, env=handed)
     assert result.exit_code == 1
     assert result.stderr == "snimux: LISTEN_FDS: 'x' is not a number\n"
+
+
+# The threads are those of other tests, and the child does nothing but execute.
+@pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
+def test_what_is_handed_over_and_no_listening_socket_is_status_1(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with tempfile.TemporaryFile() as file:
+        command = [sys.executable, "-m", "snimux", *STORY]
+        pid = start(command, [("tls", file.fileno())], environment=os.environ)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    words = "snimux: descriptor 3 (tls) was handed over, but is no listening stream socket\n"
+    assert capfd.readouterr().err == words
 
 
 # The threads are those of other tests, and the child does nothing but execute.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.address import FdAddress, TcpAddress, UnixAddress
-from snimux.config import Config, ConfigError, Limits, load
+from snimux.config import Activated, Config, ConfigError, Limits, load
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.settings import SETTINGS
 
@@ -479,3 +479,75 @@ def test_any_document_is_read_or_refused_in_words(document: dict[str, Any]) -> N
 def test_any_text_is_read_or_refused_in_words(text: str) -> None:
     for line in problems_of(text):
         assert line.startswith("snimux.toml: ")
+
+
+# --- sockets that were handed over
+
+TLS_443 = Activated(FdAddress(3), "tls", TcpAddress("", 443))
+HTTP_80 = Activated(FdAddress(4), "http", TcpAddress("", 80))
+CADDY = {"caddy": ("localhost:2019",)}
+
+
+def test_what_was_handed_over_is_instead_of_the_defaults() -> None:
+    config = load(CADDY, activated=[TLS_443, HTTP_80])
+    assert config.listen == (FdAddress(3),)
+    assert config.http == (FdAddress(4),)
+    assert config.handed_over == (TcpAddress("", 443), TcpAddress("", 80))
+    # nothing is opened beside: it would need the privilege that this is there to do without
+    assert load(CADDY, activated=[TLS_443]).http == ()
+    assert load(CADDY, activated=[HTTP_80]).listen == ()
+
+
+@pytest.mark.parametrize(
+    ("there", "given", "besides"),
+    [
+        ([""], [":443"], []),
+        ([""], ["127.0.0.1:443", "[::1]:443", "localhost:443"], []),
+        ([""], [":9443", "127.0.0.1:9444"], [":9443", "127.0.0.1:9444"]),
+        (["0.0.0.0"], ["127.0.0.1:443", "[::1]:443"], ["[::1]:443"]),
+        (["0.0.0.0"], [":443"], [":443"]),  # and will fail: half of it is there
+        (["0.0.0.0", "::"], [":443"], []),
+        (["127.0.0.1"], ["127.0.0.1:443", "127.0.0.2:443"], ["127.0.0.2:443"]),
+        ([""], ["unix//run/x"], ["unix//run/x"]),
+    ],
+)
+def test_a_given_address_is_listened_on_besides_unless_it_is_covered(
+    there: list[str], given: list[str], besides: list[str]
+) -> None:
+    sockets = [
+        Activated(FdAddress(number), "tls", TcpAddress(host, 443))
+        for number, host in enumerate(there, 3)
+    ]
+    config = load(flags(listen=given), activated=sockets)
+    listed = [str(address) for address in config.listen]
+    assert listed == [f"fd/{number + 3}" for number in range(len(there))] + besides
+
+
+def test_a_socket_for_one_protocol_does_not_cover_the_others_address() -> None:
+    config = load(flags(listen=[":443"], http=[":80"]), activated=[HTTP_80])
+    assert config.listen == (TcpAddress("", 443),)
+    assert config.http == (FdAddress(4),)
+    unix = Activated(FdAddress(3), "tls", UnixAddress("/run/x"))
+    assert load(flags(listen=["unix//run/x"]), activated=[unix]).listen == (FdAddress(3),)
+
+
+def test_what_is_listed_by_number_is_what_it_is_listed_as() -> None:
+    config = load(flags(listen=["fd/4"], http=["fd/3"]), activated=[TLS_443, HTTP_80])
+    assert config.listen == (FdAddress(4),)
+    assert config.http == (FdAddress(3),)
+    one = load(flags(listen=["fd/3"]), activated=[TLS_443, HTTP_80])
+    assert (one.listen, one.http) == ((FdAddress(3),), (FdAddress(4),))
+
+
+def test_off_and_a_socket_for_plain_http_contradict_each_other() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(flags(http=["off"]), activated=[TLS_443, HTTP_80])
+    words = "http: off, but a socket for plain HTTP was handed over: leave out one"
+    assert caught.value.problems == (words,)
+    assert load(flags(http=["off"]), activated=[TLS_443]).http == ()
+
+
+@pytest.mark.parametrize("listed", [[], ["fd/3"]])
+def test_a_route_back_to_what_was_handed_over_is_an_error(listed: list[str]) -> None:
+    with pytest.raises(ConfigError, match="where snimux itself listens"):
+        load({"route": ["a.b=127.0.0.1:443"], "listen": listed}, activated=[TLS_443])

@@ -6,6 +6,7 @@ import json
 import ssl
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import AdminAddress, TcpAddress, UnixAddress
+from snimux.address import AdminAddress, FdAddress, TcpAddress, UnixAddress
 from snimux.admin import Back, Changed, Lost
 from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
 from snimux.client_hello import alert
 from snimux.config import Config, Limits
-from snimux.discovery import Discovery, listed
+from snimux.discovery import Discovery, listed, planned
 from snimux.log import Log
 from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from tests import caddy, muxes
@@ -84,6 +85,15 @@ def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> None:
     assert [told.port(f"{x}.example") for x in ("a", "b", "c", "explicit")] == [2, 3, None, 1]
     assert table is not told.table.current
     assert table.find("a.example", ()) is None
+
+
+def test_what_was_handed_over_is_snimuxs_own() -> None:
+    address = TcpAddress("localhost", 2019)
+    handed_over = (TcpAddress("", 8443),)
+    config = Config((FdAddress(3),), (), Limits(), "auto", "json", "info", caddys=(address,))
+    assert len(planned(config, {address: sites("a.test")}).routes) == 1
+    found = planned(replace(config, handed_over=handed_over), {address: sites("a.test")})
+    assert [loop.what for loop in found.loops] == ["a.test"]
 
 
 def test_a_change_is_one_line() -> None:

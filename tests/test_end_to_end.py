@@ -1541,3 +1541,104 @@ async def test_a_listener_that_was_handed_over_is_no_longer_held_in_the_drain(
         assert await is_refused(mux.port)
         await tls.aclose()
         assert await mux.exit_status() == 0
+
+
+# --- started by systemd, or what is like it
+
+
+NEEDS_ACTIVATE = pytest.mark.needs(
+    lambda: sys.platform == "linux" and not shutil.which("systemd-socket-activate"),
+    "needs systemd-socket-activate: apt-get install systemd",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """A snimux that is started by the first connection, and whom it tells how it is."""
+
+    mux: Mux
+    told: trio.socket.SocketType
+    port: int
+    http: int
+    path: Path
+
+    async def said(self, words: str) -> list[str]:
+        """The next message that has these words."""
+        with trio.fail_after(30):
+            while True:
+                message = (await self.told.recv(4096)).decode()
+                if words in message:
+                    return message.split("\n")
+
+
+@contextlib.asynccontextmanager
+async def activated(sites: Sites, here: Path, *args: str) -> AsyncIterator[Activated]:
+    port, http, path = free_port(), free_port(), here / "tls"
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        await told.bind(str(here / "notify"))
+        environment = [f"NOTIFY_SOCKET={here / 'notify'}", "WATCHDOG_USEC=2000000"]
+        listen = [f"127.0.0.1:{port}", f"127.0.0.1:{http}", str(path)]
+        wrapper = [
+            *("env", *environment, "systemd-socket-activate", "--fdname=snimux.socket:http:tls"),
+            *(f"--listen={where}" for where in listen),
+            *(f"--setenv={variable.partition('=')[0]}" for variable in environment),
+        ]
+        # Where it listens already, by what it is handed.
+        flags = [*sites.routes, *args, f"--http=127.0.0.1:{http}"]
+        mux = muxes.start(here / "snimux.log", *flags, listen=f"127.0.0.1:{port}", wrapper=wrapper)
+        try:
+            await until(lambda: mux.stderr.count("Listening on") == 3, "it is listened")
+            yield Activated(mux, told, port, http, path)
+        except BaseException:
+            mux.process.kill()
+            mux.process.wait()
+            raise
+        mux.end()
+
+
+@ON_LINUX
+@NEEDS_ACTIVATE
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_it_serves_what_it_is_handed_and_says_how_it_is(
+    workers: int, sites: Sites, here: Path
+) -> None:
+    async with activated(sites, here, f"--workers={workers}") as run:
+        context = trusting(sites.others.root)
+        # it is started by this connection, which waits
+        plain = await connect(run.port)
+        async with await secured(plain, "dao.ciso.com", context) as tls:
+            assert await ask(tls, "dao.ciso.com") == b"dao.ciso.com HTTP/1.1"
+            ready = await run.said("READY=1")
+            assert ready[1] == f"MAINPID={run.mux.pid}"
+            of_all = ", 2 workers" if workers == 2 else ""
+            status = await run.said("STATUS=1 connection, ") if "1 conn" not in ready[2] else ready
+            assert status[-1] == f"STATUS=1 connection, 3 routes{of_all}"
+            await run.said("WATCHDOG=1")
+            addresses = {(line["address"], line["protocol"])
+                         for line in run.mux.lines(event="listening")}  # fmt: skip
+            assert addresses == {(f"127.0.0.1:{run.port}", "tls"), (f"unix/{run.path}", "tls"),
+                                 (f"127.0.0.1:{run.http}", "http")}  # fmt: skip
+            on_unix = await secured(await trio.open_unix_socket(run.path), "dao.ciso.com", context)
+            async with on_unix:
+                assert await ask(on_unix, "dao.ciso.com") == b"dao.ciso.com HTTP/1.1"
+            with trio.fail_after(30):
+                async with httpx.AsyncClient() as client:
+                    url = f"http://127.0.0.1:{run.http}/"
+                    answer = await client.get(url, headers={"Host": "dao.ciso.com"})
+            # clients find it where they find what was handed over
+            assert answer.headers["location"] == "https://dao.ciso.com/"
+            run.mux.send_signal()
+            assert (await run.said("STOPPING=1"))[2] == "EXTEND_TIMEOUT_USEC=35000000"
+            assert await ask(tls, "dao.ciso.com") == b"dao.ciso.com HTTP/1.1"
+        assert await run.mux.exit_status() == 0
+        assert run.path.is_socket()  # it is not snimux's to remove
+
+
+@ON_LINUX
+@NEEDS_ACTIVATE
+async def test_workers_tell_nobody_but_their_supervisor(sites: Sites, here: Path) -> None:
+    async with activated(sites, here, TWO) as run:
+        assert await get(run.port, "dao.ciso.com", sites.others.root) == b"dao.ciso.com HTTP/1.1"
+        for pid in (await workers_of(run.mux)).values():
+            variables = psutil.Process(pid).environ()
+            assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(variables)

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from snimux import listeners as module
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
-from snimux.listeners import Listener, ListenError, open_listeners
+from snimux.config import Activated
+from snimux.listeners import Listener, ListenError, activated, open_listeners
 from tests.sockets import open_descriptors
 
 
@@ -180,10 +182,69 @@ def test_a_port_kept_for_root_names_the_ways_out(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(socket, "create_server", denied)
     words = refusal(TcpAddress("", 443))
-    for way in ("ListenStream=443", "--listen fd/3", "CAP_NET_BIND_SERVICE",
+    for way in ("ListenStream=443", "systemd/", "CAP_NET_BIND_SERVICE",
                 "net.ipv4.ip_unprivileged_port_start=443"):  # fmt: skip
         assert way in words
-    with pytest.raises(ListenError, match=r"--http fd/3.*--http off"):
+    with pytest.raises(ListenError, match=r"ListenStream=80,.*--http off"):
         open_listeners([], [TcpAddress("", 80)])
     monkeypatch.setattr(sys, "platform", "darwin")
     assert refusal(TcpAddress("127.0.0.1", 443)).endswith("--listen :443")
+
+
+def test_what_was_handed_over_is_for_what_its_name_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "s")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as one_family,
+        socket.create_server(path, family=socket.AF_UNIX) as unix,
+    ):
+        port, port_6 = tcp.getsockname()[1], one_family.getsockname()[1]
+        tls = Activated(FdAddress(tcp.fileno()), "tls", TcpAddress("127.0.0.1", port))
+        for name in ("tls", "snimux.socket", "unknown", ""):
+            assert activated([(name, tcp.fileno())]) == [tls]
+        on_unix = Activated(FdAddress(unix.fileno()), "http", UnixAddress(path))
+        on_6 = Activated(FdAddress(one_family.fileno()), "tls", TcpAddress("::1", port_6))
+        named = [("http", unix.fileno()), ("x", one_family.fileno())]
+        assert activated(named) == [on_unix, on_6]
+        # without a name the port says it
+        monkeypatch.setattr(module, "_HTTP_PORT", port)
+        assert [x.protocol for x in activated([("unknown", tcp.fileno())])] == ["http"]
+        assert activated([("tls", tcp.fileno())]) == [tls]
+        # it was only looked at; and its file is not ours to remove
+        (listener,) = open_listeners([], [on_unix.descriptor])
+        assert listener.handed_over
+        assert not listener.socket.getblocking()
+        listener.socket.detach()
+        assert Path(path).is_socket()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_one_socket_for_both_families_is_every_interface() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as both:
+        port = both.getsockname()[1]
+        (found,) = activated([("tls", both.fileno())])
+        assert found.address == TcpAddress("", port)
+        (listener,) = open_listeners([found.descriptor])
+        assert str(listener) == f":{port}"
+        listener.socket.detach()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+def test_a_socket_without_a_file_has_an_address_too() -> None:
+    with socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0snimux-test-{os.getpid()}")
+        abstract.listen(1)
+        (found,) = activated([("tls", abstract.fileno())])
+        assert found.address == UnixAddress(f"@snimux-test-{os.getpid()}")
+
+
+def test_what_was_handed_over_and_cannot_be_listened_on_is_told() -> None:
+    with socket.socket() as idle, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        for number in (idle.fileno(), datagram.fileno(), 9999):
+            with pytest.raises(ListenError) as caught:
+                activated([("tls", number)])
+            assert str(caught.value) == (
+                f"descriptor {number} (tls) was handed over, but is no listening stream socket"
+            )

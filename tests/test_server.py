@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -25,7 +26,9 @@ from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.places import LocalPlaces
 from snimux.routes import Backend, Route, parse_pattern
-from snimux.server import _https_port, _source_key, serve
+from snimux.server import _https_port, _source_key, serve, status
+from snimux.systemd import Manager
+from tests.caddy import short_directory
 from tests.hellos import load
 from tests.sockets import fin, open_descriptors, read, read_to_end, send_all
 
@@ -73,6 +76,7 @@ async def running(
     relay: str = "auto",
     http: int = 0,
     orders: int | None = None,
+    manager: Manager | None = None,
 ) -> AsyncIterator[Running]:
     """A server until the test is over; stopped by two signals, if it is not before."""
     anywhere = TcpAddress("127.0.0.1", 0)
@@ -88,7 +92,10 @@ async def running(
 
         async def work(*, task_status: trio.TaskStatus[None]) -> None:
             places = LocalPlaces(max_connections)
-            await serve(config, places, listeners, log, orders=orders, task_status=task_status)
+            await serve(
+                config, places, listeners, log,
+                orders=orders, manager=manager, task_status=task_status,
+            )  # fmt: skip
             run.done.set()
 
         async with trio.open_nursery() as nursery:
@@ -432,3 +439,58 @@ async def test_no_drain_is_no_wait() -> None:
         await run.done.wait()
         client.close()
         backend.close()
+
+
+def test_the_status_is_words() -> None:
+    assert status(0, 1) == "0 connections, 1 route"
+    assert status(1, 2, workers=1) == "1 connection, 2 routes, 1 worker"
+    assert status(2, 0, draining=True) == "draining: 2 connections, 0 routes"
+
+
+@pytest.mark.parametrize("relay", ["auto", "portable"])
+async def test_the_manager_is_told_how_it_is(relay: str, mock_clock: MockClock) -> None:
+    with (
+        short_directory() as directory,
+        trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
+    ):
+        await told.bind(str(directory / "s"))
+        manager = Manager(str(directory / "s"), watchdog=20)
+        async with running(relay=relay, manager=manager) as run:
+            ready = (await told.recv(4096)).decode().split("\n")
+            assert ready == ["READY=1", f"MAINPID={os.getpid()}", "STATUS=0 connections, 1 route"]
+            client, backend = await run.relayed()
+            mock_clock.jump(5)
+            assert await told.recv(4096) == b"WATCHDOG=1\nSTATUS=1 connection, 1 route"
+            mock_clock.jump(5)
+            assert await told.recv(4096) == b"WATCHDOG=1"
+            signal.raise_signal(signal.SIGTERM)
+            ending = b"STOPPING=1\nSTATUS=draining: 1 connection, 1 route\n"
+            assert await told.recv(4096) == ending + b"EXTEND_TIMEOUT_USEC=35000000"
+            mock_clock.jump(5)
+            assert await told.recv(4096) == b"WATCHDOG=1"
+            client.close()
+            backend.close()
+            await run.done.wait()
+
+
+async def test_a_worker_shows_that_it_is_alive(mock_clock: MockClock) -> None:
+    reader, writer = os.pipe()
+    shown = trio.Event()
+
+    class Places(LocalPlaces):
+        def show_life(self, routes: int) -> None:
+            self.routes = routes
+            shown.set()
+
+    places = Places(1)
+    config = Config((), (), Limits(), "auto", "json", "info")
+    listeners = open_listeners([TcpAddress("127.0.0.1", 0)])
+    log = Log(io.StringIO(), form="json")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve, config, places, listeners, log, orders=reader))
+        for _ in range(3):
+            await shown.wait()
+            assert places.routes == 0
+            shown = trio.Event()
+            mock_clock.jump(1)
+        os.close(writer)

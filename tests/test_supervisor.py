@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from snimux.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.supervisor import Handed, Team, handed_to_worker, pause, processors, supervise
+from snimux.systemd import Manager
 from tests.caddy import short_directory, until
 from tests.sockets import open_descriptors
 
@@ -48,6 +50,23 @@ could = [places.take() and bool(places.enter(b"x", 2)) for _ in range(3)]
 with open(sys.argv[1], "a") as said:
     print(handed.number, could, file=said)
 os.read(handed.orders, 1)
+"""
+
+
+# Has a place and 3 routes. The first shows life all the time, others at first and with a signal.
+LIVES = """
+import os, select, signal
+from snimux.places import SharedPlaces
+from snimux.supervisor import handed_to_worker
+from snimux.systemd import receive
+handed = handed_to_worker(receive(os.environ, os.getpid()))
+assert "NOTIFY_SOCKET" not in os.environ
+places = SharedPlaces(handed.places, handed.number, most=99)
+places.take()
+signal.signal(signal.SIGUSR1, lambda *_: places.show_life(3))
+signal.raise_signal(signal.SIGUSR1)
+while not select.select([handed.orders], [], [], 0.001 if handed.number == 1 else None)[0]:
+    places.show_life(3)
 """
 
 
@@ -89,15 +108,16 @@ async def running(
     workers: int = 1,
     listen: Sequence[ListenAddress] = (TcpAddress("127.0.0.1", 0),),
     http: Sequence[ListenAddress] = (),
+    manager: Manager | None = None,
 ) -> AsyncIterator[Running]:
     """A supervisor until the test is over; stopped by signals, if it is not before."""
     listeners = open_listeners(listen, http)
     run = Running(listeners, Stream())
-    team = Team(workers, limit=2, by_source=True, config="# one\n")
+    team = Team(workers, limit=2, by_source=True, config="# one\n", drain=60)
 
     async def work(*, task_status: trio.TaskStatus[None]) -> None:
         log = Log(run.stream, form="json")
-        await supervise(command, listeners, team, log, task_status=task_status)
+        await supervise(command, listeners, team, log, manager=manager, task_status=task_status)
         run.done.set()
 
     async with trio.open_nursery() as nursery:
@@ -240,6 +260,65 @@ def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
     handed = Handed(2, 3, 6, None, (("tls", 4), ("tls", 5)))
     assert handed_to_worker(named) == handed
     assert handed.config_text() is None
-    again = handed_to_worker([*named, ("config", 7)])
+    again = handed_to_worker([*named, ("config", 7), ("activated-http", 8)])
     assert again is not None
     assert again.config == 7
+    assert (handed.activated(), again.activated()) == ([], [("http", 8)])
+
+
+@contextlib.asynccontextmanager
+async def told() -> AsyncIterator[tuple[Manager, trio.socket.SocketType]]:
+    """A manager with a watchdog of 30 seconds, and its end."""
+    with short_directory() as directory:
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            await sock.bind(str(directory / "s"))
+            yield Manager(str(directory / "s"), watchdog=30), sock
+
+
+async def said(sock: trio.socket.SocketType, clock: MockClock, step: float) -> list[str]:
+    """What is said next, after as many steps of the clock as it takes."""
+    words: list[str] = []
+
+    async def hear(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        words.extend((await sock.recv(4096)).decode().split("\n"))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hear)
+        while not words:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            clock.jump(0 if words else step)
+    return words
+
+
+async def test_the_manager_is_told_as_long_as_no_worker_is_stuck(mock_clock: MockClock) -> None:
+    command = [sys.executable, "-c", LIVES]
+    async with told() as (manager, sock), running(command, 2, manager=manager) as run:
+        words = await said(sock, mock_clock, 0.01)
+        assert words[:2] == ["READY=1", f"MAINPID={os.getpid()}"]
+        both = "2 connections, 3 routes, 2 workers"
+        while words[-1] != f"STATUS={both}":
+            words = await said(sock, mock_clock, 1)
+            assert words[0] == "WATCHDOG=1"
+        pids = {line["worker"]: line["pid"] for line in await run.lines("worker-started", 2)}
+        # the second is silent from here on
+        mock_clock.jump(16)
+        silent = {line["worker"]: line for line in await run.lines("worker-silent", 1)}
+        assert 2 in silent
+        assert silent[2]["seconds"] > 15
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.read(sock.fileno(), 4096)  # what was said before
+        for _ in range(10):
+            mock_clock.jump(5)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        with pytest.raises(BlockingIOError):
+            os.read(sock.fileno(), 4096)
+        os.kill(pids[2], signal.SIGUSR1)
+        assert await said(sock, mock_clock, 1) == ["WATCHDOG=1"]
+        signal.raise_signal(signal.SIGTERM)
+        while words[0] != "STOPPING=1":
+            words = await said(sock, mock_clock, 0)
+        assert words[1:] == [f"STATUS=draining: {both}", "EXTEND_TIMEOUT_USEC=65000000"]
+        await run.done.wait()
