@@ -1,0 +1,237 @@
+"""``systemd/`` and ``launchd/``: good by systemd's own tools, and run by a real systemd.
+
+That one has namespaces of its own (see ``machine``), and the units are as they are shipped.
+"""
+
+import plistlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from snimux.config import load
+from tests import caddy, machine
+from tests.caddy import Caddy, until
+from tests.conftest import need
+from tests.machine import REPOSITORY, Machine
+
+UNITS = {path.name: path.read_text("utf-8") for path in (REPOSITORY / "systemd").iterdir()}
+PROGRAM = "/opt/snimux/bin/snimux"
+
+NEEDS_ANALYZE = pytest.mark.needs(
+    lambda: sys.platform == "linux" and not shutil.which("systemd-analyze"),
+    "needs systemd-analyze: apt-get install systemd",
+)
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
+
+
+def analyze(*words: str) -> str:
+    done = subprocess.run(
+        ["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@NEEDS_ANALYZE
+@ON_LINUX
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    for name, text in UNITS.items():
+        assert (PROGRAM in text) is (name == "snimux.service")
+        # verify looks whether the program is there
+        (tmp_path / name).write_text(text.replace(PROGRAM, sys.executable))
+    assert analyze("verify", "--man=no", *(str(tmp_path / name) for name in UNITS)) == ""
+
+
+@NEEDS_ANALYZE
+@ON_LINUX
+def test_the_sandbox_is_as_tight_as_it_can_be() -> None:
+    service = REPOSITORY / "systemd/snimux.service"
+    # in tenths, of at most 100
+    said = analyze("security", "--offline=true", "--no-pager", "--threshold=15", str(service))
+    assert re.search(r"exposure level for snimux.service: 1\.[0-5] OK", said)
+
+
+def test_launchd_can_read_its_property_list() -> None:
+    plist = plistlib.loads((REPOSITORY / "launchd/snimux.plist").read_bytes())
+    assert plist["ProgramArguments"][0] == PROGRAM
+    assert plist["UserName"] != "root"
+    assert plist["KeepAlive"] == {"SuccessfulExit": False}
+    drain = load({"default": "127.0.0.1:1"}).limits.drain
+    assert drain < plist["ExitTimeOut"] < 2 * drain
+
+
+# --- by a real systemd
+
+SITES = """\
+secure.ciso.com {{
+	bind unix/{shared}/https|0660
+	tls internal
+	respond "secure by {{http.request.proto}}"
+}}
+"""
+
+# Asks again and again until there is a file; says how often it was answered, and what went wrong.
+CLIENT = """
+import os, socket, ssl, sys
+ca_file, end = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca_file)
+answered = 0
+while not os.path.exists(end):
+    with socket.create_connection(("127.0.0.1", 443), timeout=30) as plain:
+        with context.wrap_socket(plain, server_hostname="secure.ciso.com") as tls:
+            tls.sendall(b"GET / HTTP/1.0\\r\\nHost: secure.ciso.com\\r\\n\\r\\n")
+            answer = b""
+            while data := tls.recv(65536):
+                answer += data
+    assert answer.endswith(b"secure by HTTP/1.0"), answer
+    answered += 1
+    if answered == 1:
+        print("begun", flush=True)
+print(answered)
+"""
+
+# What differs on this machine, as an administrator would write it; and a log that can be read.
+DROP_IN = """\
+[Service]
+SupplementaryGroups=caddy
+StandardError=append:{shared}/log
+"""
+
+
+@pytest.fixture(scope="module")
+def booted() -> Iterator[Machine]:
+    """A systemd that has the units, and nothing started."""
+    if sys.platform != "linux":
+        pytest.skip("systemd is Linux's")
+    need(machine.missing())
+    # Even where all is installed: not every CI may have it.
+    forbidden = machine.forbidden()
+    if forbidden:
+        pytest.skip(f"{forbidden}: to start a systemd in namespaces of its own")
+    with machine.running(UNITS) as running:
+        running.drop_in("snimux.service", DROP_IN.format(shared=running.shared))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(booted: Machine) -> Iterator[Caddy]:
+    """A Caddy outside, whose sockets are open to the group caddy."""
+    need(caddy.missing())
+    started = caddy.start(booted.shared, SITES.format(shared=booted.shared))
+    try:
+        https = booted.shared / "https"
+        trio.run(lambda: caddy.answering(started, ["secure.ciso.com"], unix=https))
+        for path in (started.admin, https):
+            shutil.chown(path, group=machine.GROUP)
+            path.chmod(0o660)
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def units(booted: Machine, site: Caddy) -> Iterator[Machine]:
+    """The units enabled as the README has it; stopped in the end."""
+    booted.write("etc/snimux/snimux.toml", f'[[caddy]]\nadmin = "unix/{site.admin}"\n')
+    booted.systemctl("start", "snimux.socket", "snimux-http.socket", "snimux.service")
+    yield booted
+    booted.systemctl("stop", "snimux.socket", "snimux-http.socket", "snimux.service")
+    assert booted.show("snimux.service", "Result") == "success", log(booted)
+    booted.remove_drop_ins("test-")
+
+
+def log(booted: Machine) -> str:
+    return (booted.shared / "log").read_text("utf-8")
+
+
+def page(booted: Machine, site: Caddy, host: str = "127.0.0.1") -> str:
+    """What secure.ciso.com answers."""
+    to = ["--connect-to", f"secure.ciso.com:443:{host}:443", "https://secure.ciso.com/"]
+    ask = ["curl", "--disable", "-sS", "--max-time", "30", "--cacert", str(site.root)]
+    done = booted.run(*ask, *to)
+    assert done.returncode == 0, done.stderr + log(booted)
+    return done.stdout
+
+
+def status_of(booted: Machine, pid: str) -> dict[str, list[str]]:
+    """proc_pid_status(5) of a process within."""
+    lines = (booted.root / f"proc/{pid}/status").read_text("utf-8").splitlines()
+    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
+
+
+def test_it_serves_without_any_privilege(units: Machine, site: Caddy) -> None:
+    assert page(units, site) == page(units, site, "[::1]") == "secure by HTTP/2.0"
+    for client in ("client=127.0.0.1:", "client=[::1]:"):
+        trio.run(until, lambda client=client: client in log(units), f"{client} is logged")
+    redirect = units.run("curl", "-sS", "-H", "Host: secure.ciso.com", "http://127.0.0.1/",
+                         "-o/dev/null", "-w%{http_code} %{redirect_url}")  # fmt: skip
+    assert redirect.stdout == "308 https://secure.ciso.com/"
+    pid = units.show("snimux.service", "MainPID")
+    status = status_of(units, pid)
+    assert "0" not in status["Uid"]
+    assert status["NoNewPrivs"] == ["1"]
+    assert status["Seccomp"] == ["2"]
+    for kind in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[kind][0], 16) == 0
+    # it sees systemd's sockets, by their names; and said that it serves them
+    assert "address=:443 protocol=tls" in log(units)
+    assert "address=:80 protocol=http" in log(units)
+    assert re.fullmatch(r"\d connections?, 1 route", units.show("snimux.service", "StatusText"))
+
+
+def test_a_restart_loses_no_connection(units: Machine, site: Caddy) -> None:
+    script, end = units.shared / "client.py", units.shared / "end"
+    script.write_text(CLIENT)
+    command = units.inside("/opt/snimux/bin/python", str(script), str(site.root), str(end))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"begun\n"
+        pids = {units.show("snimux.service", "MainPID")}
+        for _ in range(3):
+            units.systemctl("restart", "snimux.service")
+            pids.add(units.show("snimux.service", "MainPID"))
+        end.touch()
+        answered, errors = client.communicate(timeout=60)
+    assert errors == b""
+    assert len(pids) == 4
+    assert int(answered) > 3
+
+
+def test_workers_are_one_service(units: Machine, site: Caddy) -> None:
+    config = f'workers = 2\n[[caddy]]\nadmin = "unix/{site.admin}"\n'
+    units.write("etc/snimux/snimux.toml", config)
+    units.systemctl("restart", "snimux.service")
+    assert page(units, site) == "secure by HTTP/2.0"
+    status = units.show("snimux.service", "StatusText")
+    assert re.fullmatch(r"\d connections?, [01] routes?, 2 workers", status)
+    processes = units.run("cat", "/sys/fs/cgroup/system.slice/snimux.service/cgroup.procs")
+    assert len(processes.stdout.split()) == 3
+
+
+def test_one_that_is_stuck_is_replaced(units: Machine, site: Caddy) -> None:
+    units.drop_in("snimux.service", "[Service]\nWatchdogSec=1\n", name="test-watchdog")
+    units.systemctl("restart", "snimux.service")
+    assert page(units, site) == "secure by HTTP/2.0"
+    units.systemctl("kill", "--kill-whom=main", "--signal=STOP", "snimux.service")
+    # a connection waits until there is another
+    assert page(units, site) == "secure by HTTP/2.0"
+    assert units.show("snimux.service", "NRestarts") == "1"
+
+
+def test_what_cannot_start_does_not_close_the_port(units: Machine, site: Caddy) -> None:
+    good = f'[[caddy]]\nadmin = "unix/{site.admin}"\n'
+    units.write("etc/snimux/snimux.toml", "drian = 3\n")
+    failed = units.run("systemctl", "restart", "snimux.service")
+    assert failed.returncode == 1
+    assert "unknown key 'drian'" in log(units)
+    for _ in range(6):  # as often as systemd's own limit, and once more
+        units.run("systemctl", "restart", "snimux.service")
+    units.write("etc/snimux/snimux.toml", good)
+    assert page(units, site) == "secure by HTTP/2.0"
+    assert units.show("snimux.socket", "Result") == "success"
