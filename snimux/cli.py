@@ -1,8 +1,7 @@
 """argv -> a running server and an exit status.
 
 0: stopped as asked, or the check found nothing wrong. 1: could not start, or the check could not
-ask a Caddy. 2: the flags or the
-configuration file are wrong; every problem has its line.
+ask a Caddy. 2: the flags or the configuration file are wrong; every problem has its line.
 """
 
 import gc
@@ -88,7 +87,8 @@ SYSTEMD
 
 \b
 SIGNALS
-  TERM, INT  stop accepting, and drain; a second one closes what is still open
+  TERM, INT  stop accepting, and drain; a second one closes what is still open; a
+             third one kills workers that are stuck
 
 \b
 EXIT STATUS

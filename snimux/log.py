@@ -2,7 +2,8 @@
 
 Whatever a client sent cannot break out of its value: spaces, quotes and control characters are
 quoted, and what is long is cut. A stream that cannot be written to, or not now, loses lines, never
-the server; how many were lost is said when it can be.
+the server; how many were lost is said when it can be. (Two workers that see the last room in a pipe
+at once are the exception: one of them waits for its reader.)
 
 Source: brandur.org/logfmt for the form; a quoted value is a JSON string.
 """

@@ -115,7 +115,7 @@ def _is_a_tenth_free(taken: int, limit: int) -> bool:
 # read it.
 _HEADER = struct.Struct("=8sIIQ16s")
 _HEADER_SIZE = 64
-_MAGIC = b"snimux 1"
+_MAGIC = b"snimux 2"
 _SAID_FULL = 15
 _HASH, _COUNT = 8, 4  # bytes
 _ROUTES, _BEATS, _TAKEN = -3, -2, -1  # from the end of a column
@@ -152,6 +152,7 @@ def clear(descriptor: int, number: int) -> None:
     """Give back what a worker that has ended had taken."""
     slots = _slots(descriptor)
     os.pwrite(descriptor, bytes(_COUNT * slots + _TAIL.size), _column(number, slots))
+    os.pwrite(descriptor, bytes(_COUNT), _COUNT * _SAID_FULL)  # there may be room now
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,7 @@ class _Server:
         self.places = places
         self.waiting = trio.lowlevel.ParkingLot()
         self.backed_off = -math.inf  # when last
+        self.said_full = -math.inf  # when last
         self.per_source = config.limits.max_connections_per_source
         self.scanners: Counter[Reason] = Counter()
         self.summed_up = trio.current_time()
@@ -299,7 +300,9 @@ class _Server:
 
     async def wait_for_room(self) -> None:
         """Wait until there may be a place again; say so once when all are taken."""
-        if self.places.is_news_that_full():
+        now = trio.current_time()
+        if self.places.is_news_that_full() and now - self.said_full > _SAY_AGAIN:
+            self.said_full = now
             self.log.write("warning", "full", {"max_connections": self.places.limit})
         with trio.move_on_after(self.places.look_again):
             await self.waiting.park()

@@ -31,6 +31,9 @@ from snimux.server import STOP_SIGNALS, status
 _WORKER, _PLACES, _CONFIG = "worker-", "places", "config"
 _ACTIVATED = "activated-"  # before the protocol's name: the supervisor was handed the socket itself
 
+# Orders that a worker knows: to drain, and to close what is open.
+_STAGES = 2
+
 # Seconds. How often to look whether a worker serves until the first one does; and how long one may
 # be silent, at the least, before it counts as stuck: they show life every second.
 _SOON = 0.1
@@ -124,7 +127,7 @@ async def supervise(
 ) -> None:
     """Have workers until SIGTERM or SIGINT; then tell them to drain, and wait for all.
 
-    A further signal tells them to close what is still open.
+    A second signal tells them to close what is still open, a third one kills them.
 
     Args:
         command: path of the program that each worker is, and its arguments.
@@ -150,7 +153,8 @@ async def supervise(
         manager = manager or systemd.Manager()
         supervisor = _Supervisor(command, listeners, shared, counts, log, manager, team.drain)
         with trio.open_signal_receiver(signal.SIGCHLD, *STOP_SIGNALS) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one may be waiting already
+            # One may be waiting already; and whoever started this may have blocked SIGCHLD.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, *STOP_SIGNALS))
             for listener in listeners:
                 where: dict[str, Field] = {
                     "address": str(listener),
@@ -238,6 +242,7 @@ class _Supervisor:
         self.patience = max((manager.watchdog or 0) / 2, _SILENT)
         self.alive: dict[int, _Worker] = {}
         self.stopping = trio.Event()
+        self.told = 0  # how often to stop
 
     async def heed(self, signals: AsyncIterator[int]) -> None:
         """Do what signals tell, until cancelled."""
@@ -258,7 +263,11 @@ class _Supervisor:
                 worker.ended.set()
 
     def stop(self) -> None:
-        """Go one stage further: replace nobody any more, and let all drain; then let all close."""
+        """Go one stage further: replace nobody, and let all drain; let all close; kill all.
+
+        The last is for a worker that is stuck, and with it whoever waits for it.
+        """
+        self.told += 1
         if not self.stopping.is_set():
             self.stopping.set()
             # First: whoever closes a listener last resets what is in its queue, and the workers
@@ -268,7 +277,10 @@ class _Supervisor:
             self.look()
             self.manager.stopping(self.status(), within=self.drain)
         for worker in self.alive.values():
-            worker.order()
+            if self.told <= _STAGES:
+                worker.order()
+            else:
+                os.kill(worker.pid, signal.SIGKILL)
 
     async def watch(self) -> None:
         """Tell the manager that connections are served, until cancelled, unless one is stuck.
@@ -319,7 +331,10 @@ class _Supervisor:
             young_deaths = young_deaths + 1 if lived < _YOUNG else 0
             again_in = pause(young_deaths)
             times = {"seconds": round(lived, 3), "again_in": again_in}
-            self.log.write("error", "worker-died", {"worker": number, **how, **times})
+            if how.get("status") == 0:  # somebody has told it
+                self.log.write("info", "worker-ended", {"worker": number, **how, **times})
+            else:
+                self.log.write("error", "worker-died", {"worker": number, **how, **times})
             with trio.move_on_after(again_in):
                 await self.stopping.wait()
 

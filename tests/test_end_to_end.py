@@ -1458,23 +1458,23 @@ async def test_a_worker_that_is_told_alone_drains_and_is_replaced(sites: Sites, 
         assert body == b"dao.ciso.com HTTP/1.1"
         assert await ask(tls, "dao.ciso.com") == b"dao.ciso.com HTTP/1.1"
         await tls.aclose()
-        assert (await mux.log_line(event="worker-died"))["status"] == 0
+        assert (await mux.log_line(event="worker-ended"))["status"] == 0
         assert (await workers_of(mux))[1] != told
 
 
 async def test_without_their_supervisor_workers_drain_and_end(sites: Sites, here: Path) -> None:
     path = here / "listen"
-    async with muxes.running(here, *sites.routes, TWO, f"--listen=unix/{path}") as mux:
-        pids, port = await workers_of(mux), mux.port
+    port = free_port()
+    own = f"127.0.0.1:{port}"
+    async with muxes.running(here, *sites.routes, TWO, f"--listen=unix/{path}", listen=own) as mux:
+        pids = await workers_of(mux)
         tls, body = await start_download(sites, mux)
         async with tls:
             mux.send_signal(signal.SIGKILL)
             for event in ("supervisor-gone", "draining"):
                 await until(lambda: len(mux.lines(event=event)) == 2, event)  # noqa: B023
             # the port is free at once
-            async with muxes.running(
-                here, *sites.routes, f"--listen=unix/{path}", listen=f"127.0.0.1:{port}"
-            ):
+            async with muxes.running(here, *sites.routes, f"--listen=unix/{path}", listen=own):
                 while len(body) < PART:
                     body += await some(tls)
         await until(lambda: not any(map(is_running, pids.values())), "both have ended")
@@ -1511,9 +1511,9 @@ async def test_the_supervisor_alone_removes_a_unix_socket(sites: Sites, here: Pa
     path = here / "listen"
     async with muxes.running(here, *sites.routes, TWO, listen=f"unix/{path}") as mux:
         pids = await workers_of(mux)
-        for kill in (signal.SIGKILL, signal.SIGTERM):
+        for kill, event in ((signal.SIGKILL, "worker-died"), (signal.SIGTERM, "worker-ended")):
             os.kill(pids[2], kill)
-            await mux.log_line(event="worker-died", pid=pids[2])
+            await mux.log_line(event=event, pid=pids[2])
             assert path.is_socket()
             pids = await workers_of(mux)
         plain = await trio.open_unix_socket(path)

@@ -96,6 +96,7 @@ class _Machine(RuleBasedStateMachine):
         clear(self.file.fileno(), worker + 1)
         self.places[worker] = self.make(worker)
         self.taken[worker] = 0
+        self.said_full = False
         self.entered = [entry for entry in self.entered if entry[0] != worker]
 
     @invariant()

@@ -23,7 +23,7 @@ from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.supervisor import Handed, Team, handed_to_worker, pause, processors, supervise
 from snimux.systemd import Manager
-from tests.caddy import short_directory, until
+from tests.caddy import free_port, short_directory, until
 from tests.sockets import open_descriptors
 
 # The threads are those of other tests, and the child does nothing but execute.
@@ -35,6 +35,9 @@ DIES = [sys.executable, "-c", "raise SystemExit(3)"]
 OBEYS = [sys.executable, "-c", "import os\nos.read(3, 1) and os.read(3, 1)"]
 
 OBEYS_AT_ONCE = [sys.executable, "-c", "import os\nos.read(3, 1)"]
+
+# Ends only when nobody is left who could tell it anything.
+HEEDS_NOTHING = [sys.executable, "-c", "import os\nwhile os.read(3, 1): pass"]
 
 # Takes all places and as many of a source, writes down whether it could, and waits.
 TAKES = """
@@ -186,9 +189,9 @@ async def test_what_cannot_be_started_is_said_and_tried_again(autojump_clock: Mo
 async def test_signals_are_passed_on_as_orders_and_the_end_is_awaited() -> None:
     with short_directory() as directory:
         path = directory / "socket"
-        listen: list[ListenAddress] = [TcpAddress("127.0.0.1", 0), UnixAddress(str(path))]
+        address = TcpAddress("127.0.0.1", free_port())
+        listen: list[ListenAddress] = [address, UnixAddress(str(path))]
         async with running(OBEYS, 2, listen) as run:
-            address = run.listeners[0].socket.getsockname()
             lines = await run.lines("listening", 2)
             assert [line["workers"] for line in lines] == [2, 2]
             assert [line["protocol"] for line in lines] == ["tls", "tls"]
@@ -207,7 +210,7 @@ async def test_signals_are_passed_on_as_orders_and_the_end_is_awaited() -> None:
             signal.raise_signal(signal.SIGINT)
             await run.done.wait()
             # nobody has the port any more
-            open_listeners([TcpAddress(*address)])[0].close()
+            open_listeners([address])[0].close()
         assert len(await run.lines("worker-died", 1)) == 1
         assert len(await run.lines("worker-started", 3)) == 3
 
@@ -222,6 +225,28 @@ async def test_who_dies_of_a_signal_while_stopping_is_named_and_not_replaced() -
         assert (died["worker"], died["signal"]) == (victim["worker"], "SIGKILL")
         assert "again_in" not in died
     assert len(await run.lines("worker-started", 2)) == 2
+
+
+async def test_who_is_stuck_is_killed_by_the_third_signal() -> None:
+    async with running(HEEDS_NOTHING, 2) as run:
+        await run.lines("worker-started", 2)
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await run.done.wait()
+        died = await run.lines("worker-died", 2)
+        assert [line["signal"] for line in died] == ["SIGKILL"] * 2
+
+
+async def test_whoever_started_it_may_have_blocked_sigchld() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    try:
+        async with running(OBEYS, 1) as run:
+            (worker,) = await run.lines("worker-started", 1)
+            os.kill(worker["pid"], signal.SIGKILL)
+            await run.lines("worker-started", 2)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 async def test_a_signal_that_waits_already_is_heeded() -> None:
