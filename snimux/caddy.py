@@ -77,6 +77,20 @@ class Unrouted:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsServer:
+    """What one of Caddy's servers does, beside serving, that shows through what is in front."""
+
+    listeners: tuple[Listener, ...]
+    """Where it speaks TLS."""
+    redirect_port: int | None
+    """What its redirects have in their address; None: no port."""
+    http3: bool
+    """Advertised (Alt-Svc), with the port that it listens on."""
+    strict_sni_host: bool
+    """Answers 421 where the Host of a request is not the server name of its connection."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sites:
     """All that a Caddy serves."""
 
@@ -84,6 +98,10 @@ class Sites:
     unrouted: tuple[Unrouted, ...] = ()
     ech_public_names: tuple[str, ...] = ()
     """What hellos show that have their real name encrypted; each is a site, too."""
+    servers: tuple[TlsServer, ...] = field(default=(), compare=False)
+    """No route depends on it, so a change of it is none."""
+    on_demand: bool = field(default=False, compare=False)
+    """Whether a handshake may make it ask for a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +234,7 @@ class _Network:
             # Behind the bar are the permissions of the socket's file.
             return parse_dial(f"unix/{self.host.partition('|')[0]}")
         if not self.is_tcp:
-            raise AddressError(f"{self.network}/ cannot be dialled")
+            raise AddressError(f"{_shown(self.network)}/ cannot be dialled")
         if not port:
             raise AddressError("has no port that is known")
         wild = self.host if self.host or self.network != "tcp6" else "::"
@@ -248,6 +266,8 @@ class _Server:
     redirects: bool
     """Has a server for redirects on the HTTP port of each of its hosts."""
     proxy_protocol: ProxyProtocol | None
+    http3: bool
+    strict_sni_host: bool
 
     @property
     def plain_wrapper(self) -> ProxyProtocol | None:
@@ -310,6 +330,37 @@ def _server(raw: Mapping[str, Any], ports: _Ports) -> _Server:
         is_tls=is_tls,
         redirects=is_tls and is_automatic and automatic.get("disable_redirects") is not True,
         proxy_protocol=_proxy_protocol(_list(raw.get("listener_wrappers"))),
+        http3=_has_http3(raw),
+        strict_sni_host=_is_strict(raw),
+    )
+
+
+def _has_http3(raw: Mapping[str, Any]) -> bool:
+    of_all = raw.get("protocols") or ["h1", "h2", "h3"]
+    of_each = _list(raw.get("listen_protocols")) or [None]
+    return any("h3" in _strings(own if own is not None else of_all) for own in of_each)
+
+
+def _is_strict(raw: Mapping[str, Any]) -> bool:
+    strict = raw.get("strict_sni_host")
+    policies = map(_mapping, _list(raw.get("tls_connection_policies")))
+    return strict is True or (
+        strict is None and any(policy.get("client_authentication") for policy in policies)
+    )
+
+
+def _tls_server(server: _Server, ports: _Ports) -> TlsServer:
+    places = server.tls_ports(ports)
+    shown = [
+        port
+        for where, port in places
+        if where.is_tcp and port not in (ports.http, ports.https, _HTTP_PORT, _HTTPS_PORT)
+    ]
+    return TlsServer(
+        _dialled(places, server.proxy_protocol)[0],
+        shown[0] if shown and server.redirects else None,
+        server.http3 and any(where.is_tcp for where, _ in places),
+        server.strict_sni_host,
     )
 
 
@@ -359,7 +410,13 @@ class _Reader:
             self.read_tls(server)
         for host, listeners in self.plain.items():
             self.sites.setdefault(host, Site(host, (), listeners))
-        return Sites(tuple(self.sites.values()), tuple(self.unrouted), public_names)
+        return Sites(
+            tuple(self.sites.values()),
+            tuple(self.unrouted),
+            public_names,
+            tuple(_tls_server(server, self.ports) for server in self.servers if server.is_tls),
+            self.on_demand(),
+        )
 
     def read_plain(self, server: _Server) -> None:
         listeners, _ = _dialled(server.plain_ports(self.ports), server.plain_wrapper)

@@ -381,3 +381,37 @@ def test_whom_the_wrapper_believes() -> None:
     assert believes("127.0.0.1", policy="REQUIRE")
     assert not believes("127.0.0.1")
     assert not believes("127.0.0.1", "::1/128", "no network", "10.0.0.0/8", policy="SKIP")
+
+
+@pytest.mark.parametrize(
+    ("extra", "redirect_port", "http3", "strict"),
+    [
+        ({}, None, True, False),
+        ({"protocols": ["h1", "h2"], "strict_sni_host": True}, None, False, True),
+        ({"protocols": ["h1"], "listen_protocols": [["h3"]]}, None, True, False),
+        ({"listen_protocols": [["h1"]]}, None, False, False),
+        ({"listen_protocols": [None]}, None, True, False),
+        ({"listen": [":8444"]}, 8444, True, False),
+        ({"listen": ["unix//run/x"]}, None, False, False),
+        ({"listen": [":8444"], "automatic_https": {"disable_redirects": True}}, None, True, False),
+        ({"tls_connection_policies": [{"client_authentication": {"mode": "request"}}]},
+         None, True, True),
+        ({"tls_connection_policies": [{"client_authentication": {"mode": "request"}}],
+          "strict_sni_host": False}, None, True, False),
+    ],
+)  # fmt: skip
+def test_what_of_a_server_shows_with_something_in_front_of_it(
+    extra: dict[str, Any], redirect_port: int | None, http3: bool, strict: bool
+) -> None:
+    (found,) = read(config({**server("a.example"), **extra})).servers
+    assert (found.redirect_port, found.http3, found.strict_sni_host) == (
+        redirect_port,
+        http3,
+        strict,
+    )
+
+
+def test_a_server_on_the_https_port_shows_no_port_and_one_in_plain_is_left_out() -> None:
+    (found,) = read(config(server("a.example", listen=":8444"), https_port=8444)).servers
+    assert found.redirect_port is None
+    assert read(config(server("a.example", listen=":80"))).servers == ()
