@@ -1,0 +1,127 @@
+"""What was found out about a host with Caddys on it: values, for ``diagnosis`` to judge.
+
+Knows no way to find anything out; that is for ``survey`` (the system), ``admin`` (the Caddys) and
+``certificate`` (the backends).
+"""
+
+from dataclasses import dataclass
+
+from snimux.address import AdminAddress, DialAddress, ListenAddress, TcpAddress, UnixAddress
+from snimux.caddy import Plan, Sites
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process, as far as the user may see it."""
+
+    pid: int
+    name: str
+    is_caddy: bool = False
+    is_snimux: bool = False
+    config: str | None = None
+    """The path of a Caddy's Caddyfile, or of its JSON."""
+
+    def __str__(self) -> str:
+        """For a line that people read."""
+        return f"{self.name} (pid {self.pid}{f', {self.config}' if self.config else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An address that is listened on, and by whom; None is a process that could not be seen.
+
+    Several holders share it by SO_REUSEPORT: each gets some of the connections, at random.
+    """
+
+    kind: str  # tcp, udp or unix
+    address: TcpAddress | UnixAddress
+    holders: tuple[Process | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caddy:
+    """A Caddy that was named or found.
+
+    Args:
+        admin: where it was asked; None where nothing can be asked.
+        sites: what it serves; None if that is not known, and then ``fault`` says why.
+        is_listed: by snimux's configuration, and not just found running.
+    """
+
+    admin: AdminAddress | None
+    sites: Sites | None = None
+    fault: str = ""
+    process: Process | None = None
+    is_listed: bool = False
+
+    def __str__(self) -> str:
+        """For a line that people read."""
+        if self.process and self.process.config:
+            return f"the Caddy of {self.process.config}"
+        return f"the Caddy at {self.admin}" if self.admin else f"the {self.process}"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The leaf that a backend shows: its DNS names, and from when to when (UNIX time, seconds)."""
+
+    names: tuple[str, ...]
+    not_before: float
+    not_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """Nothing connects there; the word of the system."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoHandshake:
+    """Something listens there, but no TLS handshake for the name comes to an end."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A handshake that was well, whose certificate could not be read."""
+
+    why: str
+
+
+Outcome = Certificate | Down | NoHandshake | Unread
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """What came of a TLS handshake for a name with one of its backend's addresses."""
+
+    name: str
+    address: DialAddress
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that was found out."""
+
+    now: float
+    """UNIX time, in seconds."""
+    tls: tuple[ListenAddress, ...]
+    """Where snimux is to listen for TLS."""
+    http: tuple[ListenAddress, ...]
+    """Where it is to listen for plain HTTP."""
+    plan: Plan
+    """The routes that snimux has, or would have."""
+    ports: tuple[Port, ...] = ()
+    caddys: tuple[Caddy, ...] = ()
+    contacts: tuple[Contact, ...] = ()
+    unseen: tuple[str, ...] = ()
+    """What could not be found out, and what to do about it."""
+
+    @property
+    def listen(self) -> tuple[ListenAddress, ...]:
+        """Where snimux is to listen."""
+        return (*self.tls, *self.http)

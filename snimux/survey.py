@@ -1,0 +1,267 @@
+"""Look at the system: who listens where, which processes are Caddys, and where to ask them.
+
+Only looks: no connection is made, nothing is changed. What the user may not see is told, not
+guessed. Knows nothing of what a Caddy would say; ``admin`` asks it.
+
+Source: psutil; proc(5), net/tcp; Caddy 2.11.7, cmd/main.go (which configuration file it takes) and
+storage.go (AppConfigDir, where autosave.json is).
+"""
+
+import os
+import pwd
+import re
+import socket
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from snimux.address import (
+    AddressError,
+    AdminAddress,
+    FileAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_admin,
+)
+from snimux.facts import Port, Process
+
+DEFAULT_ADMIN = TcpAddress("localhost", 2019)
+"""Where a Caddy has its admin API that is told nothing else."""
+
+_LARGEST = 1024 * 1024  # bytes of a Caddyfile that are looked at
+_LISTENING = "0A"  # TCP_LISTEN in net/tcp
+
+# A socket as psutil tells of it, and the process that has it; None if that cannot be seen.
+_Entry = tuple[int | None, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A Caddy process, and where it may be asked for its configuration, likeliest first."""
+
+    process: Process
+    admins: tuple[AdminAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was seen."""
+
+    ports: tuple[Port, ...]
+    caddys: tuple[Running, ...]
+    unseen: tuple[str, ...]
+
+
+def survey() -> Survey:
+    """Look at processes and sockets; takes some 50 ms, and blocks."""
+    processes = {process.pid: process for process in psutil.process_iter()}
+    seen = {pid: found for pid, each in processes.items() if (found := _process(each))}
+    entries, unseen = _sockets(processes.values())
+    ports = _ports(entries, seen, lambda pid: _leader(processes[pid], processes))
+    admins = {
+        each: list(_admins(processes[pid], each, ports))
+        for pid, each in sorted(seen.items())
+        if each.is_caddy
+    }
+    # A file that several keep is of whichever wrote last.
+    times = Counter(admin for found in admins.values() for admin in set(found))
+    caddys = [
+        Running(process, tuple(x for x in found if not isinstance(x, FileAddress) or times[x] < 2))
+        for process, found in admins.items()
+    ]
+    if any(None in port.holders for port in ports) and not unseen and os.geteuid():
+        unseen = ["which of other users' processes hold some ports: sudo snimux doctor"]
+    return Survey(ports, tuple(caddys), tuple(unseen))
+
+
+def _process(process: psutil.Process) -> Process | None:
+    """What there is to see of a process; None if it has ended."""
+    try:
+        name, command = process.name(), process.cmdline()
+    except psutil.AccessDenied:
+        return Process(process.pid, _name(process) or "a process that cannot be seen")
+    except psutil.Error:
+        return None
+    program = Path(command[0]).name if command else name
+    is_snimux = "snimux" in [Path(word).name for word in command[:3]]
+    if name.startswith("caddy") or program.startswith("caddy"):
+        return Process(process.pid, name, is_caddy=True, config=_config_file(process, command))
+    return Process(process.pid, "snimux" if is_snimux else name, is_snimux=is_snimux)
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def _leader(process: psutil.Process, processes: Mapping[int, psutil.Process]) -> int:
+    """The process that a worker was forked from, and which is what people know it as."""
+    try:
+        parent = processes.get(process.ppid())
+        is_fork = parent is not None and parent.cmdline() == process.cmdline() != []
+    except psutil.Error:
+        return process.pid
+    return _leader(parent, processes) if parent is not None and is_fork else process.pid
+
+
+def _config_file(process: psutil.Process, command: Sequence[str]) -> str | None:
+    """The configuration file that a Caddy was started with: ``--config``, or its Caddyfile."""
+    given = None
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-config", "-c"):
+            given = value if equals else following
+    try:
+        directory = Path(process.cwd())
+    except (psutil.Error, OSError):
+        return given
+    path = directory / (given or "Caddyfile")
+    return str(path) if given or path.is_file() else None
+
+
+def _sockets(processes: Iterable[psutil.Process]) -> tuple[list[_Entry], list[str]]:
+    """All sockets, each with its process if that can be seen, and what could not be seen."""
+    try:
+        return [(entry.pid, entry) for entry in psutil.net_connections(kind="all")], []
+    except psutil.AccessDenied:
+        # macOS: an ordinary user sees those of the own processes.
+        own = ((each.pid, entry) for each in processes for entry in _own_sockets(each))
+        return list(own), ["the sockets of other users' processes: sudo snimux doctor"]
+
+
+def _own_sockets(process: psutil.Process) -> Sequence[Any]:
+    try:
+        # psutil 6 renamed it.
+        ask = getattr(process, "net_connections", None) or process.connections
+        return list(ask(kind="all"))
+    except (psutil.Error, OSError):
+        return ()
+
+
+def _ports(
+    entries: Iterable[_Entry], seen: Mapping[int, Process], leader: Callable[[int], int]
+) -> tuple[Port, ...]:
+    """All that is listened on; a process and its workers are one holder."""
+    pids: dict[tuple[str, TcpAddress | UnixAddress], list[int | None]] = {}
+    for pid, entry in entries:
+        kind, address = _listening(entry)
+        if address is not None and (pid is None or pid in seen):
+            pids.setdefault((kind, address), []).append(pid)
+    kernel = _kernel_counts()
+    ports = []
+    for (kind, address), found in pids.items():
+        known = sorted({leader(pid) for pid in found if pid is not None})
+        holders = [seen[pid] for pid in known if pid in seen]
+        # Where none is seen, the sockets can still be counted.
+        count = 0 if known else max(kernel.get(address, 0) if kind == "tcp" else 0, 1)
+        ports.append(Port(kind, address, (*holders, *[None] * count)))
+    return tuple(sorted(ports, key=lambda port: (port.kind, str(port.address))))
+
+
+def _listening(entry: Any) -> tuple[str, TcpAddress | UnixAddress | None]:
+    """Kind and address of a socket; no address where nothing is listened on."""
+    if entry.family == socket.AF_UNIX:
+        # No status there. Abstract names, and those of nothing, are no paths.
+        path = entry.laddr if isinstance(entry.laddr, str) else ""
+        is_stream = entry.type == socket.SOCK_STREAM and path.startswith("/")
+        return "unix", UnixAddress(path) if is_stream else None
+    is_udp = entry.type == socket.SOCK_DGRAM
+    is_there = not entry.raddr if is_udp else entry.status == psutil.CONN_LISTEN
+    address = TcpAddress(entry.laddr.ip, entry.laddr.port) if entry.laddr and is_there else None
+    return "udp" if is_udp else "tcp", address
+
+
+def _kernel_counts() -> dict[TcpAddress | UnixAddress, int]:
+    """How many sockets listen on each TCP address, whoever has them; Linux."""
+    counts: Counter[TcpAddress | UnixAddress] = Counter()
+    for family, file in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        try:
+            lines = Path("/proc/net", file).read_text("ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, _, state, *_ = line.split()
+            if state == _LISTENING:
+                host, _, port = local.partition(":")
+                # Words of 32 bits, each in the machine's order.
+                words = [int(host[i : i + 8], 16) for i in range(0, len(host), 8)]
+                packed = struct.pack(f"={len(words)}I", *words)
+                counts[TcpAddress(socket.inet_ntop(family, packed), int(port, 16))] += 1
+    return dict(counts)
+
+
+def _admins(
+    process: psutil.Process, seen: Process, ports: Iterable[Port]
+) -> Iterator[AdminAddress]:
+    """Where a Caddy may be asked: what its file says, its sockets on loopback, its autosave."""
+    environment = _environment(process)
+    written = _written_admin(seen.config, environment)
+    held = [port for port in ports if seen in port.holders]
+    if written:
+        yield written
+    else:
+        # Its sites may be there, too: whatever is asked that is no admin API, says so.
+        for port in held:
+            if port.kind == "unix" or (port.kind == "tcp" and _is_private(port.address)):
+                yield _spelled(port.address)
+    yield from _autosaves(process, environment)
+
+
+def _is_private(address: TcpAddress | UnixAddress) -> bool:
+    return isinstance(address, TcpAddress) and address.host in ("127.0.0.1", "::1")
+
+
+def _spelled(address: TcpAddress | UnixAddress) -> AdminAddress:
+    """As people write it, and as Caddy's default is."""
+    if isinstance(address, TcpAddress) and address.host == "127.0.0.1":
+        return TcpAddress("localhost", address.port)
+    return address
+
+
+def _environment(process: psutil.Process) -> Mapping[str, str]:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}
+
+
+def _written_admin(config: str | None, environment: Mapping[str, str]) -> AdminAddress | None:
+    """The address behind ``admin`` in a Caddyfile; None where it has none that can be read."""
+    try:
+        with Path(config or "").open(encoding="utf-8") as file:
+            text = file.read(_LARGEST)
+    except (OSError, ValueError):
+        return None
+    found = re.search(r'^\s*admin\s+"?([^\s"{]*(?:\{\$[^}]*\}[^\s"{]*)*)', text, re.MULTILINE)
+    if found is None:
+        return None
+
+    def value(match: re.Match[str]) -> str:
+        name, _, default = match[1].partition(":")
+        return environment.get(name, default)
+
+    try:
+        return parse_admin(re.sub(r"\{\$([^}]*)\}", value, found[1]).partition("|")[0])
+    except AddressError:
+        return None
+
+
+def _autosaves(process: psutil.Process, environment: Mapping[str, str]) -> Iterator[FileAddress]:
+    """The file that a Caddy keeps its configuration in, if it is of the time since it started."""
+    below = "Library/Application Support/Caddy" if sys.platform == "darwin" else ".config/caddy"
+    base = environment.get("XDG_CONFIG_HOME")
+    try:
+        home = environment.get("HOME") or pwd.getpwuid(process.uids().real).pw_dir
+        path = (Path(base, "caddy") if base else Path(home, below)) / "autosave.json"
+        if path.stat().st_mtime >= process.create_time() - 1:
+            yield FileAddress(str(path))
+    except (OSError, KeyError, psutil.Error):
+        return
