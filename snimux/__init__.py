@@ -11,16 +11,18 @@ no trio, no socket, no clock and no log:
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
    ``routes`` ((name, ALPN) -> backend)
 2. ``settings`` (each key and flag), ``config`` (flags and TOML -> Config), ``caddy`` (Caddy's
-   configuration -> routes)
+   configuration -> routes), ``facts`` (what the doctor found), ``advice`` (what to write),
+   ``diagnosis`` (how it is)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
    ``upstream`` (dial), ``listeners`` (listen), ``places`` (count connections), ``systemd`` (hand
    descriptors over, say how the service is), ``admin`` (ask a Caddy), ``probe`` (ask a backend
-   whether it understands the PROXY protocol); in ``relay`` the interface first, then ``portable``,
+   whether it understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
+   a backend's), ``report`` (findings -> words); in ``relay`` the interface first, then ``portable``,
    then ``engine``
 4. ``connection`` (one connection's life), ``discovery`` (the route table as the Caddys change),
    ``proxy_auto`` (which backends understand the PROXY protocol), ``pulse`` (see that connections
    are served)
-5. ``server`` (accept, limits, drain)
+5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges)
 6. ``supervisor`` (several workers on the same sockets)
 7. ``cli`` (argv -> a running server and an exit status)
 """

@@ -1,0 +1,184 @@
+"""What to write so that several Caddys live on one host with snimux in front: lines and ports.
+
+For each Caddy the global options of its Caddyfile, with ports that nobody has; for snimux a file.
+Values come in, text goes out.
+
+Source: caddyserver.com, Global options; tried with Caddy 2.6.2 and 2.11.7. A ``servers`` block
+without an address is the one that reaches every listener, also where there is a ``default_bind``.
+"""
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from snimux.address import AdminAddress, ListenAddress, TcpAddress, UnixAddress
+from snimux.facts import Caddy, Facts, Port
+
+_ADMIN, _HTTP, _HTTPS = 2019, 8080, 8443  # from here up; the first is Caddy's default
+_EVERYWHERE = ("", "0.0.0.0", "::")
+
+QUIET = ("servers {", "    protocols h1 h2", "}")
+"""Keeps Caddy from offering HTTP/3."""
+STRICT = ("servers {", "    strict_sni_host on", "}")
+"""Makes Caddy answer 421 to a request that is another server's."""
+PROXY = (
+    "servers {",
+    "    listener_wrappers {",
+    "        proxy_protocol {",
+    "            allow 127.0.0.1/32 ::1/128",
+    "        }",
+    "        tls",
+    "    }",
+    "}",
+)
+"""Makes Caddy (2.7 and later) believe the PROXY protocol header of a process of this host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a Caddy is to be asked, and to serve."""
+
+    caddy: Caddy
+    admin: AdminAddress
+    http: int
+    https: int
+
+
+def places(facts: Facts) -> tuple[Place, ...]:
+    """A place of its own for each Caddy: what it has is kept, where nobody else has it, too."""
+    taken = {port.address.port for port in facts.ports if isinstance(port.address, TcpAddress)}
+    taken |= {address.port for address in facts.listen if isinstance(address, TcpAddress)}
+    kept: set[AdminAddress | int] = set()
+    found = []
+
+    def port(current: int | None, first: int) -> int:
+        is_own = current is not None and current not in kept and _is_alone(facts, current)
+        chosen = current if is_own else next(x for x in count(first) if x not in taken | kept)
+        assert chosen is not None
+        kept.add(chosen)
+        return chosen
+
+    for caddy in facts.caddys:
+        admin: AdminAddress | None = caddy.admin if caddy.sites is not None else None
+        if admin is None or admin in kept or isinstance(admin, TcpAddress):
+            current = admin.port if isinstance(admin, TcpAddress) else None
+            admin = TcpAddress("localhost", port(current, _ADMIN))
+        kept.add(admin)
+        found.append(Place(caddy, admin, port(_http(caddy), _HTTP), port(_https(caddy), _HTTPS)))
+    return tuple(found)
+
+
+def _is_alone(facts: Facts, port: int) -> bool:
+    """Whether one process at most listens on a port, and snimux does not want it."""
+    wanted = any(isinstance(own, TcpAddress) and own.port == port for own in facts.listen)
+    held = [x for x in facts.ports if x.kind == "tcp" and _number(x) == port]
+    return not wanted and all(len(x.holders) == 1 for x in held)
+
+
+def _number(port: Port) -> int | None:
+    return port.address.port if isinstance(port.address, TcpAddress) else None
+
+
+def _https(caddy: Caddy) -> int | None:
+    servers = caddy.sites.servers if caddy.sites else ()
+    return _first(x.address for server in servers for x in server.listeners)
+
+
+def _http(caddy: Caddy) -> int | None:
+    sites = caddy.sites.sites if caddy.sites else ()
+    return _first(x.address for site in sites for x in site.http)
+
+
+def _first(addresses: Iterable[TcpAddress | UnixAddress]) -> int | None:
+    return next((x.port for x in addresses if isinstance(x, TcpAddress)), None)
+
+
+def is_everywhere(port: Port) -> bool:
+    """Whether it is listened on at every interface, not on loopback alone."""
+    return isinstance(port.address, TcpAddress) and port.address.host in _EVERYWHERE
+
+
+def needs_nothing(place: Place, facts: Facts) -> bool:
+    """Whether a Caddy is all that it should be already."""
+    caddy, sites = place.caddy, place.caddy.sites
+    return (
+        sites is not None
+        and place.admin == caddy.admin
+        and _https(caddy) in (place.https, None)
+        and _http(caddy) in (place.http, None)
+        and not any(x.http3 or x.redirect_port or not x.strict_sni_host for x in sites.servers)
+        and not any(
+            is_everywhere(port) and caddy.process in port.holders
+            for port in facts.ports
+            if port.kind == "tcp" and caddy.process
+        )
+    )
+
+
+def global_options(place: Place) -> Iterator[str]:
+    """The lines for the block of global options, and the empty site behind it."""
+    yield "{"
+    # A file cannot be listened on: it is what there is of a Caddy whose admin API is off.
+    if isinstance(place.admin, TcpAddress | UnixAddress):
+        yield f"    admin {_admin(place.admin)}"
+    yield f"    http_port {place.http}"
+    yield f"    https_port {place.https}"
+    yield "    default_bind 127.0.0.1"
+    yield "    servers {"
+    yield "        protocols h1 h2"
+    yield "        strict_sni_host on"
+    yield "    }"
+    yield "}"
+    # Without it the listener for redirects takes no notice of default_bind.
+    yield "http:// {"
+    yield "}"
+
+
+def _admin(address: TcpAddress | UnixAddress) -> str:
+    text = str(address)
+    return text if text.isascii() and " " not in text else f'"{text}"'
+
+
+def letter(facts: Facts, found: Sequence[Place], file: str) -> Iterator[str]:
+    """What is to be done, in order: each Caddyfile's lines, then snimux."""
+    for place in found:
+        if needs_nothing(place, facts):
+            yield f"# {_comment(place.caddy)} needs nothing"
+            continue
+        config = place.caddy.process and place.caddy.process.config
+        yield f"# {config or f'the Caddyfile of {_comment(place.caddy)}'}:"
+        yield "# these lines into the block at its top, the global options, in place of those of"
+        yield "# the same names; and the empty site"
+        yield from global_options(place)
+        yield ""
+    yield "# Then restart each Caddy (a reload may reach another one), and:"
+    yield f"snimux --config {shlex.quote(file)}"
+    yield f"snimux doctor --config {shlex.quote(file)}"
+
+
+def toml(
+    listen: Sequence[ListenAddress], http: Sequence[ListenAddress], found: Iterable[Place]
+) -> str:
+    """A configuration file for snimux with these Caddys behind it."""
+    lines = ["# `snimux doctor --config` this file says what is not right yet.", ""]
+    lines.append(f"listen = {_list(listen)}")
+    if http:
+        lines.append(f"http = {_list(http)}")
+    for place in found:
+        lines += ["", f"# {_comment(place.caddy)}", "[[caddy]]", f"admin = {_quoted(place.admin)}"]
+    return "\n".join([*lines, ""])
+
+
+def _comment(caddy: Caddy) -> str:
+    text = str(caddy)
+    return text if text.isprintable() else ascii(text)
+
+
+def _list(addresses: Sequence[ListenAddress]) -> str:
+    return f"[{', '.join(map(_quoted, addresses))}]"
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(str(value), ensure_ascii=False)
