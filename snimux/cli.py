@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -20,12 +21,14 @@ from typing import Any, NoReturn, TypeVar
 import click
 import trio
 
-from snimux import __version__, hostname
+from snimux import __version__, advice, hostname, report
 from snimux.address import AdminAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
 from snimux.config import Config, ConfigError, load
+from snimux.diagnosis import diagnose
 from snimux.discovery import planned
+from snimux.facts import Facts
 from snimux.listeners import ListenError, activated, open_listeners
 from snimux.log import Log
 from snimux.places import LocalPlaces, SharedPlaces
@@ -96,6 +99,15 @@ EXIT STATUS
 """
 
 
+_DOCTOR_EPILOG = """The flags are those of snimux itself; without any, the Caddys that run here are
+looked for.
+
+\b
+EXIT STATUS
+  0 all green    1 something yellow    2 something red, or wrong flags
+"""
+
+
 def _options(command: F) -> F:
     """The flags that running and checking share."""
     for setting in reversed(SETTINGS):
@@ -146,10 +158,17 @@ def _options(command: F) -> F:
     return command
 
 
+_no_search = click.option(
+    "--no-search",
+    is_flag=True,
+    help="only look at the Caddys that are named; leave others that run here alone",
+)
+
+
 @click.group(
     "snimux",
     invoke_without_command=True,
-    subcommand_metavar="[check]",
+    subcommand_metavar="[check|doctor|init]",
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -179,9 +198,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
 @click.pass_obj
 def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     """Say whether the configuration is good, and print it as snimux understands it."""
-    merged = {key: flags[key] or group_flags[key] for key in flags}
-    for key in ("listen", "http", "route", "caddy"):
-        merged[key] = (*group_flags[key], *flags[key])
+    merged = _merged(group_flags, flags)
     config = _load(merged, _read(merged["config"]))
     answers = trio.run(_ask, config.caddys)
     caddys = {address: sites for address, sites in answers.items() if isinstance(sites, Sites)}
@@ -194,6 +211,81 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     if faults:
         _fail(1, *faults)
     click.echo("ok")
+
+
+@main.command(epilog=_DOCTOR_EPILOG)
+@_options
+@_no_search
+@click.option("--json", "is_json", is_flag=True, help="say it as JSON")
+@click.pass_obj
+def doctor(
+    group_flags: Mapping[str, Any], /, *, is_json: bool, no_search: bool, **flags: Any
+) -> None:
+    """Look at this host's Caddys and snimux's way to them, and say what mends what is wrong."""
+    facts = _examined(_merged(group_flags, flags), search=not no_search)
+    findings = diagnose(facts)
+    form = report.as_json if is_json else report.text
+    click.echo(form(findings, facts.unseen))
+    sys.exit(report.status(findings))
+
+
+@main.command(epilog="The flags are those of snimux itself; --listen and --http go into the file.")
+@_options
+@_no_search
+@click.option("--output", metavar="FILE", help="write it there  [default: print it]")
+@click.option("--force", is_flag=True, help="also where there is a file already")
+@click.pass_obj
+def init(
+    group_flags: Mapping[str, Any],
+    /,
+    *,
+    output: str | None,
+    force: bool,
+    no_search: bool,
+    **flags: Any,
+) -> None:
+    """Write a configuration for the Caddys of this host, and say what their Caddyfiles need."""
+    merged = _merged(group_flags, flags)
+    facts = _examined(merged, search=not no_search)
+    if not facts.caddys:
+        _fail(1, "no Caddy is running here that can be seen; start them, or name one: --caddy ADDR")
+    found = advice.places(facts)
+    file = advice.toml(facts.tls, facts.http if merged["http"] else (), found)
+    if output is None:
+        click.echo(file)
+    else:
+        try:
+            _write(Path(output), file, force=force)
+        except FileExistsError:
+            _fail(1, f"--output: {output}: there is a file already; --force replaces it")
+        except OSError as error:
+            _fail(1, f"--output: {output}: {error.strerror}")
+    for line in advice.letter(facts, found, output or "FILE"):
+        click.echo(line)
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    """Write a file whole or not at all, and none that is there already."""
+    if not force and path.exists():
+        raise FileExistsError
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
+        whole = Path(directory, path.name)
+        whole.write_text(text, "utf-8")
+        (os.replace if force else os.link)(whole, path)
+
+
+def _examined(flags: Mapping[str, Any], *, search: bool) -> Facts:
+    """What there is to know, by flags that may name no route."""
+    # psutil is slow to import, and a server does not need it.
+    from snimux.doctor import examine
+
+    text = _read(flags["config"])
+
+    def with_caddys(found: Sequence[AdminAddress]) -> Config:
+        return _load({**flags, "caddy": [str(address) for address in found]}, text)
+
+    config = _load(flags, text, needs_routes=False)
+    return trio.run(partial(examine, config, with_caddys, search=search))
 
 
 async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | AdminError]:
@@ -212,9 +304,24 @@ async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | Adm
     return {address: answers[address] for address in caddys}
 
 
-def _load(flags: Mapping[str, Any], text: str | None, handed: Sequence[Named] = ()) -> Config:
+def _merged(group_flags: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags before a command's name and those behind it."""
+    merged = {key: flags[key] or group_flags[key] for key in flags}
+    for key in ("listen", "http", "route", "caddy"):
+        merged[key] = (*group_flags[key], *flags[key])
+    return merged
+
+
+def _load(
+    flags: Mapping[str, Any],
+    text: str | None,
+    handed: Sequence[Named] = (),
+    *,
+    needs_routes: bool = True,
+) -> Config:
+    name = flags["config"] or ""
     try:
-        return load(flags, flags["config"] or "", text, activated=activated(handed))
+        return load(flags, name, text, activated=activated(handed), needs_routes=needs_routes)
     except ListenError as error:
         _fail(1, str(error))
     except ConfigError as error:

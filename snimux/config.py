@@ -197,6 +197,7 @@ def load(
     toml: str | None = None,
     *,
     activated: Sequence[Activated] = (),
+    needs_routes: bool = True,
 ) -> Config:
     """Read the configuration.
 
@@ -207,6 +208,7 @@ def load(
         toml: the file's text; None where there is none.
         activated: sockets that were handed over. They are instead of the default addresses, and of
             whichever given address they cover; other given addresses are listened on besides.
+        needs_routes: whether to have neither routes nor Caddys is a problem.
 
     Raises:
         ConfigError: with every problem of flags, file and the two together.
@@ -229,7 +231,7 @@ def load(
     listen = _with_activated(listen, [x for x in unlisted if x.protocol == TLS.name])
     http = _with_activated(given, [x for x in unlisted if x.protocol == HTTP.name])
     handed_over = tuple(x.address for x in activated)
-    if not problems:
+    if not problems and (needs_routes or routes or caddys):
         problems = _problems_together(listen, http, handed_over, routes.values(), caddys)
     if problems:
         raise ConfigError(problems)

@@ -47,6 +47,14 @@ def test_help_names_every_flag_with_its_default_and_has_examples() -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_help_has_the_commands_and_each_its_own() -> None:
+    text = run("--help").stdout
+    for command in ("check", "doctor", "init"):
+        assert f"\n  {command} " in text
+    assert "EXIT STATUS\n    0 all green" in run("doctor", "--help").stdout
+    assert "--output FILE" in run("init", "--help").stdout
+
+
 def test_check_prints_the_routes_as_they_are_understood() -> None:
     result = run("check", *STORY, "--route", "*.Bücher.example/h2=unix//run/x,[::1]:1",
                  "--proxy-protocol", "v2", "--idle-timeout", "off")  # fmt: skip

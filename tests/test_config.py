@@ -396,6 +396,12 @@ def test_without_a_route_there_is_nothing_to_do() -> None:
     assert problems("drain = 3") == (line,)
 
 
+def test_where_no_route_is_needed_the_rest_counts() -> None:
+    assert load({}, needs_routes=False).listen == (TcpAddress("", 443),)
+    with pytest.raises(ConfigError, match="no port"):
+        load({"listen": ["443"]}, needs_routes=False)
+
+
 @pytest.mark.parametrize(
     ("listen", "to"),
     [

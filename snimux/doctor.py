@@ -1,0 +1,210 @@
+"""Find out all that there is to know of the Caddys of a host and of snimux's way to them.
+
+Looks at the system, asks every Caddy that was named or found, and shakes hands with every backend
+for each of its names: all at once, each within its time, and all within one. Only ever looks; what
+it means is ``diagnosis``'s to say.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import trio
+
+from snimux.address import AdminAddress, DialAddress, FileAddress, TcpAddress
+from snimux.admin import AdminError, look
+from snimux.caddy import Plan
+from snimux.certificate import certificate
+from snimux.config import Config, is_own
+from snimux.discovery import planned
+from snimux.facts import Caddy, Contact, Facts, Port
+from snimux.proxy_header import Version
+from snimux.survey import DEFAULT_ADMIN, Running, Survey, survey
+
+# Seconds: for a Caddy's answer, for a handshake, and for all handshakes together. Everything is on
+# this host or near; a person waits.
+_ANSWER, _HANDSHAKE, _HANDSHAKES = 5.0, 5.0, 15.0
+
+_AT_ONCE = 32  # handshakes: each costs the server a signature
+
+# So many handshakes are some seconds of a Caddy's time; who has more names, has the like of them.
+_MOST_HANDSHAKES = 1000
+
+_SHARED = "another process has the same address, and answers in its place at random"
+
+
+async def examine(
+    config: Config,
+    with_caddys: Callable[[Sequence[AdminAddress]], Config],
+    *,
+    search: bool = True,
+) -> Facts:
+    """Find everything out, in half a minute at the most; mostly in less than one second.
+
+    Args:
+        config: what snimux was told; it may be nothing.
+        with_caddys: makes a configuration of Caddys that were found, for where it is nothing.
+        search: look for Caddys that were not named, too.
+    """
+    seen = await trio.to_thread.run_sync(survey)
+    to_ask = _to_ask(config.caddys, seen, search=search)
+    caddys = _once(await _ask_all(to_ask, seen.ports), seen.ports)
+    if not (config.routes or config.caddys):
+        answered = [x.admin for x in caddys if x.admin and x.sites is not None]
+        config = with_caddys(answered) if answered else config
+    listed = set(config.caddys)
+    caddys = [replace(x, is_listed=x.is_listed or x.admin in listed) for x in caddys]
+    sites = {x.admin: x.sites for x in caddys if x.admin}
+    plan = planned(config, sites)
+    contacts, unseen = await _contact_all(plan, [x for x in caddys if x.admin in listed])
+    return Facts(
+        now=time.time(),
+        tls=config.listen,
+        http=config.http,
+        plan=plan,
+        ports=seen.ports,
+        caddys=tuple(caddys),
+        contacts=contacts,
+        unseen=(*seen.unseen, *unseen),
+    )
+
+
+# --- the Caddys
+
+
+def _to_ask(
+    listed: Sequence[AdminAddress], seen: Survey, *, search: bool
+) -> list[Running | AdminAddress]:
+    """Every Caddy once: those that run, with where they may be asked; and further addresses."""
+    running = []
+    for each in seen.caddys:
+        named = [admin for admin in listed if _is_at(each, admin, seen.ports)]
+        if named or search:
+            running.append(replace(each, admins=tuple(named[:1]) or each.admins))
+    known = [admin for each in running for admin in each.admins]
+    further = [*listed, *(_default(seen.ports) if search else ())]
+    rest = [x for x in further if not any(_same(x, admin) for admin in known)]
+    return [*running, *dict.fromkeys(rest)]
+
+
+def _is_at(running: Running, admin: AdminAddress, ports: Iterable[Port]) -> bool:
+    """Whether an address is that of a Caddy process: its file says so, or it listens there."""
+    held = [port.address for port in ports if running.process in port.holders]
+    return any(_same(admin, x) for x in running.admins) or (
+        not isinstance(admin, FileAddress) and is_own(held, admin)
+    )
+
+
+def _default(ports: Iterable[Port]) -> Iterator[AdminAddress]:
+    if any(port.kind == "tcp" and is_own([port.address], DEFAULT_ADMIN) for port in ports):
+        yield DEFAULT_ADMIN
+
+
+def _same(one: AdminAddress, other: AdminAddress) -> bool:
+    if isinstance(one, FileAddress) or isinstance(other, FileAddress):
+        return one == other
+    return is_own([one], other)
+
+
+async def _ask_all(to_ask: Sequence[Running | AdminAddress], ports: Sequence[Port]) -> list[Caddy]:
+    found: dict[int, Caddy] = {}
+
+    async def ask(number: int, each: Running | AdminAddress) -> None:
+        found[number] = await _ask(each, ports)
+
+    async with trio.open_nursery() as nursery:
+        for number, each in enumerate(to_ask):
+            nursery.start_soon(ask, number, each)
+    return [found[number] for number in sorted(found)]
+
+
+async def _ask(each: Running | AdminAddress, ports: Sequence[Port]) -> Caddy:
+    """Ask one Caddy, at one of its addresses after the other until it answers as a Caddy does."""
+    process = each.process if isinstance(each, Running) else None
+    admins = each.admins if isinstance(each, Running) else (each,)
+    if not admins:
+        return Caddy(None, None, "no admin API was found", process)
+    if any(_is_shared(admin, ports) for admin in admins):
+        return Caddy(admins[0], None, _SHARED, process)
+    fault = ""
+    with trio.move_on_after(_ANSWER):
+        for admin in admins:
+            try:
+                return Caddy(admin, await look(admin), process=process)
+            except AdminError as error:
+                fault = fault or str(error)
+    return Caddy(admins[0], None, fault or f"no answer in {_ANSWER:g} s", process)
+
+
+def _once(caddys: Iterable[Caddy], ports: Sequence[Port]) -> list[Caddy]:
+    """Without those that have the address of another: a process that is about to end, say."""
+    found: dict[object, Caddy] = {}
+    for number, caddy in enumerate(caddys):
+        is_there = caddy.sites is not None and not isinstance(caddy.admin, FileAddress)
+        key = caddy.admin if is_there else number
+        holds = any(caddy.process in port.holders for port in ports if caddy.process)
+        if key not in found or holds:
+            found[key] = caddy
+    return list(found.values())
+
+
+def _is_shared(admin: AdminAddress, ports: Iterable[Port]) -> bool:
+    return isinstance(admin, TcpAddress) and any(
+        len(port.holders) > 1 and port.kind == "tcp" and is_own([port.address], admin)
+        for port in ports
+    )
+
+
+# --- the backends
+
+
+@dataclass(frozen=True, slots=True)
+class _Handshake:
+    name: str
+    address: DialAddress
+    proxy: Version | None
+
+
+async def _contact_all(
+    plan: Plan, caddys: Iterable[Caddy]
+) -> tuple[tuple[Contact, ...], tuple[str, ...]]:
+    """Shake hands for each name of a route with each of its addresses; and what was left out."""
+    on_demand = {
+        listener.address: str(caddy)
+        for caddy in caddys
+        if caddy.sites and caddy.sites.on_demand
+        for server in caddy.sites.servers
+        for listener in server.listeners
+    }
+    wanted = list(dict.fromkeys(_handshakes(plan)))
+    allowed = [x for x in wanted if x.address not in on_demand][:_MOST_HANDSHAKES]
+    made: dict[_Handshake, Contact] = {}
+    limit = trio.CapacityLimiter(_AT_ONCE)
+
+    async def make(each: _Handshake) -> None:
+        async with limit:
+            outcome = await certificate(
+                each.name, each.address, proxy=each.proxy, within=_HANDSHAKE
+            )
+        made[each] = Contact(each.name, each.address, outcome)
+
+    with trio.move_on_after(_HANDSHAKES):
+        async with trio.open_nursery() as nursery:
+            for each in allowed:
+                nursery.start_soon(make, each)
+    unseen = [
+        f"the certificates of {caddy}: a handshake may make it ask for one (on-demand TLS)"
+        for caddy in dict.fromkeys(on_demand[x.address] for x in wanted if x.address in on_demand)
+    ]
+    left = len([x for x in wanted if x.address not in on_demand]) - len(made)
+    unseen += [f"{left} more names: there was no time for their handshakes"] if left else []
+    return tuple(made[each] for each in allowed if each in made), tuple(unseen)
+
+
+def _handshakes(plan: Plan) -> Iterator[_Handshake]:
+    for route in plan.routes:
+        # What a wildcard stands for is not known, and an ALPN protocol of its own may be no TLS
+        # server as clients know it.
+        if route.backend and route.pattern.alpn is None and "*" not in route.pattern.host:
+            for address in route.backend.addresses:
+                yield _Handshake(route.pattern.host, address, route.backend.proxy)

@@ -1,0 +1,367 @@
+"""``snimux doctor`` and ``snimux init``, on real Caddys: the story from red to green."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+from snimux.address import UnixAddress
+from snimux.config import load
+from tests import caddy, muxes
+from tests.caddy import short_directory, until
+
+pytestmark = pytest.mark.needs(lambda: caddy.missing() is not None, str(caddy.missing()))
+
+NAMES = {"secure": ["secure.ciso.com"], "dao": ["dao.ciso.com", "traefik.ciso.com"]}
+
+# As two people write them who do not know of one another, but for the ports: 443, 80 and 2019 may
+# be taken on the machine of the tests.
+CADDYFILE = """\
+{{
+	admin localhost:{admin}
+	http_port {http}
+	https_port {https}
+	storage file_system {storage}
+	persist_config off
+	skip_install_trust
+}}
+{sites}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What both Caddys want."""
+
+    admin: int
+    http: int
+    https: int
+
+
+@dataclass(slots=True)
+class Story:
+    """The two Caddys, each in a directory."""
+
+    directories: dict[str, Path]
+    processes: dict[str, subprocess.Popen[bytes]]
+
+    def caddyfile(self, who: str) -> Path:
+        return self.directories[who] / "Caddyfile"
+
+    def start(self) -> None:
+        program = caddy.binary()
+        assert program is not None
+        for who, directory in self.directories.items():
+            with (directory / "log").open("wb") as log:
+                self.processes[who] = subprocess.Popen(
+                    [program, "run", "--config", str(self.caddyfile(who))],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={"HOME": str(directory)},
+                )
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(timeout=10)
+        self.processes.clear()
+
+    def is_serving(self) -> bool:
+        """Whether all are, admin API and UDP included."""
+        return all(
+            "serving initial configuration" in (x / "log").read_text("utf-8")
+            for x in self.directories.values()
+        )
+
+
+@contextlib.contextmanager
+def story(ports: Ports) -> Iterator[Story]:
+    with short_directory() as first, short_directory() as second:
+        told = Story({"secure": first, "dao": second}, {})
+        for who, directory in told.directories.items():
+            sites = "".join(f'{name} {{\n\ttls internal\n\trespond "{who} {name}"\n}}\n'
+                            for name in NAMES[who])  # fmt: skip
+            text = CADDYFILE.format(
+                admin=ports.admin,
+                http=ports.http,
+                https=ports.https,
+                storage=directory / "storage",
+                sites=sites,
+            )
+            told.caddyfile(who).write_text(text, "utf-8")
+        try:
+            yield told
+        finally:
+            told.stop()
+
+
+def _ports() -> Ports:
+    while len(found := {caddy.free_port() for _ in range(3)}) < 3:
+        pass
+    return Ports(*found)
+
+
+async def snimux(*args: str) -> tuple[int, str]:
+    """Run it; exit status and standard output."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "snimux", *args],
+        check=False,
+        capture_stdout=True,
+        capture_stderr=True,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert not done.stderr, done.stderr.decode()
+    return done.returncode, done.stdout.decode()
+
+
+async def findings(*args: str) -> list[dict[str, Any]]:
+    status, text = await snimux("doctor", "--json", "--no-search", *args)
+    said = json.loads(text)
+    assert said["status"] == status
+    found: list[dict[str, Any]] = said["findings"]
+    return found
+
+
+def colours(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {each["check"]: each["colour"] for each in found}
+
+
+def _blocks(advice: str) -> dict[str, tuple[list[str], str]]:
+    """From the printed advice, by the path of a Caddyfile: global options, and what goes behind."""
+    found = {}
+    for path, block, rest in re.findall(r"^# (/\S+):\n(?:# [^\n]*\n)*\{\n(.*?)^\}\n(.*?\n)\n",
+                                        advice, re.MULTILINE | re.DOTALL):  # fmt: skip
+        found[path] = (block.splitlines(), rest)
+    return found
+
+
+def _merge(caddyfile: Path, options: Sequence[str], behind: str) -> None:
+    """Do as the advice says: the options in place of those of the same names."""
+    head, _, sites = caddyfile.read_text("utf-8").partition("\n}\n")
+    keys = {line.split()[0] for line in options if re.match(r" {4}\S", line)}
+    own = re.findall(r"^\t\w.*(?:\n\t[\t}].*)*", head, re.MULTILINE)
+    kept = [option for option in own if option.split()[0] not in keys]
+    caddyfile.write_text("\n".join(["{", *kept, *options, "}", behind, sites]), "utf-8")
+
+
+def _body(port: int, name: str) -> str:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=name) as tls,
+    ):
+        tls.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+        return b"".join(iter(lambda: tls.recv(65536), b"")).decode()
+
+
+async def test_following_the_advice_turns_every_line_green(tmp_path: Path) -> None:
+    ports = _ports()
+    flags = ["--listen", f"127.0.0.1:{ports.https}", "--http", f"127.0.0.1:{ports.http}"]
+    with story(ports) as told:
+        told.start()
+        await until(told.is_serving, "both Caddys serve", seconds=20)
+
+        found = await findings(*flags, "--caddy", f"localhost:{ports.admin}")
+        assert {x["check"] for x in found if x["colour"] == "red"} == {
+            "admin-shared",
+            "port-shared",
+        }
+        paths = [str(told.caddyfile(who)) for who in NAMES]
+        assert all(path in x["title"] for x in found for path in paths)
+        assert [x["remedy"] for x in found if x["check"] == "port-shared"]
+
+        config = tmp_path / "snimux.toml"
+        init = ["init", "--no-search", *flags, "--caddy", f"localhost:{ports.admin}"]
+        status, advice = await snimux(*init, "--output", str(config))
+        assert status == 0
+        told.stop()
+        blocks = _blocks(advice)
+        assert sorted(blocks) == sorted(paths), advice
+        for path, (options, behind) in blocks.items():
+            _merge(Path(path), options, behind)
+        told.start()
+
+        listen = f"127.0.0.1:{ports.https}"
+        async with muxes.running(tmp_path, "--config", str(config), listen=listen):
+            found = await _all_green("--config", str(config))
+            assert [x["check"] for x in found].count("certificate") == 3
+            assert [x["check"] for x in found].count("own-port") == 2
+            for who, names in NAMES.items():
+                for name in names:
+                    body = await trio.to_thread.run_sync(_body, ports.https, name)
+                    assert body.endswith(f"{who} {name}")
+            status, advice = await snimux("init", "--no-search", "--config", str(config))
+            assert (status, advice.count("needs nothing")) == (0, 2), advice
+
+
+async def _all_green(*args: str) -> list[dict[str, Any]]:
+    """The findings once all are green: certificates take a moment to be there."""
+    found: list[dict[str, Any]] = []
+    with trio.move_on_after(30):
+        while not found or any(each["colour"] != "green" for each in found):
+            found = await findings(*args)
+    bad = [each for each in found if each["colour"] != "green"]
+    assert not bad, bad
+    return found
+
+
+async def test_it_finds_a_caddy_by_itself() -> None:
+    ports = _ports()
+    with story(ports) as told:
+        told.directories.pop("dao")
+        told.start()
+        await until(told.is_serving, "Caddy serves", seconds=20)
+        # Other Caddys may run on this machine.
+        status, text = await snimux(
+            "doctor", "--json", "--listen", f"127.0.0.1:{caddy.free_port()}"
+        )
+        mine = [
+            x for x in json.loads(text)["findings"] if str(told.caddyfile("secure")) in x["about"]
+        ]
+    assert {"caddy": "green", "http3": "yellow", "port-open": "yellow"}.items() <= colours(
+        mine
+    ).items()
+    assert status in (1, 2)
+
+
+async def test_a_caddy_that_was_not_named_is_left_alone() -> None:
+    ports = _ports()
+    with story(ports) as told:
+        told.directories.pop("dao")
+        told.start()
+        await until(told.is_serving, "Caddy serves", seconds=20)
+        listen = f"127.0.0.1:{caddy.free_port()}"
+        found = await findings("--listen", listen, "--route", "a.example=127.0.0.1:1")
+    assert colours(found) == {"backend-down": "red", "own-port": "green"}
+
+
+async def test_a_caddy_that_has_the_public_port_and_one_that_is_no_caddy() -> None:
+    ports = _ports()
+    with story(ports) as told:
+        told.directories.pop("dao")
+        told.start()
+        await until(told.is_serving, "Caddy serves", seconds=20)
+        found = await findings(
+            "--listen", f"127.0.0.1:{ports.https}", "--caddy", f"localhost:{ports.http}"
+        )
+    assert colours(found) == {
+        "admin-down": "red",
+        "caddy-on-public-port": "red",
+        "port-open": "yellow",
+        "udp-port": "yellow",
+    }
+    (line,) = [x["title"] for x in found if x["check"] == "admin-down"]
+    assert "not a Caddy's admin API" in line
+
+
+async def test_a_server_that_is_no_caddy_is_looked_at_by_its_route() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("a.example").configure_cert(context)
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, _shake_hands, 0, context, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        port = listener.transport_listener.socket.getsockname()[1]
+        listen = f"127.0.0.1:{caddy.free_port()}"
+        routes = [f"--route=a.example=127.0.0.1:{port}", f"--route=b.example=127.0.0.1:{port}"]
+        found = await findings("--listen", listen, *routes)
+        nursery.cancel_scope.cancel()
+    assert colours(found) == {
+        "certificate": "green",
+        "certificate-wrong-name": "red",
+        "own-port": "green",
+    }
+
+
+async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        await stream.do_handshake()
+
+
+async def test_on_demand_sites_are_not_asked_for_a_certificate() -> None:
+    with short_directory() as directory:
+        running = caddy.start(
+            directory, "a.example {\n\ttls internal {\n\t\ton_demand\n\t}\n}\n",
+            options="on_demand_tls {\n\t\task http://127.0.0.1:1/\n\t}",
+        )  # fmt: skip
+        try:
+            await until(running.admin.exists, "Caddy listens")
+            admin = ["--listen", "127.0.0.1:1", "--caddy", f"unix/{running.admin}"]
+            _, text = await snimux("doctor", "--no-search", *admin)
+            log = running.log
+        finally:
+            running.stop()
+    assert "not seen  the certificates of the Caddy of" in text
+    assert "on-demand" in text
+    assert "obtaining" not in log
+
+
+# --- init
+
+
+async def test_init_replaces_no_file_unless_told_to(tmp_path: Path) -> None:
+    file = tmp_path / "snimux.toml"
+    file.write_text("precious")
+    with short_directory() as directory:
+        running = caddy.start(directory, "a.example {\n\ttls internal\n}\n")
+        try:
+            await until(running.admin.exists, "Caddy listens")
+            args = ["--no-search", "--caddy", f"unix/{running.admin}", "--output", str(file)]
+            refused = await _init(*args)
+            assert (refused.returncode, file.read_text()) == (1, "precious")
+            assert refused.stderr.decode() == (
+                f"snimux: --output: {file}: there is a file already; --force replaces it\n"
+            )
+            assert (await _init(*args, "--force")).returncode == 0
+            assert load({}, "f", file.read_text()).caddys == (UnixAddress(str(running.admin)),)
+        finally:
+            running.stop()
+    assert os.listdir(tmp_path) == [file.name]  # noqa: PTH208
+
+
+async def _init(*args: str) -> subprocess.CompletedProcess[bytes]:
+    return await trio.run_process(
+        [sys.executable, "-m", "snimux", "init", *args],
+        check=False,
+        capture_stdout=True,
+        capture_stderr=True,
+    )
+
+
+async def test_init_without_a_caddy_says_what_to_do() -> None:
+    done = await _init("--no-search")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"snimux: no Caddy is running here that can be seen; ")
+
+
+async def test_init_says_where_it_cannot_write(tmp_path: Path) -> None:
+    where = tmp_path / "none/snimux.toml"
+    done = await _init("--no-search", "--caddy", "localhost:1", "--output", str(where))
+    assert done.returncode == 1
+    assert done.stderr.decode() == f"snimux: --output: {where}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("command", ["doctor", "init"])
+async def test_wrong_flags_are_told_with_status_2(command: str) -> None:
+    done = await trio.run_process(
+        [sys.executable, "-m", "snimux", command, "--listen", "443"],
+        check=False,
+        capture_stderr=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == b"snimux: --listen: '443': no port; perhaps :443\n"
