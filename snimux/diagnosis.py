@@ -36,6 +36,8 @@ _DUE = 0.3
 
 _LISTED = 6  # of names, in a line
 
+_SEND = 'snimux --proxy-protocol v2  # or proxy = "v2" in the file\'s [[route]]'
+
 
 class Colour(StrEnum):
     """How bad it is."""
@@ -386,17 +388,22 @@ def _is_public(facts: Facts, listeners: Iterable[Listener]) -> bool:
 
 
 def _proxies(facts: Facts) -> Iterator[Finding]:
-    known = {
-        listener.address: (caddy, listener.proxy_protocol)
+    known = _listeners(facts)
+    for route in facts.plan.routes:
+        for address in route.backend.addresses if route.backend else ():
+            if address in known and route.backend:
+                caddy, listener = known[address]
+                yield from _proxy(caddy, address, listener.proxy_protocol, route.backend)
+
+
+def _listeners(facts: Facts) -> dict[DialAddress, tuple[Caddy, Listener]]:
+    """Where Caddys speak TLS, as far as they tell."""
+    return {
+        listener.address: (caddy, listener)
         for caddy in facts.caddys
         for server in _tls(caddy)
         for listener in server.listeners
     }
-    for route in facts.plan.routes:
-        for address in route.backend.addresses if route.backend else ():
-            if address in known and route.backend:
-                caddy, wrapper = known[address]
-                yield from _proxy(caddy, address, wrapper, route.backend)
 
 
 def _proxy(
@@ -404,7 +411,6 @@ def _proxy(
 ) -> Iterator[Finding]:
     is_sent, effect = backend.proxy is not None, _effect(address, wrapper)
     lines = _in_options(caddy, ("# Caddy 2.7 and later", *PROXY))
-    send = 'snimux --proxy-protocol v2  # or proxy = "v2" in the file\'s [[route]]'
     if is_sent and effect == "none":
         yield Finding(
             "proxy-not-parsed",
@@ -441,7 +447,7 @@ def _proxy(
             "It refuses what comes without it."
             if effect == "require"
             else "It logs 127.0.0.1 as the client of every request.",
-            (send,),
+            (_SEND,),
         )
     elif is_sent:
         title = f"{address} is told who the client is"
@@ -490,6 +496,10 @@ def _contacts(facts: Facts) -> Iterator[Finding]:
                     else "Nobody answers for the name.",
                     (f"# start what is to listen on {contact.address}, or change the route",),
                 )
+            case NoHandshake() if contact.other_way:
+                # Of a Caddy that tells, it has been told.
+                if contact.address not in _listeners(facts):
+                    yield _other_way(contact)
             case NoHandshake(why):
                 yield Finding(
                     "certificate-missing",
@@ -514,6 +524,27 @@ def _contacts(facts: Facts) -> Iterator[Finding]:
             "Whether they are for the right names, and until when, is not known.",
             ("pip install 'snimux[doctor]'",),
         )
+
+
+def _other_way(contact: Contact) -> Finding:
+    """Proved by handshakes with the header and without it."""
+    if contact.proxy:
+        return Finding(
+            "proxy-not-parsed",
+            Colour.RED,
+            str(contact.address),
+            f"{contact.address} is sent the PROXY protocol, and does not read it",
+            "It takes the header for a broken TLS hello: no request comes through.",
+            ("# leave out --proxy-protocol, or proxy in the file's [[route]]",),
+        )
+    return Finding(
+        "proxy-not-sent",
+        Colour.RED,
+        str(contact.address),
+        f"{contact.address} wants the PROXY protocol, and is not sent it",
+        "It refuses what comes without it.",
+        (_SEND,),
+    )
 
 
 def _certificate(facts: Facts, contact: Contact, shown: Certificate) -> Finding:

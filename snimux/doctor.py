@@ -17,7 +17,7 @@ from snimux.caddy import Plan
 from snimux.certificate import certificate
 from snimux.config import Config, is_own
 from snimux.discovery import planned
-from snimux.facts import Caddy, Contact, Facts, Port
+from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Unread
 from snimux.proxy_header import Version
 from snimux.survey import DEFAULT_ADMIN, Running, Survey, survey
 
@@ -183,10 +183,7 @@ async def _contact_all(
 
     async def make(each: _Handshake) -> None:
         async with limit:
-            outcome = await certificate(
-                each.name, each.address, proxy=each.proxy, within=_HANDSHAKE
-            )
-        made[each] = Contact(each.name, each.address, outcome)
+            made[each] = await _contact(each)
 
     with trio.move_on_after(_HANDSHAKES):
         async with trio.open_nursery() as nursery:
@@ -199,6 +196,17 @@ async def _contact_all(
     left = len([x for x in wanted if x.address not in on_demand]) - len(made)
     unseen += [f"{left} more names: there was no time for their handshakes"] if left else []
     return tuple(made[each] for each in allowed if each in made), tuple(unseen)
+
+
+async def _contact(each: _Handshake) -> Contact:
+    """Shake hands as clients would by the route; where that fails, try if the header is why."""
+    outcome = await certificate(each.name, each.address, proxy=each.proxy, within=_HANDSHAKE)
+    other_way = False
+    if isinstance(outcome, NoHandshake):
+        other: Version | None = None if each.proxy else "v2"
+        again = await certificate(each.name, each.address, proxy=other, within=_HANDSHAKE)
+        other_way = isinstance(again, Certificate | Unread)
+    return Contact(each.name, each.address, outcome, each.proxy is not None, other_way)
 
 
 def _handshakes(plan: Plan) -> Iterator[_Handshake]:

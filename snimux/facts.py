@@ -96,11 +96,18 @@ Outcome = Certificate | Down | NoHandshake | Unread
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """What came of a TLS handshake for a name with one of its backend's addresses."""
+    """What came of a TLS handshake for a name with one of its backend's addresses.
+
+    Args:
+        proxy: whether the PROXY protocol went first, as it does for the route.
+        other_way: whether it comes to an end the other way only: without it, or with it.
+    """
 
     name: str
     address: DialAddress
     outcome: Outcome
+    proxy: bool = False
+    other_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)

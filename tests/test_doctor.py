@@ -21,7 +21,7 @@ import trustme
 from snimux.address import UnixAddress
 from snimux.config import load
 from tests import caddy, muxes
-from tests.caddy import short_directory, until
+from tests.caddy import Caddy, short_directory, until
 
 pytestmark = pytest.mark.needs(lambda: caddy.missing() is not None, str(caddy.missing()))
 
@@ -51,48 +51,35 @@ class Ports:
     https: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Story:
     """The two Caddys, each in a directory."""
 
     directories: dict[str, Path]
-    processes: dict[str, subprocess.Popen[bytes]]
+    caddys: list[Caddy]
 
     def caddyfile(self, who: str) -> Path:
         return self.directories[who] / "Caddyfile"
 
     def start(self) -> None:
-        program = caddy.binary()
-        assert program is not None
+        """Start each with its Caddyfile as it is now."""
         for who, directory in self.directories.items():
-            with (directory / "log").open("wb") as log:
-                self.processes[who] = subprocess.Popen(
-                    [program, "run", "--config", str(self.caddyfile(who))],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={"HOME": str(directory)},
-                )
+            self.caddys.append(caddy.run(directory, self.caddyfile(who).read_text("utf-8"), port=0))
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            process.wait(timeout=10)
-        self.processes.clear()
+        for each in self.caddys:
+            each.stop()
+        self.caddys.clear()
 
     def is_serving(self) -> bool:
         """Whether all are, admin API and UDP included."""
-        return all(
-            "serving initial configuration" in (x / "log").read_text("utf-8")
-            for x in self.directories.values()
-        )
+        return all("serving initial configuration" in each.log for each in self.caddys)
 
 
 @contextlib.contextmanager
 def story(ports: Ports) -> Iterator[Story]:
     with short_directory() as first, short_directory() as second:
-        told = Story({"secure": first, "dao": second}, {})
+        told = Story({"secure": first, "dao": second}, [])
         for who, directory in told.directories.items():
             sites = "".join(f'{name} {{\n\ttls internal\n\trespond "{who} {name}"\n}}\n'
                             for name in NAMES[who])  # fmt: skip
@@ -111,9 +98,7 @@ def story(ports: Ports) -> Iterator[Story]:
 
 
 def _ports() -> Ports:
-    while len(found := {caddy.free_port() for _ in range(3)}) < 3:
-        pass
-    return Ports(*found)
+    return Ports(caddy.free_port(), caddy.free_port(), caddy.free_port())
 
 
 async def snimux(*args: str) -> tuple[int, str]:
@@ -280,7 +265,9 @@ async def test_a_server_that_is_no_caddy_is_looked_at_by_its_route() -> None:
         listen = f"127.0.0.1:{caddy.free_port()}"
         routes = [f"--route=a.example=127.0.0.1:{port}", f"--route=b.example=127.0.0.1:{port}"]
         found = await findings("--listen", listen, *routes)
+        unread = await findings("--listen", listen, *routes, "--proxy-protocol", "v2")
         nursery.cancel_scope.cancel()
+    assert colours(unread) == {"proxy-not-parsed": "red", "own-port": "green"}
     assert colours(found) == {
         "certificate": "green",
         "certificate-wrong-name": "red",
