@@ -11,7 +11,7 @@ IN_VENV = $(VENV)/bin/python
 .PHONY: help demo test bench clean
 
 help:
-	@echo 'make demo           two real Caddys, snimux in front, and every name asked for'
+	@echo 'make demo           two real Caddys in each other'\''s way, then with snimux in front'
 	@echo 'make demo KEEP=1    the same, left running to try it with curl or a browser'
 	@echo 'make test           the tests; ARGS go to pytest: make test ARGS="-k routes -x"'
 	@echo 'make bench          snimux beside its peers, in a minute; ARGS go to python -m bench'

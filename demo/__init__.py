@@ -1,6 +1,8 @@
-"""``make demo``: two real Caddys on one host, snimux in front, a client that asks for each name.
+"""``make demo``: two real Caddys on one host, in each other's way; then with snimux in front.
 
-Reading order: ``secure/Caddyfile`` and ``dao/Caddyfile`` (the two servers, as a person would write
-them), ``client`` (ask for a name), ``processes`` (start the Caddys and snimux), ``report`` (was it
-right, and how that looks), ``story`` (all of it in order), ``__main__`` (argv and exit status).
+Reading order: ``before/*.Caddyfile`` (the two servers as they are at first), ``secure/Caddyfile``
+and ``dao/Caddyfile`` (the same, with a place of its own for each), ``client`` (ask for a name),
+``processes`` (start the Caddys and snimux), ``doctor`` (ask ``snimux doctor``), ``before`` (count
+what fails), ``report`` (was it right, and how that looks), ``story`` (all of it in order),
+``__main__`` (argv and exit status).
 """

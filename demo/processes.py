@@ -57,6 +57,11 @@ class Caddy:
     port: int
     root: Path
 
+    @property
+    def admin(self) -> str:
+        """Where its admin API is, after snimux."""
+        return f"unix/{self.program.log.parent / 'admin.sock'}"
+
 
 @dataclass(frozen=True, slots=True)
 class Snimux:
@@ -105,28 +110,55 @@ def free_ports(number: int) -> list[int]:
 async def start_caddy(
     nursery: trio.Nursery, title: str, caddyfile: Path, names: tuple[str, ...], home: Path
 ) -> Caddy:
-    """Start a Caddy, and wait until it answers for each of its names.
+    """Start a Caddy on free ports, and wait until it answers for each of its names.
 
     Raises:
         DemoError: there is no Caddy, it ended, or it did not answer in time.
     """
+    ports = dict(zip(("HTTP_PORT", "HTTPS_PORT"), free_ports(2), strict=True))
+    caddy = await launch_caddy(nursery, title, caddyfile, names, home, ports)
+    for name in names:
+        await _wait_for(caddy.program, partial(_answers, name, caddy.port, caddy.root))
+    return caddy
+
+
+async def launch_caddy(
+    nursery: trio.Nursery,
+    title: str,
+    caddyfile: Path,
+    names: tuple[str, ...],
+    home: Path,
+    ports: Mapping[str, int],
+) -> Caddy:
+    """Start a Caddy, and wait until it has a certificate for each of its names.
+
+    Args:
+        nursery: what it lives in.
+        title: what people call it.
+        caddyfile: its configuration.
+        names: of its sites.
+        home: a directory to make for what it keeps.
+        ports: by the environment variables that the Caddyfile has for them.
+
+    Raises:
+        DemoError: there is no Caddy, it ended, or it got none in time.
+    """
     caddy = find_caddy()
     await trio.Path(home).mkdir()
-    http_port, https_port = free_ports(2)
     # Nothing of the caller's environment: a Caddy of theirs has its paths and sockets there.
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(home),
         "CADDY_HOME": str(home),
-        "HTTP_PORT": str(http_port),
-        "HTTPS_PORT": str(https_port),
+        **{name: str(port) for name, port in ports.items()},
     }
     command = [caddy, "run", "--adapter", "caddyfile", "--config", str(caddyfile)]
     program = await _start(nursery, title, command, home / "log", environment)
-    root = home / "storage/pki/authorities/local/root.crt"
     for name in names:
-        await _wait_for(program, partial(_answers, name, https_port, root))
-    return Caddy(program, names, https_port, root)
+        certificate = home / f"storage/certificates/local/{name}/{name}.crt"
+        await _wait_for(program, partial(_exists, certificate))
+    root = home / "storage/pki/authorities/local/root.crt"
+    return Caddy(program, names, ports["HTTPS_PORT"], root)
 
 
 async def start_snimux(nursery: trio.Nursery, caddys: Sequence[Caddy], log: Path) -> Snimux:
@@ -196,6 +228,10 @@ async def _wait_for(program: Program, probe: Callable[[], Awaitable[T | None]]) 
 
 def _ended(program: Program) -> str:
     return f"{program.title} ended, status {program.process.returncode}\n{program.tail()}"
+
+
+async def _exists(path: Path) -> Path | None:
+    return path if await trio.Path(path).exists() else None
 
 
 async def _answers(name: str, port: int, root: Path) -> Answer | None:

@@ -6,12 +6,15 @@ Decisions and text only: nothing here starts a process or opens a connection.
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from demo.before import Before
 from demo.client import Answer, Failure
+from demo.doctor import Finding
 from demo.processes import Caddy, Snimux
 
 
@@ -56,23 +59,52 @@ class Row:
         return (*map(Text, (self.name, *found, time)), verdict)
 
 
-def introduction(caddys: Sequence[Caddy], snimux: Snimux) -> str:
-    """What runs where."""
+def show_before(console: Console, before: Before) -> None:
+    """Show how it is without snimux."""
+    console.rule("Before: two Caddys, each with a Caddyfile that knows of no other")
+    well = before.asked - before.failed
+    console.print(
+        f"Both started without a word, on the same port {before.port}. Of {before.asked} requests"
+        f" [bold red]{before.failed} failed[/], {well} got through.",
+        highlight=False,
+    )
+    console.print("`snimux doctor` says, with the lines that mend it; here without:")
+    _show_findings(console, [x for x in before.findings if x.colour == "red"])
+    console.print()
+
+
+def _show_findings(console: Console, findings: Sequence[Finding]) -> None:
+    marks = {"red": "BAD ", "yellow": "warn", "green": "ok  "}
+    for finding in findings:
+        # The Caddyfiles are those of this directory.
+        title = finding.title.replace(f"{Path.cwd()}/", "")
+        line = Text(f"  {marks[finding.colour]} {title}")
+        line.stylize(f"bold {finding.colour}", 2, 6)
+        console.print(line)
+
+
+def show_introduction(console: Console, caddys: Sequence[Caddy], snimux: Snimux) -> None:
+    """Show what runs where."""
+    console.rule("After: snimux in front of both")
     parts = [
         f"the {caddy.program.title} has {' and '.join(caddy.names)} on port {caddy.port}"
         for caddy in caddys
     ]
-    return (
+    console.print(
         f"Two Caddys run on this host: {', '.join(parts)}. Each has a Caddyfile and a CA of its own"
         " and knows nothing of the other. In front of both, snimux listens on"
         f" 127.0.0.1:{snimux.port}. It has no key and no certificate: TLS is between the client and"
-        " the Caddy that has the name.\n"
+        " the Caddy that has the name.\n",
+        highlight=False,
     )
 
 
-def show(console: Console, rows: Sequence[Row], snimux: Snimux) -> int:
+def show(console: Console, rows: Sequence[Row], snimux: Snimux, findings: Sequence[Finding]) -> int:
     """Show all rows, what is wrong with them, and how to do the same; return the exit status."""
     console.print(_table(rows), "")
+    console.print("`snimux doctor` says:")
+    _show_findings(console, findings)
+    console.print()
     problems = {row: problem for row in rows if (problem := row.problem())}
     for row, problem in problems.items():
         console.print(f"WRONG: {row.name}, {row.protocol}: {problem}", style="red", markup=False)
@@ -84,7 +116,7 @@ def show(console: Console, rows: Sequence[Row], snimux: Snimux) -> int:
     console.print("The same on port 443, by hand:")
     flags = [f"--route {shlex.quote(route)}" for route in snimux.routes]
     console.out("snimux " + " \\\n       ".join(flags), highlight=False)
-    return 1 if problems else 0
+    return 1 if problems or any(x.colour != "green" for x in findings) else 0
 
 
 def show_lines_to_try(console: Console, caddys: Sequence[Caddy], snimux: Snimux) -> None:

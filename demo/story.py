@@ -1,4 +1,4 @@
-"""The story from start to end: the servers, snimux in front, each name asked for, the verdict.
+"""The story from start to end: two servers in each other's way, snimux in front, the verdict.
 
 Every process and file that it makes is gone when it returns, however it ends.
 """
@@ -12,11 +12,14 @@ import trio
 from rich.console import Console
 
 from demo import report
+from demo.before import before
 from demo.client import ask
+from demo.doctor import Finding, examine
 from demo.processes import (
     Caddy,
     DemoError,
     Snimux,
+    find_caddy,
     start_caddy,
     start_snimux,
     wait_until_one_ends,
@@ -52,10 +55,12 @@ async def run(console: Console, *, keep: bool) -> int:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
             try:
+                await _show_before(console, Path(directory))
                 caddys, snimux = await _start_all(nursery, Path(directory))
-                console.print(report.introduction(caddys, snimux), highlight=False)
+                report.show_introduction(console, caddys, snimux)
                 rows = await _ask_all(caddys, snimux)
-                status = report.show(console, rows, snimux)
+                findings = await _examine(caddys, snimux)
+                status = report.show(console, rows, snimux, findings)
                 if keep:
                     report.show_lines_to_try(console, caddys, snimux)
                     programs = [snimux.program, *(caddy.program for caddy in caddys)]
@@ -72,6 +77,22 @@ async def run(console: Console, *, keep: bool) -> int:
 async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     await anext(signals)
     scope.cancel()
+
+
+async def _show_before(console: Console, directory: Path) -> None:
+    find_caddy()
+    try:
+        report.show_before(console, await before(_SERVERS, directory))
+    except DemoError as error:
+        # An older Caddy does not start on a UDP port that another has.
+        console.print("Two Caddys on one port cannot be shown here:", style="bold yellow")
+        console.out(str(error), "", sep="\n", highlight=False)
+
+
+async def _examine(caddys: Sequence[Caddy], snimux: Snimux) -> Sequence[Finding]:
+    flags = ["--listen", f"127.0.0.1:{snimux.port}"]
+    flags += [word for caddy in caddys for word in ("--caddy", caddy.admin)]
+    return await examine(*flags, *(word for route in snimux.routes for word in ("--route", route)))
 
 
 async def _start_all(nursery: trio.Nursery, directory: Path) -> tuple[list[Caddy], Snimux]:

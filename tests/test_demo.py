@@ -77,6 +77,13 @@ async def test_every_name_is_answered_by_its_caddy_and_the_unknown_one_refused()
     assert "nobody" in refused
     assert "UNRECOGNIZED_NAME" in refused
     assert len(rows) == 7
+    counted = re.search(r"Of 24 requests (\d+) failed, (\d+) got through", shown)
+    assert counted is not None
+    assert int(counted[1]) > 0
+    assert int(counted[1]) + int(counted[2]) == 24
+    assert shown.count("  BAD  2 processes ") == 3
+    assert "  warn" not in shown
+    assert shown.count("  ok   ") == 6
     assert "\x1b" not in shown  # no colours in a pipe
 
 
@@ -99,8 +106,9 @@ async def test_without_caddy_it_says_how_to_get_it(tmp_path: Path) -> None:
 async def test_a_caddy_that_does_not_start_has_its_log_shown() -> None:
     false = shutil.which("false")
     assert false is not None
-    status, _, complaints = await _run(CADDY=false)
+    status, shown, complaints = await _run(CADDY=false)
     assert status == 1
+    assert shown.startswith("Two Caddys on one port cannot be shown here:")
     assert "first Caddy ended, status 1" in complaints
     assert "Traceback" not in complaints
 
