@@ -126,9 +126,15 @@ def global_options(place: Place) -> Iterator[str]:
     yield f"    http_port {place.http}"
     yield f"    https_port {place.https}"
     yield "    default_bind 127.0.0.1"
+    process = place.caddy.process
+    has_wrapper = process.has_proxy_protocol if process else None
+    if has_wrapper is None:
+        yield "    # listener_wrappers, for the clients' addresses, are for Caddy 2.7 and later"
     yield "    servers {"
     yield "        protocols h1 h2"
     yield "        strict_sni_host on"
+    if has_wrapper is not False:
+        yield from (f"    {line}" for line in PROXY[1:-1])
     yield "    }"
     yield "}"
     # Without it the listener for redirects takes no notice of default_bind.

@@ -7,10 +7,9 @@ Facts come in, findings go out; nothing here looks at anything.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from enum import StrEnum
-from ipaddress import ip_address, ip_network
 
 from snimux import hostname
 from snimux.address import DialAddress, FileAddress, ListenAddress, TcpAddress, UnixAddress
@@ -36,7 +35,8 @@ _DUE = 0.3
 
 _LISTED = 6  # of names, in a line
 
-_SEND = 'snimux --proxy-protocol v2  # or proxy = "v2" in the file\'s [[route]]'
+_SEND = 'snimux --proxy-protocol auto  # or proxy = "auto" in the file'
+_HIDDEN = "It logs 127.0.0.1 as the client of every request."
 
 
 class Colour(StrEnum):
@@ -409,9 +409,10 @@ def _listeners(facts: Facts) -> dict[DialAddress, tuple[Caddy, Listener]]:
 def _proxy(
     caddy: Caddy, address: DialAddress, wrapper: ProxyProtocol | None, backend: Backend
 ) -> Iterator[Finding]:
-    is_sent, effect = backend.proxy is not None, _effect(address, wrapper)
-    lines = _in_options(caddy, ("# Caddy 2.7 and later", *PROXY))
-    if is_sent and effect == "none":
+    is_sent, is_auto = backend.proxy is not None, backend.proxy == "auto"
+    effect = _effect(address, wrapper)
+    lines = _in_options(caddy, PROXY)
+    if is_sent and not is_auto and effect == "none":
         yield Finding(
             "proxy-not-parsed",
             Colour.RED,
@@ -423,10 +424,10 @@ def _proxy(
     elif is_sent and effect == "reject":
         yield Finding(
             "proxy-not-allowed",
-            Colour.RED,
+            Colour.YELLOW if is_auto else Colour.RED,
             str(address),
             f"{caddy} refuses the PROXY protocol of processes of this host, on {address}",
-            "No request comes through.",
+            _HIDDEN if is_auto else "No request comes through.",
             lines,
         )
     elif is_sent and effect == "ignore":
@@ -435,7 +436,7 @@ def _proxy(
             Colour.YELLOW,
             str(address),
             f"{caddy} reads the PROXY protocol on {address}, and believes nobody: no `allow`",
-            "It logs 127.0.0.1 as the client of every request.",
+            _HIDDEN,
             lines,
         )
     elif not is_sent and effect in ("use", "require"):
@@ -444,12 +445,10 @@ def _proxy(
             Colour.RED if effect == "require" else Colour.YELLOW,
             str(address),
             f"{caddy} is ready for the PROXY protocol on {address}, and is not sent it",
-            "It refuses what comes without it."
-            if effect == "require"
-            else "It logs 127.0.0.1 as the client of every request.",
+            "It refuses what comes without it." if effect == "require" else _HIDDEN,
             (_SEND,),
         )
-    elif is_sent:
+    elif is_sent and effect != "none":
         title = f"{address} is told who the client is"
         yield Finding("proxy", Colour.GREEN, str(address), title)
 
@@ -462,20 +461,12 @@ def _effect(address: DialAddress, wrapper: ProxyProtocol | None) -> str:
     # Caddy believes whoever can open the socket.
     if isinstance(address, UnixAddress):
         return "require" if policy == "require" else "use"
-    if _covers(wrapper.deny, address):
+    source = "127.0.0.1" if address.host == "localhost" else address.host
+    if replace(wrapper, allow=wrapper.deny, fallback_policy="").believes(source):
         return "reject"
-    if _covers(wrapper.allow, address):
+    if replace(wrapper, fallback_policy="").believes(source):
         return "use"
-    return policy if policy in ("use", "require", "ignore", "reject", "none") else "ignore"
-
-
-def _covers(ranges: Iterable[str], address: TcpAddress) -> bool:
-    """Whether connections to an address of this host come from one of the ranges."""
-    try:
-        source = ip_address("127.0.0.1" if address.host == "localhost" else address.host)
-        return any(source in ip_network(each, strict=False) for each in ranges)
-    except ValueError:
-        return False
+    return policy if policy in ("use", "require", "reject", "none") else "ignore"
 
 
 def _contacts(facts: Facts) -> Iterator[Finding]:

@@ -8,6 +8,8 @@ it means is ``diagnosis``'s to say.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import trio
 
@@ -162,7 +164,7 @@ def _is_shared(admin: AdminAddress, ports: Iterable[Port]) -> bool:
 class _Handshake:
     name: str
     address: DialAddress
-    proxy: Version | None
+    proxy: Version | Literal["auto"] | None
 
 
 async def _contact_all(
@@ -200,13 +202,15 @@ async def _contact_all(
 
 async def _contact(each: _Handshake) -> Contact:
     """Shake hands as clients would by the route; where that fails, try if the header is why."""
-    outcome = await certificate(each.name, each.address, proxy=each.proxy, within=_HANDSHAKE)
-    other_way = False
+    ask = partial(certificate, each.name, each.address, within=_HANDSHAKE)
+    sent = None if each.proxy == "auto" else each.proxy
+    outcome, other_way = await ask(proxy=sent), False
     if isinstance(outcome, NoHandshake):
-        other: Version | None = None if each.proxy else "v2"
-        again = await certificate(each.name, each.address, proxy=other, within=_HANDSHAKE)
+        again = await ask(proxy=None if sent else "v2")
         other_way = isinstance(again, Certificate | Unread)
-    return Contact(each.name, each.address, outcome, each.proxy is not None, other_way)
+        if other_way and each.proxy == "auto":
+            outcome, other_way = again, False
+    return Contact(each.name, each.address, outcome, sent is not None, other_way)
 
 
 def _handshakes(plan: Plan) -> Iterator[_Handshake]:

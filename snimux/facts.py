@@ -20,6 +20,8 @@ class Process:
     is_snimux: bool = False
     config: str | None = None
     """The path of a Caddy's Caddyfile, or of its JSON."""
+    has_proxy_protocol: bool | None = None
+    """Whether a Caddy has the wrapper of that name (2.7 and later do); None: not known."""
 
     def __str__(self) -> str:
         """For a line that people read."""

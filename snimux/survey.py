@@ -7,6 +7,7 @@ Source: psutil; proc(5), net/tcp; Caddy 2.11.7, cmd/main.go (which configuration
 storage.go (AppConfigDir, where autosave.json is).
 """
 
+import mmap
 import os
 import pwd
 import re
@@ -91,7 +92,10 @@ def _process(process: psutil.Process) -> Process | None:
     program = Path(command[0]).name if command else name
     is_snimux = "snimux" in [Path(word).name for word in command[:3]]
     if name.startswith("caddy") or program.startswith("caddy"):
-        return Process(process.pid, name, is_caddy=True, config=_config_file(process, command))
+        config, has_wrapper = _config_file(process, command), _has_proxy_protocol(process)
+        return Process(
+            process.pid, name, is_caddy=True, config=config, has_proxy_protocol=has_wrapper
+        )
     return Process(process.pid, "snimux" if is_snimux else name, is_snimux=is_snimux)
 
 
@@ -125,6 +129,17 @@ def _config_file(process: psutil.Process, command: Sequence[str]) -> str | None:
         return given
     path = directory / (given or "Caddyfile")
     return str(path) if given or path.is_file() else None
+
+
+def _has_proxy_protocol(process: psutil.Process) -> bool | None:
+    """Whether the module is in a Caddy's program; to ask that would be to run it."""
+    try:
+        with Path(process.exe()).open("rb") as file:
+            program = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (psutil.Error, OSError, ValueError):
+        return None
+    with program:
+        return program.find(b"caddy.listeners.proxy_protocol") >= 0
 
 
 def _sockets(processes: Iterable[psutil.Process]) -> tuple[list[_Entry], list[str]]:

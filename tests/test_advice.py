@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,17 @@ def _adapted(path: Path) -> dict[str, dict[str, object]]:
     )
     servers: dict[str, dict[str, object]] = json.loads(done.stdout)["apps"]["http"]["servers"]
     return servers
+
+
+@pytest.mark.parametrize(
+    ("known", "lines", "comments"), [(True, 1, 0), (None, 1, 1), (False, 0, 0)]
+)
+def test_the_wrapper_is_for_caddys_that_have_it(
+    known: bool | None, lines: int, comments: int
+) -> None:
+    process = replace(PROCESS, has_proxy_protocol=known)
+    text = "\n".join(global_options(Place(Caddy(None, process=process), FileAddress("/a"), 1, 2)))
+    assert (text.count("proxy_protocol {"), text.count("2.7 and later")) == (lines, comments)
 
 
 @with_caddy

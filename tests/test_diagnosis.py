@@ -1,7 +1,7 @@
 """``snimux.diagnosis``: facts in, findings out; and nothing that a Caddy says makes it raise."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -37,6 +37,8 @@ from snimux.proxy_header import Version
 from snimux.routes import Backend, Pattern, Route
 from tests import caddyfiles
 
+Proxy = Version | Literal["auto"] | None
+
 HTTPS, HTTP = TcpAddress("", 443), TcpAddress("", 80)
 FIRST, SECOND = TcpAddress("localhost", 2019), UnixAddress("/run/b/admin.sock")
 A, B = TcpAddress("127.0.0.1", 8443), TcpAddress("127.0.0.1", 8444)
@@ -70,7 +72,7 @@ def caddy(
     return Caddy(admin, sites, fault, process, listed)
 
 
-def route(name: str, *addresses: DialAddress, proxy: Version | None = None) -> Route:
+def route(name: str, *addresses: DialAddress, proxy: Proxy = None) -> Route:
     return Route(Pattern(name), Backend(addresses, proxy))
 
 
@@ -111,7 +113,7 @@ def wrapper(*allow: str, deny: str = "", policy: str = "IGNORE", before: bool = 
     return serving("a.example", wrapper=ProxyProtocol(allow, denied, policy, before))
 
 
-def sent(sites: Sites, version: Version | None = "v2", at: DialAddress = A) -> Facts:
+def sent(sites: Sites, version: Proxy = "v2", at: DialAddress = A) -> Facts:
     return facts(caddy(sites), plan=Plan((route("a.example", at, proxy=version),), (), ()))
 
 
@@ -200,6 +202,11 @@ CASES: Sequence[tuple[str, Facts, list[tuple[str, Colour]]]] = [
     ("sent to a socket", sent(ON_SOCKET, at=SOCKET), []),
     ("believed, not sent", sent(wrapper("127.0.0.1/32"), None), [("proxy-not-sent", YELLOW)]),
     ("required, not sent", sent(wrapper(policy="REQUIRE"), None), [("proxy-not-sent", RED)]),
+    ("automatic, and believed", sent(wrapper("127.0.0.1/32"), "auto"), []),
+    ("automatic, not parsed", sent(serving("a.example"), "auto"), []),
+    ("automatic, nobody is believed", sent(wrapper(), "auto"), [("proxy-not-allowed", YELLOW)]),
+    ("automatic, refused", sent(wrapper(policy="REJECT"), "auto"),
+     [("proxy-not-allowed", YELLOW)]),
     ("neither", sent(serving("a.example"), None), []),
     # --- backends and certificates
     ("good", contacts(contact(shown("a.example"))), []),

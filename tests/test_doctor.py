@@ -187,6 +187,7 @@ async def test_following_the_advice_turns_every_line_green(tmp_path: Path) -> No
             found = await _all_green("--config", str(config))
             assert [x["check"] for x in found].count("certificate") == 3
             assert [x["check"] for x in found].count("own-port") == 2
+            assert [x["check"] for x in found].count("proxy") == 2
             for who, names in NAMES.items():
                 for name in names:
                     body = await trio.to_thread.run_sync(_body, ports.https, name)

@@ -155,6 +155,7 @@ async def test_a_caddy_its_caddyfile_and_where_to_ask_it() -> None:
             running.stop()
         assert found.process.is_caddy
         assert found.process.config == str(directory / "Caddyfile")
+        assert found.process.has_proxy_protocol
         assert found.admins[0] == UnixAddress(str(running.admin))
 
 
