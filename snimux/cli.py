@@ -62,6 +62,9 @@ EXAMPLES
   From a file, on another port, after a look at what it says:
     snimux check --config /etc/snimux.toml
     snimux --config /etc/snimux.toml --listen :8443
+  What is wrong with the Caddys of this host; and a file for snimux with them:
+    snimux doctor
+    snimux init --output /etc/snimux.toml
 
 \b
 ADDR
