@@ -151,10 +151,11 @@ def letter(facts: Facts, found: Sequence[Place], file: str) -> Iterator[str]:
     """What is to be done, in order: each Caddyfile's lines, then snimux."""
     for place in found:
         if needs_nothing(place, facts):
-            yield f"# {_comment(place.caddy)} needs nothing"
+            yield f"# {_printable(str(place.caddy))} needs nothing"
             continue
-        config = place.caddy.process and place.caddy.process.config
-        yield f"# {config or f'the Caddyfile of {_comment(place.caddy)}'}:"
+        process = place.caddy.process
+        config = process.config if process else None
+        yield f"# {_printable(config or f'the Caddyfile of {place.caddy}')}:"
         yield "# these lines into the block at its top, the global options, in place of those of"
         yield "# the same names; and the empty site"
         yield from global_options(place)
@@ -173,12 +174,17 @@ def toml(
     if http:
         lines.append(f"http = {_list(http)}")
     for place in found:
-        lines += ["", f"# {_comment(place.caddy)}", "[[caddy]]", f"admin = {_quoted(place.admin)}"]
+        lines += [
+            "",
+            f"# {_printable(str(place.caddy))}",
+            "[[caddy]]",
+            f"admin = {_quoted(place.admin)}",
+        ]
     return "\n".join([*lines, ""])
 
 
-def _comment(caddy: Caddy) -> str:
-    text = str(caddy)
+def _printable(text: str) -> str:
+    """Text that ends no comment."""
     return text if text.isprintable() else ascii(text)
 
 

@@ -83,7 +83,7 @@ def _read(der: bytes) -> Certificate | Unread:
         names = extension.value.get_values_for_type(x509.DNSName)
     except x509.ExtensionNotFound:
         names = []
-    except ValueError as error:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         return Unread(f"not a certificate by X.509: {error}")
     return Certificate(
         tuple(name.lower() for name in names),

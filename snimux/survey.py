@@ -251,6 +251,9 @@ def _environment(process: psutil.Process) -> Mapping[str, str]:
 def _written_admin(config: str | None, environment: Mapping[str, str]) -> AdminAddress | None:
     """The address behind ``admin`` in a Caddyfile; None where it has none that can be read."""
     try:
+        # What another user's process was started with may be a FIFO, which would be waited for.
+        if not Path(config or "").is_file():
+            return None
         with Path(config or "").open(encoding="utf-8") as file:
             text = file.read(_LARGEST)
     except (OSError, ValueError):

@@ -127,6 +127,8 @@ def test_a_path_that_cannot_be_printed_ends_no_comment() -> None:
     admin = TcpAddress("localhost", 2019)
     text = toml([TcpAddress("", 443)], [], [Place(Caddy(admin, process=process), admin, 1, 2)])
     assert load({}, "f", text).caddys == (admin,)
+    found = facts(Caddy(None, process=process))
+    assert "# '/a\\n[[caddy]]':" in list(letter(found, places(found), "f"))
 
 
 def _adapted(path: Path) -> dict[str, dict[str, object]]:

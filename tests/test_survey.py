@@ -217,7 +217,15 @@ def test_the_admin_address_of_a_caddyfile(text: str, admin: object, tmp_path: Pa
 
 def test_a_caddyfile_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for path in (None, str(tmp_path / "none"), str(tmp_path), str(tmp_path / "binary"), "a\0b"):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (
+        str(tmp_path / "fifo"),
+        None,
+        str(tmp_path / "none"),
+        str(tmp_path),
+        str(tmp_path / "binary"),
+        "a\0b",
+    ):
         assert _written_admin(path, {}) is None
 
 
