@@ -17,8 +17,8 @@ no trio, no socket, no clock and no log:
    ``upstream`` (dial), ``listeners`` (listen), ``places`` (count connections), ``systemd`` (hand
    descriptors over, say how the service is), ``admin`` (ask a Caddy), ``probe`` (ask a backend
    whether it understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
-   a backend's), ``report`` (findings -> words); in ``relay`` the interface first, then ``portable``,
-   then ``engine``
+   a backend's), ``report`` (findings -> words); in ``relay`` the interface first, then
+   ``portable``, then ``engine``
 4. ``connection`` (one connection's life), ``discovery`` (the route table as the Caddys change),
    ``proxy_auto`` (which backends understand the PROXY protocol), ``pulse`` (see that connections
    are served)
