@@ -179,6 +179,7 @@ def test_it_serves_without_any_privilege(units: Machine, site: Caddy) -> None:
     assert status["Seccomp"] == ["2"]
     for kind in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[kind][0], 16) == 0
+    assert units.show("snimux.service", "WatchdogUSec") == "30s"
     # it sees systemd's sockets, by their names; and said that it serves them
     assert "address=:443 protocol=tls" in log(units)
     assert "address=:80 protocol=http" in log(units)
