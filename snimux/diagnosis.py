@@ -36,6 +36,7 @@ _DUE = 0.3
 _LISTED = 6  # of names, in a line
 
 _SEND = 'snimux --proxy-protocol auto  # or proxy = "auto" in the file'
+_SEE = ("sudo snimux doctor  # to see whose",)
 _HIDDEN = "It logs 127.0.0.1 as the client of every request."
 
 
@@ -148,6 +149,8 @@ def _is_plain(facts: Facts, port: Port) -> bool:
 
 def _for_each(facts: Facts, port: Port, line: Callable[[Place], str]) -> tuple[str, ...]:
     """A line for the Caddyfile of each Caddy that holds a port."""
+    if None in port.holders:
+        return _SEE
     return tuple(
         text
         for place in places(facts)
@@ -175,7 +178,7 @@ def _own_port(facts: Facts, own: ListenAddress, holder: Process | None) -> Findi
             str(own),
             f"{own} is held by a process that cannot be seen",
             "It is snimux, or snimux cannot have the port.",
-            ("sudo snimux doctor",),
+            _SEE,
         )
     if holder.is_snimux:
         return Finding("own-port", Colour.GREEN, str(own), f"snimux listens on {own}")
@@ -217,7 +220,9 @@ def _http3_ports(facts: Facts) -> Iterator[Finding]:
                 f"udp/{port.address}",
                 f"UDP port {_number(port)} is held by {_all(port)}",
                 "Browsers that try HTTP/3 go past snimux, and reach this server whatever the name.",
-                tuple(
+                _SEE
+                if None in port.holders
+                else tuple(
                     line
                     for caddy in facts.caddys
                     if caddy.process and caddy.process in port.holders
@@ -284,6 +289,8 @@ def _silent(facts: Facts, caddy: Caddy) -> Finding:
     place = next(place for place in places(facts) if place.caddy == caddy)
     where = f" at {caddy.admin}" if caddy.admin and caddy.process else ""
     lines = _in_options(caddy, (f"admin {place.admin}",))
+    if not caddy.admin:
+        lines = ("sudo snimux doctor  # or name its address: snimux doctor --caddy ADDR", *lines)
     if not caddy.process:
         lines = (f"# start it, or leave out --caddy {caddy.admin}",)
     return Finding(
