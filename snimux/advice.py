@@ -137,7 +137,7 @@ def global_options(place: Place) -> Iterator[str]:
         yield from (f"    {line}" for line in PROXY[1:-1])
     yield "    }"
     yield "}"
-    # Without it the listener for redirects takes no notice of default_bind.
+    # Without it Caddy makes a server for redirects by itself, which none of `servers` reaches.
     yield "http:// {"
     yield "}"
 

@@ -250,12 +250,7 @@ def _open_ports(facts: Facts) -> Iterator[Finding]:
                 f"{caddy} listens on every interface: port{'' if is_one else 's'} "
                 f"{' and '.join(open_ports)}",
                 "The network reaches it past snimux.",
-                (
-                    *_in_options(caddy, ("default_bind 127.0.0.1",)),
-                    "# and this site, or the listener for redirects takes no notice of it:",
-                    "http:// {",
-                    "}",
-                ),
+                _in_options(caddy, ("default_bind 127.0.0.1",)),
             )
 
 
