@@ -12,7 +12,7 @@ no trio, no socket, no clock and no log:
    ``routes`` ((name, ALPN) -> backend)
 2. ``settings`` (each key and flag), ``config`` (flags and TOML -> Config), ``caddy`` (Caddy's
    configuration -> routes), ``facts`` (what the doctor found), ``advice`` (what to write),
-   ``diagnosis`` (how it is)
+   ``diagnosis`` (how it is; the package itself first, ``judge`` last)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
    ``upstream`` (dial), ``listeners`` (listen), ``places`` (count connections), ``systemd`` (hand
    descriptors over, say how the service is), ``admin`` (ask a Caddy), ``probe`` (ask a backend

@@ -73,12 +73,8 @@ def places(facts: Facts) -> tuple[Place, ...]:
 def _is_alone(facts: Facts, port: int) -> bool:
     """Whether one process at most listens on a port, and snimux does not want it."""
     wanted = any(isinstance(own, TcpAddress) and own.port == port for own in facts.listen)
-    held = [x for x in facts.ports if x.kind == "tcp" and _number(x) == port]
+    held = [x for x in facts.ports if x.kind == "tcp" and x.number == port]
     return not wanted and all(len(x.holders) == 1 for x in held)
-
-
-def _number(port: Port) -> int | None:
-    return port.address.port if isinstance(port.address, TcpAddress) else None
 
 
 def _https(caddy: Caddy) -> int | None:

@@ -26,7 +26,7 @@ from snimux.address import AdminAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
 from snimux.config import Config, ConfigError, load
-from snimux.diagnosis import diagnose
+from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
 from snimux.facts import Facts
 from snimux.listeners import ListenError, activated, open_listeners

@@ -39,6 +39,11 @@ class Port:
     address: TcpAddress | UnixAddress
     holders: tuple[Process | None, ...]
 
+    @property
+    def number(self) -> int | None:
+        """Its port; None of a UNIX socket."""
+        return self.address.port if isinstance(self.address, TcpAddress) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Caddy:

@@ -20,7 +20,8 @@ from snimux.caddy import (
     plan,
     read,
 )
-from snimux.diagnosis import Colour, Finding, diagnose
+from snimux.diagnosis import Colour, Finding
+from snimux.diagnosis.judge import diagnose
 from snimux.facts import (
     Caddy,
     Certificate,
@@ -299,6 +300,17 @@ def test_two_that_share_a_port_are_named_by_their_caddyfiles_and_get_ports_of_th
             ("admin localhost:2020", "admin localhost:2021"),
         )
     ]
+
+
+def test_a_shared_port_is_for_what_snimux_has_it_for() -> None:
+    found_out = facts(
+        caddy(fault="shared"),
+        tls=(TcpAddress("127.0.0.1", 1443),),
+        http=(TcpAddress("127.0.0.1", 1080),),
+        ports=(tcp("::", 1443, CADDY_A, CADDY_B), tcp("::", 1080, CADDY_A, CADDY_B)),
+    )
+    found = [x.remedy[1] for x in diagnose(found_out) if x.check == "port-shared"]
+    assert found == ["https_port 8443", "http_port 8080"]
 
 
 def test_the_lines_for_one_check_are_those_for_the_file_that_it_is_about() -> None:

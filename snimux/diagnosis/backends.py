@@ -1,0 +1,249 @@
+"""What goes from snimux to its backends: the PROXY protocol, handshakes, certificates."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from email.utils import formatdate
+
+from snimux import hostname
+from snimux.address import DialAddress, UnixAddress
+from snimux.advice import PROXY, STRICT
+from snimux.caddy import ProxyProtocol
+from snimux.diagnosis import (
+    Colour,
+    Finding,
+    in_options,
+    listed,
+    tls_listeners,
+    tls_servers,
+)
+from snimux.facts import Caddy, Certificate, Contact, Down, Facts, NoHandshake, Unread
+from snimux.routes import Backend
+
+# Caddy renews when a third of the lifetime is left, and looks every ten minutes; certbot does when
+# a third of 90 days is left. What has less was due for some time.
+_DUE = 0.3
+
+_SEND = 'snimux --proxy-protocol auto  # or proxy = "auto" in the file'
+# to see whose",)
+_HIDDEN = "It logs 127.0.0.1 as the client of every request."
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Judge what came of handshakes, and whether the PROXY protocol is as it should be."""
+    yield from _proxies(facts)
+    yield from _contacts(facts)
+    yield from _coalescing(facts)
+
+
+def _proxies(facts: Facts) -> Iterator[Finding]:
+    known = tls_listeners(facts)
+    for route in facts.plan.routes:
+        for address in route.backend.addresses if route.backend else ():
+            if address in known and route.backend:
+                caddy, listener = known[address]
+                yield from _proxy(caddy, address, listener.proxy_protocol, route.backend)
+
+
+def _proxy(
+    caddy: Caddy, address: DialAddress, wrapper: ProxyProtocol | None, backend: Backend
+) -> Iterator[Finding]:
+    is_sent, is_auto = backend.proxy is not None, backend.proxy == "auto"
+    effect = _effect(address, wrapper)
+    lines = in_options(caddy, PROXY)
+    if is_sent and not is_auto and effect == "none":
+        yield Finding(
+            "proxy-not-parsed",
+            Colour.RED,
+            str(address),
+            f"{address} is sent the PROXY protocol, and {caddy} does not read it",
+            "It takes the header for a broken TLS hello: no request comes through.",
+            lines,
+        )
+    elif is_sent and effect == "reject":
+        yield Finding(
+            "proxy-not-allowed",
+            Colour.YELLOW if is_auto else Colour.RED,
+            str(address),
+            f"{caddy} refuses the PROXY protocol of processes of this host, on {address}",
+            _HIDDEN if is_auto else "No request comes through.",
+            lines,
+        )
+    elif is_sent and effect == "ignore":
+        yield Finding(
+            "proxy-not-allowed",
+            Colour.YELLOW,
+            str(address),
+            f"{caddy} reads the PROXY protocol on {address}, and believes nobody: no `allow`",
+            _HIDDEN,
+            lines,
+        )
+    elif not is_sent and effect in ("use", "require"):
+        yield Finding(
+            "proxy-not-sent",
+            Colour.RED if effect == "require" else Colour.YELLOW,
+            str(address),
+            f"{caddy} is ready for the PROXY protocol on {address}, and is not sent it",
+            "It refuses what comes without it." if effect == "require" else _HIDDEN,
+            (_SEND,),
+        )
+    elif is_sent and effect != "none":
+        title = f"{address} is told who the client is"
+        yield Finding("proxy", Colour.GREEN, str(address), title)
+
+
+def _effect(address: DialAddress, wrapper: ProxyProtocol | None) -> str:
+    """What becomes of a header from this host: use, require, ignore, reject; or none is read."""
+    if wrapper is None or not wrapper.before_tls:
+        return "none"
+    policy = {"SKIP": "none"}.get(wrapper.fallback_policy, wrapper.fallback_policy.lower())
+    # Caddy believes whoever can open the socket.
+    if isinstance(address, UnixAddress):
+        return "require" if policy == "require" else "use"
+    source = "127.0.0.1" if address.host == "localhost" else address.host
+    if replace(wrapper, allow=wrapper.deny, fallback_policy="").believes(source):
+        return "reject"
+    if replace(wrapper, fallback_policy="").believes(source):
+        return "use"
+    return policy if policy in ("use", "require", "reject", "none") else "ignore"
+
+
+def _contacts(facts: Facts) -> Iterator[Finding]:
+    well = {x.name for x in facts.contacts if not isinstance(x.outcome, Down)}
+    unread = None
+    for contact in facts.contacts:
+        to = f"{contact.name} -> {contact.address}"
+        match contact.outcome:
+            case Down(why):
+                is_spare = contact.name in well
+                yield Finding(
+                    "backend-down",
+                    Colour.YELLOW if is_spare else Colour.RED,
+                    contact.name,
+                    f"{to}: {why}",
+                    "Another address of the name answers."
+                    if is_spare
+                    else "Nobody answers for the name.",
+                    (f"# start what is to listen on {contact.address}, or change the route",),
+                )
+            case NoHandshake() if contact.other_way:
+                # Of a Caddy that tells, it has been told.
+                if contact.address not in tls_listeners(facts):
+                    yield _other_way(contact)
+            case NoHandshake(why):
+                yield Finding(
+                    "certificate-missing",
+                    Colour.RED,
+                    contact.name,
+                    f"{to}: no TLS handshake: {why}",
+                    "A Caddy without a certificate for the name says `internal error`; its log has "
+                    "the reason. Anything else may be no TLS server at all.",
+                    (f"openssl s_client -connect {contact.address} -servername {contact.name}",),
+                )
+            case Unread(why):
+                unread = why
+                yield Finding("backend", Colour.GREEN, contact.name, f"{to}: speaks TLS")
+            case Certificate():
+                yield _certificate(facts, contact, contact.outcome)
+    if unread:
+        yield Finding(
+            "certificate-unread",
+            Colour.YELLOW,
+            "certificates",
+            f"certificates were not read: {unread}",
+            "Whether they are for the right names, and until when, is not known.",
+            ("pip install 'snimux[doctor]'",),
+        )
+
+
+def _other_way(contact: Contact) -> Finding:
+    """Proved by handshakes with the header and without it."""
+    if contact.proxy:
+        return Finding(
+            "proxy-not-parsed",
+            Colour.RED,
+            str(contact.address),
+            f"{contact.address} is sent the PROXY protocol, and does not read it",
+            "It takes the header for a broken TLS hello: no request comes through.",
+            ("# leave out --proxy-protocol, or proxy in the file's [[route]]",),
+        )
+    return Finding(
+        "proxy-not-sent",
+        Colour.RED,
+        str(contact.address),
+        f"{contact.address} wants the PROXY protocol, and is not sent it",
+        "It refuses what comes without it.",
+        (_SEND,),
+    )
+
+
+def _certificate(facts: Facts, contact: Contact, shown: Certificate) -> Finding:
+    to = f"{contact.name} -> {contact.address}"
+    until = _date(shown.not_after)
+    left, lifetime = shown.not_after - facts.now, shown.not_after - shown.not_before
+    log = "# the log of its server says why it is not renewed: grep -i 'renew\\|obtain\\|acme'"
+    if not _is_for(shown, contact.name):
+        return Finding(
+            "certificate-wrong-name",
+            Colour.RED,
+            contact.name,
+            f"{to}: the certificate is for {listed(shown.names) or 'no name'}",
+            "Clients refuse it. It is another server's, or that server's default.",
+            (f"# is {contact.name} served there? If not: snimux --route {contact.name}=ADDR",),
+        )
+    if facts.now < shown.not_before or left <= 0:
+        when = f"ended {until}" if left <= 0 else f"begins {_date(shown.not_before)}"
+        title = f"{to}: the certificate {when}"
+        meaning = "Clients refuse it."
+        return Finding("certificate-expired", Colour.RED, contact.name, title, meaning, (log,))
+    if left < lifetime * _DUE:
+        title = f"{to}: the certificate ends {until}"
+        meaning = "It should have been renewed by now."
+        return Finding("certificate-expiring", Colour.YELLOW, contact.name, title, meaning, (log,))
+    return Finding("certificate", Colour.GREEN, contact.name, f"{to}: certificate until {until}")
+
+
+def _date(seconds: float) -> str:
+    try:
+        return formatdate(seconds, usegmt=True)
+    except (OverflowError, ValueError, OSError):
+        return "at no time that has a name"
+
+
+def _is_for(shown: Certificate, name: str) -> bool:
+    one_label_more = [x for x in hostname.patterns_matching(name) if not x.startswith("**")]
+    return any(pattern in shown.names for pattern in one_label_more if pattern != hostname.ANY)
+
+
+def _coalescing(facts: Facts) -> Iterator[Finding]:
+    """A browser may ask for a name over a connection to another whose certificate has it, too."""
+    at: dict[str, set[DialAddress]] = {}
+    for contact in facts.contacts:
+        at.setdefault(contact.name, set()).add(contact.address)
+    strict = {
+        listener.address: (caddy, server.strict_sni_host)
+        for caddy in facts.caddys
+        for server in tls_servers(caddy)
+        for listener in server.listeners
+    }
+    for address in dict.fromkeys(contact.address for contact in facts.contacts):
+        shown = [x.outcome for x in facts.contacts if x.address == address]
+        certificates = [x for x in shown if isinstance(x, Certificate)]
+        others = [
+            name
+            for name, addresses in at.items()
+            if address not in addresses and any(_is_for(x, name) for x in certificates)
+        ]
+        caddy, is_strict = strict.get(address, (None, False))
+        if others and not is_strict:
+            yield Finding(
+                "certificates-overlap",
+                Colour.YELLOW,
+                str(address),
+                f"{address} has a certificate that is good for another server's names, too: "
+                f"{listed(others)}",
+                "Browsers may ask for them over a connection that is there already (HTTP/2 "
+                "coalescing), and the wrong server answers.",
+                in_options(caddy, STRICT)
+                if caddy
+                else ("# make it answer 421 to a Host that is not the connection's server name",),
+            )
