@@ -14,8 +14,9 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import h11
 import trio
@@ -25,8 +26,11 @@ from snimux.caddy import Sites, read
 from snimux.routes import Backend
 from snimux.upstream import NotDialled, dial
 
-# Bytes of an answer: four times what Caddy says of 10,000 sites. What answers may not be a Caddy.
-_LARGEST = 16 * 1024 * 1024
+# Bytes of an answer: twice what Caddy says of 10,000 sites. What answers may not be a Caddy, and 1
+# MiB of JSON is up to 60 when it is read.
+_LARGEST = 8 * 1024 * 1024
+# Bytes of a refusal that are looked at.
+_LARGEST_REFUSAL = 64 * 1024
 # Seconds for an answer, from dialling to its end: Caddy is silent while it loads a configuration.
 _TIME = 10.0
 # What is not content, beside a quarter of it: h11 takes its time for each line and each chunk.
@@ -105,6 +109,8 @@ async def follow(
             sites, digest = told, _digest(body)
             if digest != digest_told:
                 sites = await trio.to_thread.run_sync(_understood, body)
+                # Threads are not cancelled. Nobody is to be told of anything after that.
+                await trio.lowlevel.checkpoint_if_cancelled()
             if sites is not None and sites != told:
                 tell(Changed(sites))
             elif is_lost:
@@ -162,7 +168,24 @@ def _understood(body: bytes) -> Sites:
     is_empty = config is None or config == {}
     if not is_empty and not (isinstance(config, dict) and _KEYS & config.keys()):
         raise AdminError("not a Caddy: the answer is no configuration of Caddy's")
+    wrong = None if is_empty else _misshapen(config)
+    if wrong is not None:
+        raise AdminError(f"the answer is no configuration of Caddy's: {wrong} is no object")
     return read(config)
+
+
+def _misshapen(config: Mapping[str, Any]) -> str | None:
+    """The first of the parts that routes are made of which is there and no JSON object.
+
+    Else a mistake somewhere would read as a Caddy that serves nothing any more.
+    """
+    parts = [("apps", config.get("apps"))]
+    for at, part in parts:  # which grows
+        if part is not None and not isinstance(part, dict):
+            return at
+        known = {"apps": ("http", "tls"), "apps.http": ("servers",), "apps.http.servers": part}
+        parts += [(f"{at}.{_cut(name)}", part.get(name)) for name in known.get(at) or () if part]
+    return None
 
 
 async def _get(address: AdminAddress) -> bytes:
@@ -237,6 +260,7 @@ async def _ask(stream: trio.SocketStream, host: str) -> bytes:
 
 def _refusal(status: int, body: bytes) -> str:
     """What an answer says that is none, in the server's words if they are to be read."""
+    body = body[:_LARGEST_REFUSAL]
     words = body.partition(b"\n")[0].decode("ascii", "backslashreplace").strip()
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
         words = str(json.loads(body)["error"])

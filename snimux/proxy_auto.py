@@ -148,14 +148,17 @@ class Prober:
         Args:
             task_status: told once all have answered, or after a second.
         """
-        async with trio.open_nursery() as self.nursery:
-            for address in self.asked:
-                self._begin(address)
-            with trio.move_on_after(_FIRST_ANSWERS):
-                while self.asked.keys() - self.standings.keys():
-                    await self.learnt.park()
-            task_status.started()
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as self.nursery:
+                for address in self.asked:
+                    self._begin(address)
+                with trio.move_on_after(_FIRST_ANSWERS):
+                    while self.asked.keys() - self.standings.keys():
+                        await self.learnt.park()
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self.nursery = None  # whoever exchanges them now finds nobody who would ask
 
     def exchange(self, all_asked: Mapping[DialAddress, Asked]) -> None:
         """Ask these from now on; anew where the configuration says something else than before."""

@@ -185,20 +185,28 @@ MOVED = answer(b"", status="301 Moved", head="Location: http://127.0.0.1:1/confi
         (answer(b"[]"), "not a Caddy: the answer is no configuration of Caddy's"),
         (answer(b'"apps"'), "not a Caddy: the answer is no configuration of Caddy's"),
         (answer(b'{"status":"ok"}'), "not a Caddy: the answer is no configuration of Caddy's"),
+        (answer(b'{"apps":7}'), "the answer is no configuration of Caddy's: apps is no object"),
+        (answer(b'{"apps":{"http":[]}}'), "the answer is no configuration of Caddy's: apps.http "),
+        (answer(b'{"apps":{"tls":"x","http":null}}'), "the answer is no configuration of Caddy's: "
+         "apps.tls is no object"),
+        (answer(b'{"apps":{"http":{"servers":[1]}}}'), "the answer is no configuration of Caddy's: "
+         "apps.http.servers is no object"),
+        (answer(b'{"apps":{"http":{"servers":{"srv0":1}}}}'), "the answer is no configuration of "
+         "Caddy's: apps.http.servers.srv0 is no object"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "no answer in HTTP: peer unexpectedly closed"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "no answer in HTTP: "),
         (b"", "no answer in HTTP: "),
         (answer(BODY)[:-1], "no answer in HTTP: peer closed connection"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "no answer in HTTP: "),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n",
-         "not a Caddy: an answer of more than 16 MiB"),
-        (endless_chunks, "not a Caddy: an answer of more than 16 MiB"),
-        (endless_body, "not a Caddy: an answer of more than 16 MiB"),
+         "not a Caddy: an answer of more than 8 MiB"),
+        (endless_chunks, "not a Caddy: an answer of more than 8 MiB"),
+        (endless_body, "not a Caddy: an answer of more than 8 MiB"),
         (endless_hints, "not a Caddy: an answer with hardly any content"),
         (endless_bytes, "not a Caddy: an answer with hardly any content"),
         (endless_head, "no answer in HTTP: "),
     ],
-    ids=range(25),
+    ids=range(30),
 )  # fmt: skip
 async def test_what_is_no_answer_has_its_line(given: Answer, why: str) -> None:
     async with serving(given) as server:
@@ -245,13 +253,13 @@ async def test_a_file_is_read_instead(tmp_path: Path) -> None:
 async def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with (tmp_path / "large").open("wb") as large:
-        large.truncate(2**24 + 1)
+        large.truncate(2**23 + 1)
     (tmp_path / "half").write_bytes(BODY[:-9])
     for name, why in (
         ("no", "No such file or directory"),
         ("fifo", "not a file that could be read whole"),
         (".", "Is a directory"),
-        ("large", "more than 16 MiB"),
+        ("large", "more than 8 MiB"),
         ("half", "not a Caddy: the answer is not JSON"),
     ):
         with pytest.raises(AdminError, match=f"^{why}$"):
@@ -317,6 +325,24 @@ async def test_a_file_is_followed(autojump_clock: MockClock, tmp_path: Path) -> 
 
 
 # --- two Caddys on one port
+
+
+async def test_who_is_cancelled_while_it_reads_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, told = tmp_path / "autosave.json", list[News]()
+    file.write_text("null")
+    scope = trio.CancelScope()
+
+    def read(_: bytes) -> Sites:
+        trio.from_thread.run_sync(scope.cancel)
+        return Sites()
+
+    monkeypatch.setattr("snimux.admin._understood", read)
+    with scope:
+        await follow(FileAddress(str(file)), told.append)
+    assert scope.cancelled_caught
+    assert not told
 
 
 async def test_two_caddys_on_one_port_are_told(autojump_clock: MockClock) -> None:

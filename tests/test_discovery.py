@@ -378,7 +378,7 @@ NONSENSE = {
     HTML: "not a Caddy: the answer is not JSON",
     FORBIDDEN: "it refuses to answer (403: host not allowed: x); see `origins` and "
     "`enforce_origin` of its admin",
-    LARGE: "not a Caddy: an answer of more than 16 MiB",
+    LARGE: "not a Caddy: an answer of more than 8 MiB",
     b"": "",  # never answers
 }
 
