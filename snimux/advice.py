@@ -19,18 +19,18 @@ from snimux.facts import Caddy, Facts, Port
 _ADMIN, _HTTP, _HTTPS = 2019, 8080, 8443  # from here up; the first is Caddy's default
 _EVERYWHERE = ("", "0.0.0.0", "::")
 
-QUIET = ("servers {", "    protocols h1 h2", "}")
+# What goes into the block ``servers``. Caddy takes one such block only ("duplicate listener
+# addresses"), so none of these brings its own.
+QUIET = ("protocols h1 h2",)
 """Keeps Caddy from offering HTTP/3."""
-STRICT = ("servers {", "    strict_sni_host on", "}")
+STRICT = ("strict_sni_host on",)
 """Makes Caddy answer 421 to a request that is another server's."""
 PROXY = (
-    "servers {",
-    "    listener_wrappers {",
-    "        proxy_protocol {",
-    "            allow 127.0.0.1/32 ::1/128",
-    "        }",
-    "        tls",
+    "listener_wrappers {",
+    "    proxy_protocol {",
+    "        allow 127.0.0.1/32 ::1/128",
     "    }",
+    "    tls",
     "}",
 )
 """Makes Caddy (2.7 and later) believe the PROXY protocol header of a process of this host."""
@@ -127,10 +127,8 @@ def global_options(place: Place) -> Iterator[str]:
     if has_wrapper is None:
         yield "    # listener_wrappers, for the clients' addresses, are for Caddy 2.7 and later"
     yield "    servers {"
-    yield "        protocols h1 h2"
-    yield "        strict_sni_host on"
-    if has_wrapper is not False:
-        yield from (f"    {line}" for line in PROXY[1:-1])
+    lines = (*QUIET, *STRICT, *(PROXY if has_wrapper is not False else ()))
+    yield from (f"        {line}" for line in lines)
     yield "    }"
     yield "}"
     # Without it Caddy makes a server for redirects by itself, which none of `servers` reaches.

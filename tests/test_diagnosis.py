@@ -316,14 +316,14 @@ def test_a_shared_port_is_for_what_snimux_has_it_for() -> None:
 def test_the_lines_for_one_check_are_those_for_the_file_that_it_is_about() -> None:
     finding = only(facts(caddy(serving("a.example", http3=True))), "http3")
     assert finding.remedy == (
-        "# /etc/a/Caddyfile, in the global options:",
-        "servers {",
-        "    protocols h1 h2",
-        "}",
+        "# /etc/a/Caddyfile, in the block servers { } of the global options",
+        "# (one only; make it if there is none):",
+        "protocols h1 h2",
     )
     unnamed = caddy(serving("a.example", http3=True), process=None)
     assert only(facts(unnamed), "http3").remedy[0] == (
-        "# the Caddyfile of the Caddy at localhost:2019, in the global options:"
+        "# the Caddyfile of the Caddy at localhost:2019, in the block servers { } of the "
+        "global options"
     )
 
 

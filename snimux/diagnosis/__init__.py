@@ -19,7 +19,6 @@ from snimux.facts import Caddy, Facts, Port
 
 _LISTED = 6  # of names, in a line
 
-# or proxy = "auto" in the file'
 SEE = ("sudo snimux doctor  # to see whose",)
 """The remedy for not seeing a process."""
 
@@ -84,9 +83,21 @@ def holders(port: Port) -> str:
 
 def in_options(caddy: Caddy, lines: Iterable[str]) -> tuple[str, ...]:
     """Lines for the block of global options of a Caddy, with a comment that says so."""
+    return (f"# {_caddyfile(caddy)}, in the global options:", *lines)
+
+
+def in_servers(caddy: Caddy, lines: Iterable[str]) -> tuple[str, ...]:
+    """Lines for the block ``servers`` in there, of which Caddy takes only one."""
+    return (
+        f"# {_caddyfile(caddy)}, in the block servers {{ }} of the global options",
+        "# (one only; make it if there is none):",
+        *lines,
+    )
+
+
+def _caddyfile(caddy: Caddy) -> str:
     config = caddy.process.config if caddy.process else None
-    where = config or f"the Caddyfile of {caddy}"
-    return (f"# {where}, in the global options:", *lines)
+    return config or f"the Caddyfile of {caddy}"
 
 
 def listed(names: Iterable[str]) -> str:

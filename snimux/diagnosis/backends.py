@@ -11,7 +11,7 @@ from snimux.caddy import ProxyProtocol
 from snimux.diagnosis import (
     Colour,
     Finding,
-    in_options,
+    in_servers,
     listed,
     tls_listeners,
     tls_servers,
@@ -24,7 +24,6 @@ from snimux.routes import Backend
 _DUE = 0.3
 
 _SEND = 'snimux --proxy-protocol auto  # or proxy = "auto" in the file'
-# to see whose",)
 _HIDDEN = "It logs 127.0.0.1 as the client of every request."
 
 
@@ -49,7 +48,7 @@ def _proxy(
 ) -> Iterator[Finding]:
     is_sent, is_auto = backend.proxy is not None, backend.proxy == "auto"
     effect = _effect(address, wrapper)
-    lines = in_options(caddy, PROXY)
+    lines = in_servers(caddy, PROXY)
     if is_sent and not is_auto and effect == "none":
         yield Finding(
             "proxy-not-parsed",
@@ -243,7 +242,7 @@ def _coalescing(facts: Facts) -> Iterator[Finding]:
                 f"{listed(others)}",
                 "Browsers may ask for them over a connection that is there already (HTTP/2 "
                 "coalescing), and the wrong server answers.",
-                in_options(caddy, STRICT)
+                in_servers(caddy, STRICT)
                 if caddy
                 else ("# make it answer 421 to a Host that is not the connection's server name",),
             )

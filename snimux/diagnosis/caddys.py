@@ -6,7 +6,7 @@ from snimux.address import TcpAddress
 from snimux.advice import QUIET, places
 from snimux.caddy import Listener, Sites
 from snimux.config import is_own
-from snimux.diagnosis import Colour, Finding, in_options, listed, tls_servers
+from snimux.diagnosis import Colour, Finding, in_options, in_servers, listed, tls_servers
 from snimux.facts import Caddy, Facts, Port
 from snimux.routes import RouteTable
 
@@ -127,7 +127,7 @@ def _servers(facts: Facts) -> Iterator[Finding]:
                 str(caddy),
                 f"{caddy} offers HTTP/3 on its private port (Alt-Svc)",
                 "Browsers try it, past snimux.",
-                in_options(caddy, QUIET),
+                in_servers(caddy, QUIET),
             )
 
 

@@ -11,6 +11,7 @@ from snimux.diagnosis import (
     Finding,
     holders,
     in_options,
+    in_servers,
     meets,
     tls_servers,
 )
@@ -161,7 +162,7 @@ def _http3_ports(facts: Facts) -> Iterator[Finding]:
                     line
                     for caddy in facts.caddys
                     if caddy.process and caddy.process in port.holders
-                    for line in in_options(caddy, QUIET)
+                    for line in in_servers(caddy, QUIET)
                 ),
             )
 
