@@ -160,13 +160,19 @@ def letter(facts: Facts, found: Sequence[Place], file: str) -> Iterator[str]:
 
 
 def toml(
-    listen: Sequence[ListenAddress], http: Sequence[ListenAddress], found: Iterable[Place]
+    listen: Sequence[ListenAddress], http: Sequence[ListenAddress] | None, found: Iterable[Place]
 ) -> str:
-    """A configuration file for snimux with these Caddys behind it."""
+    """A configuration file for snimux with these Caddys behind it.
+
+    Args:
+        listen: where it is to listen for TLS.
+        http: where for plain HTTP; empty is off, None is what snimux does by itself.
+        found: the Caddys.
+    """
     lines = ["# `snimux doctor --config` this file says what is not right yet.", ""]
     lines.append(f"listen = {_list(listen)}")
-    if http:
-        lines.append(f"http = {_list(http)}")
+    if http is not None:
+        lines.append(f"http = {_list(http) if http else _quoted('off')}")
     for place in found:
         lines += [
             "",

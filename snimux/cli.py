@@ -225,7 +225,7 @@ def doctor(
     group_flags: Mapping[str, Any], /, *, is_json: bool, no_search: bool, **flags: Any
 ) -> None:
     """Look at this host's Caddys and snimux's way to them, and say what mends what is wrong."""
-    facts = _examined(_merged(group_flags, flags), search=not no_search)
+    _, facts = _examined(_merged(group_flags, flags), search=not no_search)
     findings = diagnose(facts)
     form = report.as_json if is_json else report.text
     click.echo(form(findings, facts.unseen))
@@ -248,12 +248,11 @@ def init(
     **flags: Any,
 ) -> None:
     """Write a configuration for the Caddys of this host, and say what their Caddyfiles need."""
-    merged = _merged(group_flags, flags)
-    facts = _examined(merged, search=not no_search)
+    config, facts = _examined(_merged(group_flags, flags), search=not no_search)
     if not facts.caddys:
         _fail(1, "no Caddy is running here that can be seen; start them, or name one: --caddy ADDR")
     found = advice.places(facts)
-    file = advice.toml(facts.tls, facts.http if merged["http"] else (), found)
+    file = advice.toml(facts.tls, facts.http if config.is_http_said else None, found)
     if output is None:
         click.echo(file)
     else:
@@ -277,18 +276,13 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         (os.replace if force else os.link)(whole, path)
 
 
-def _examined(flags: Mapping[str, Any], *, search: bool) -> Facts:
-    """What there is to know, by flags that may name no route."""
+def _examined(flags: Mapping[str, Any], *, search: bool) -> tuple[Config, Facts]:
+    """What was told, by flags that may name no route, and what there is to know."""
     # psutil is slow to import, and a server does not need it.
     from snimux.doctor import examine
 
-    text = _read(flags["config"])
-
-    def with_caddys(found: Sequence[AdminAddress]) -> Config:
-        return _load({**flags, "caddy": [str(address) for address in found]}, text)
-
-    config = _load(flags, text, needs_routes=False)
-    return trio.run(partial(examine, config, with_caddys, search=search))
+    config = _load(flags, _read(flags["config"]), needs_routes=False)
+    return config, trio.run(partial(examine, config, search=search))
 
 
 async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | AdminError]:

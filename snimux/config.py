@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast
 
 from snimux import hostname
@@ -89,6 +89,8 @@ class Config:
     """The Caddys of those whose sites are sent no PROXY protocol header in any case."""
     handed_over: tuple[ListenAddress, ...] = ()
     """Where what was handed over listens; ``listen`` and ``http`` have the descriptors."""
+    is_http_said: bool = field(default=False, compare=False)
+    """Whether ``http`` is what was told, off included, and not what follows from the rest."""
 
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
@@ -222,6 +224,7 @@ def load(
     caddys = tuple(dict.fromkeys([*from_flags.caddys, *from_file.caddys]))
     caddy_proxies = {**from_file.caddy_proxies, **from_flags.caddy_proxies}
     given = from_file.http if from_flags.http is None else from_flags.http
+    is_http_said = given is not None
     if given is None:
         given = [] if activated else _default_http(listen, routes.values(), caddys)
     elif not given and any(x.protocol == HTTP.name for x in activated):
@@ -246,8 +249,20 @@ def load(
         caddys=caddys,
         without_proxy=frozenset(x for x, proxy in caddy_proxies.items() if proxy == _OFF),
         handed_over=handed_over,
+        is_http_said=is_http_said,
         **rest,
     )
+
+
+def with_found(config: Config, caddys: Iterable[AdminAddress]) -> Config:
+    """What a configuration without Caddys would be with those that were found.
+
+    Nobody typed these, so nothing of them is a problem of the configuration.
+    """
+    found, http = tuple(dict.fromkeys(caddys)), config.http
+    if not config.is_http_said:
+        http = tuple(_default_http(config.listen, config.routes, found))
+    return replace(config, caddys=found, http=http)
 
 
 def _with_activated(

@@ -6,18 +6,25 @@ it means is ``diagnosis``'s to say.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import trio
 
-from snimux.address import AdminAddress, DialAddress, FileAddress, TcpAddress
+from snimux.address import (
+    AddressError,
+    AdminAddress,
+    DialAddress,
+    FileAddress,
+    TcpAddress,
+    parse_admin,
+)
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan
 from snimux.certificate import certificate
-from snimux.config import Config, is_own
+from snimux.config import Config, is_own, with_found
 from snimux.discovery import planned
 from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Unread
 from snimux.proxy_header import Version
@@ -35,17 +42,11 @@ _MOST_HANDSHAKES = 1000
 _SHARED = "another process has the same address, and answers in its place at random"
 
 
-async def examine(
-    config: Config,
-    with_caddys: Callable[[Sequence[AdminAddress]], Config],
-    *,
-    search: bool = True,
-) -> Facts:
+async def examine(config: Config, *, search: bool = True) -> Facts:
     """Find everything out, in half a minute at the most; mostly in less than one second.
 
     Args:
-        config: what snimux was told; it may be nothing.
-        with_caddys: makes a configuration of Caddys that were found, for where it is nothing.
+        config: what snimux was told; where it is nothing, the Caddys that are found are it.
         search: look for Caddys that were not named, too.
     """
     seen = await trio.to_thread.run_sync(survey)
@@ -53,7 +54,7 @@ async def examine(
     caddys = _once(await _ask_all(to_ask, seen.ports), seen.ports)
     if not (config.routes or config.caddys):
         answered = [x.admin for x in caddys if x.admin and x.sites is not None]
-        config = with_caddys(answered) if answered else config
+        config = with_found(config, answered)
     listed = set(config.caddys)
     caddys = [replace(x, is_listed=x.is_listed or x.admin in listed) for x in caddys]
     sites = {x.admin: x.sites for x in caddys if x.admin}
@@ -123,12 +124,11 @@ async def _ask_all(to_ask: Sequence[Running | AdminAddress], ports: Sequence[Por
 async def _ask(each: Running | AdminAddress, ports: Sequence[Port]) -> Caddy:
     """Ask one Caddy, at one of its addresses after the other until it answers as a Caddy does."""
     process = each.process if isinstance(each, Running) else None
-    admins = each.admins if isinstance(each, Running) else (each,)
+    admins, fault = _usable(each.admins if isinstance(each, Running) else (each,))
     if not admins:
-        return Caddy(None, None, "no admin API was found", process)
+        return Caddy(None, None, fault or "no admin API was found", process)
     if any(_is_shared(admin, ports) for admin in admins):
         return Caddy(admins[0], None, _SHARED, process)
-    fault = ""
     with trio.move_on_after(_ANSWER):
         for admin in admins:
             try:
@@ -136,6 +136,17 @@ async def _ask(each: Running | AdminAddress, ports: Sequence[Port]) -> Caddy:
             except AdminError as error:
                 fault = fault or str(error)
     return Caddy(admins[0], None, fault or f"no answer in {_ANSWER:g} s", process)
+
+
+def _usable(admins: Iterable[AdminAddress]) -> tuple[list[AdminAddress], str]:
+    """Those that snimux takes when they are written down, and why it takes another not."""
+    usable, fault = [], ""
+    for admin in admins:
+        try:
+            usable.append(parse_admin(str(admin)))
+        except AddressError as error:
+            fault = f"{admin}: {error}"
+    return usable, fault
 
 
 def _once(caddys: Iterable[Caddy], ports: Sequence[Port]) -> list[Caddy]:

@@ -119,7 +119,8 @@ def test_the_file_is_one_that_snimux_reads() -> None:
     config = load({}, "f", toml([TcpAddress("", 443)], [TcpAddress("::1", 80)], found))
     assert config.caddys == admins
     assert (config.listen, config.http) == ((TcpAddress("", 443),), (TcpAddress("::1", 80),))
-    assert "http" not in toml([TcpAddress("", 443)], [], [])
+    assert "http" not in toml([TcpAddress("", 443)], None, [])
+    assert load({}, "f", toml([TcpAddress("", 443)], [], found)).http == ()
 
 
 def test_a_path_that_cannot_be_printed_ends_no_comment() -> None:

@@ -18,8 +18,13 @@ import pytest
 import trio
 import trustme
 
-from snimux.address import UnixAddress
+from snimux import doctor
+from snimux.address import TcpAddress, UnixAddress
 from snimux.config import load
+from snimux.diagnosis.judge import diagnose
+from snimux.doctor import examine
+from snimux.facts import Process
+from snimux.survey import Running, Survey
 from tests import caddy, muxes
 from tests.caddy import Caddy, short_directory, until
 
@@ -299,6 +304,47 @@ async def test_on_demand_sites_are_not_asked_for_a_certificate() -> None:
     assert "obtaining" not in log
 
 
+async def _serve_nothing(stream: trio.SocketStream) -> None:
+    """Answer as a Caddy's admin API does that serves nothing."""
+    await stream.receive_some()
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+    await stream.send_all(f"{head}{{}}".encode())
+
+
+async def test_two_that_differ_by_the_family_alone_are_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Caddys on localhost:2019 and on [::1]:2019, which cannot be said by flags."""
+    port = caddy.free_port()
+    found = (
+        Running(Process(1, "caddy", is_caddy=True), (TcpAddress("localhost", port),)),
+        Running(Process(2, "caddy", is_caddy=True), (TcpAddress("::1", port),)),
+    )
+    monkeypatch.setattr(doctor, "survey", lambda: Survey((), found, ()))
+    async with trio.open_nursery() as nursery:
+        for host in ("127.0.0.1", "::1"):
+            await nursery.start(partial(trio.serve_tcp, _serve_nothing, port, host=host))
+        facts = await examine(load({}, needs_routes=False))
+        nursery.cancel_scope.cancel()
+    assert [x.admin for x in facts.caddys if x.is_listed] == [
+        TcpAddress("localhost", port),
+        TcpAddress("::1", port),
+    ]
+    assert facts.http == (TcpAddress("", 80),)
+
+
+async def test_an_admin_socket_that_no_file_can_name_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = f"/run/{'a' * 100}"
+    process = Process(1, "caddy", is_caddy=True)
+    found = (Running(process, (UnixAddress(path),)),)
+    monkeypatch.setattr(doctor, "survey", lambda: Survey((), found, ()))
+    facts = await examine(load({}, needs_routes=False))
+    (finding,) = [x for x in diagnose(facts) if x.check == "admin-down"]
+    assert f"unix/{path}: the path of a UNIX socket has at most 103 bytes" in finding.title
+
+
 # --- init
 
 
@@ -329,6 +375,15 @@ async def _init(*args: str) -> subprocess.CompletedProcess[bytes]:
         capture_stdout=True,
         capture_stderr=True,
     )
+
+
+@pytest.mark.parametrize("said", ["--http=off", "--config"])
+async def test_init_keeps_what_is_said_of_port_80(said: str, tmp_path: Path) -> None:
+    file = tmp_path / "told.toml"
+    file.write_text('listen = ":443"\nhttp = "off"\n', "utf-8")
+    args = [said, str(file)] if said == "--config" else [said]
+    done = await _init("--no-search", "--caddy", "localhost:1", *args)
+    assert b'\nhttp = "off"\n' in done.stdout
 
 
 async def test_init_without_a_caddy_says_what_to_do() -> None:
