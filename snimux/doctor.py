@@ -6,7 +6,7 @@ it means is ``diagnosis``'s to say.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -25,14 +25,18 @@ from snimux.admin import AdminError, look
 from snimux.caddy import Plan
 from snimux.certificate import certificate
 from snimux.config import Config, is_own, with_found
+from snimux.diagnosis import listed
 from snimux.discovery import planned
-from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Unread
-from snimux.proxy_header import Version
+from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread
+from snimux.probe import Unreached, ask, ask_both, by_http, by_tls
+from snimux.proxy_header import Version, build
+from snimux.routes import Backend, Route
 from snimux.survey import DEFAULT_ADMIN, Running, Survey, survey
+from snimux.upstream import NotDialled, dial
 
-# Seconds: for a Caddy's answer, for a handshake, and for all handshakes together. Everything is on
-# this host or near; a person waits.
-_ANSWER, _HANDSHAKE, _HANDSHAKES = 5.0, 5.0, 15.0
+# Seconds: for a Caddy's answer, for a handshake, for all handshakes together, and for all other
+# requests. Everything is on this host or near; a person waits.
+_ANSWER, _HANDSHAKE, _HANDSHAKES, _PROBES = 5.0, 5.0, 15.0, 8.0
 
 _AT_ONCE = 32  # handshakes: each costs the server a signature
 
@@ -55,11 +59,13 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
     if not (config.routes or config.caddys):
         answered = [x.admin for x in caddys if x.admin and x.sites is not None]
         config = with_found(config, answered)
-    listed = set(config.caddys)
-    caddys = [replace(x, is_listed=x.is_listed or x.admin in listed) for x in caddys]
+    named = set(config.caddys)
+    caddys = [replace(x, is_listed=x.is_listed or x.admin in named) for x in caddys]
     sites = {x.admin: x.sites for x in caddys if x.admin}
     plan = planned(config, sites)
-    contacts, unseen = await _contact_all(plan, [x for x in caddys if x.admin in listed])
+    on_demand = _on_demand(x for x in caddys if x.admin in named)
+    contacts, unseen = await _contact_all(plan, on_demand)
+    probed, more_unseen = await _probe_all(plan, on_demand)
     return Facts(
         now=time.time(),
         tls=config.listen,
@@ -68,7 +74,8 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
         ports=seen.ports,
         caddys=tuple(caddys),
         contacts=contacts,
-        unseen=(*seen.unseen, *unseen),
+        probed=probed,
+        unseen=(*seen.unseen, *unseen, *more_unseen),
     )
 
 
@@ -178,17 +185,21 @@ class _Handshake:
     proxy: Version | Literal["auto"] | None
 
 
-async def _contact_all(
-    plan: Plan, caddys: Iterable[Caddy]
-) -> tuple[tuple[Contact, ...], tuple[str, ...]]:
-    """Shake hands for each name of a route with each of its addresses; and what was left out."""
-    on_demand = {
+def _on_demand(caddys: Iterable[Caddy]) -> dict[DialAddress, str]:
+    """Where a handshake may make a Caddy ask for a certificate, and which Caddy."""
+    return {
         listener.address: str(caddy)
         for caddy in caddys
         if caddy.sites and caddy.sites.on_demand
         for server in caddy.sites.servers
         for listener in server.listeners
     }
+
+
+async def _contact_all(
+    plan: Plan, on_demand: Mapping[DialAddress, str]
+) -> tuple[tuple[Contact, ...], tuple[str, ...]]:
+    """Shake hands for each name of a route with each of its addresses; and what was left out."""
     wanted = list(dict.fromkeys(_handshakes(plan)))
     allowed = [x for x in wanted if x.address not in on_demand][:_MOST_HANDSHAKES]
     made: dict[_Handshake, Contact] = {}
@@ -226,8 +237,82 @@ async def _contact(each: _Handshake) -> Contact:
 
 def _handshakes(plan: Plan) -> Iterator[_Handshake]:
     for route in plan.routes:
-        # What a wildcard stands for is not known, and an ALPN protocol of its own may be no TLS
-        # server as clients know it.
-        if route.backend and route.pattern.alpn is None and "*" not in route.pattern.host:
+        if route.backend and _has_name(route):
             for address in route.backend.addresses:
                 yield _Handshake(route.pattern.host, address, route.backend.proxy)
+
+
+def _has_name(route: Route) -> bool:
+    """Whether there is a name to shake hands for.
+
+    What a wildcard stands for is not known, and an ALPN protocol of its own may be no TLS server as
+    clients know it.
+    """
+    return route.pattern.alpn is None and "*" not in route.pattern.host
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    address: DialAddress
+    is_http: bool
+    proxy: Version | Literal["auto"] | None
+
+
+async def _probe_all(
+    plan: Plan, on_demand: Mapping[DialAddress, str]
+) -> tuple[tuple[Probed, ...], tuple[str, ...]]:
+    """Ask each address of a backend once that no handshake is made with; and what is not seen."""
+    wanted: dict[_Probe, Route] = {}
+    for probe, route in _probes(plan, on_demand):
+        wanted.setdefault(probe, route)
+    made: dict[_Probe, Probed] = {}
+    limit = trio.CapacityLimiter(_AT_ONCE)
+
+    async def make(probe: _Probe, route: Route) -> None:
+        async with limit:
+            made[probe] = await _probe(probe, route, is_quiet=probe.address in on_demand)
+
+    with trio.move_on_after(_PROBES):
+        async with trio.open_nursery() as nursery:
+            for probe, route in wanted.items():
+                nursery.start_soon(make, probe, route)
+    left = len(wanted) - len(made)
+    unseen = [f"{left} more backends: there was no time to ask them"] if left else []
+    nameless = [str(x.pattern) for x in plan.routes if x.backend and not _has_name(x)]
+    if nameless:
+        unseen.append(f"the certificates for {listed(nameless)}: clients choose the names")
+    return tuple(made[probe] for probe in wanted if probe in made), tuple(unseen)
+
+
+def _probes(plan: Plan, on_demand: Mapping[DialAddress, str]) -> Iterator[tuple[_Probe, Route]]:
+    shaken = {(x.address, x.proxy) for x in _handshakes(plan) if x.address not in on_demand}
+    for route in plan.routes:
+        if route.backend:
+            for address in route.backend.addresses:
+                if (address, route.backend.proxy) not in shaken:
+                    yield _Probe(address, False, route.backend.proxy), route
+        if route.http:
+            for address in route.http.addresses:
+                yield _Probe(address, True, route.http.proxy), route
+
+
+async def _probe(probe: _Probe, route: Route, *, is_quiet: bool) -> Probed:
+    """Ask with the header of the route and without; by TLS only dial where all else has effects."""
+    address, version = probe.address, probe.proxy
+    done = Probed(str(route.pattern), address, probe.is_http)
+    if is_quiet and not probe.is_http:
+        dialled = await dial(Backend((address,)), dial_timeout=_HANDSHAKE)
+        if isinstance(dialled, NotDialled):
+            return replace(done, down=dialled.detail.removeprefix(f"{address}: "))
+        dialled.socket.close()
+        return done
+    name = route.pattern.host if _has_name(route) else "localhost"
+    question = by_http(name) if probe.is_http else by_tls(None)
+    found = await ask_both(address, question)
+    if version == "v1":
+        found = replace(found, with_header=await ask(address, question, build("v1", None, None)))
+    if isinstance(found.without, Unreached) and isinstance(found.with_header, Unreached):
+        return replace(done, down=found.without.detail)
+    is_sent = version in ("v1", "v2")
+    other_way = found.refuses if is_sent else found.requires and version != "auto"
+    return replace(done, proxy=is_sent, other_way=other_way)

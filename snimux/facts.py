@@ -118,6 +118,26 @@ class Contact:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """What came of the first bytes of a request to a backend's address, without more.
+
+    Args:
+        pattern: of the first route that goes there.
+        is_http: whether it was asked in plain HTTP, and not by TLS.
+        down: why nothing connects there; None if something does.
+        proxy: whether the PROXY protocol goes first, as it does for the route.
+        other_way: whether it serves the other way only: without it, or with it.
+    """
+
+    pattern: str
+    address: DialAddress
+    is_http: bool
+    down: str | None = None
+    proxy: bool = False
+    other_way: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that was found out."""
 
@@ -132,6 +152,7 @@ class Facts:
     ports: tuple[Port, ...] = ()
     caddys: tuple[Caddy, ...] = ()
     contacts: tuple[Contact, ...] = ()
+    probed: tuple[Probed, ...] = ()
     unseen: tuple[str, ...] = ()
     """What could not be found out, and what to do about it."""
 

@@ -304,6 +304,44 @@ async def test_on_demand_sites_are_not_asked_for_a_certificate() -> None:
     assert "obtaining" not in log
 
 
+async def _answer_plain(stream: trio.SocketStream) -> None:
+    """Know no PROXY protocol: whatever does not begin as a request does is a bad one."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        is_good = (await stream.receive_some()).startswith(b"OPTIONS ")
+        status = "200 OK" if is_good else "400 Bad Request"
+        await stream.send_all(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [
+        ('http = "127.0.0.1:1"', {"backend-down": "red"}),
+        ('http = ["127.0.0.1:1", "{up}"]', {"backend-down": "yellow", "backend": "green"}),
+        ('http = "{up}"', {"backend": "green"}),
+        ('http = "{up}"\nhttp_proxy = "v1"', {"proxy-not-parsed": "red"}),
+        ('http = "{up}"\nhttp_proxy = "v2"', {"proxy-not-parsed": "red"}),
+        ('http = "{up}"\nhttp_proxy = "auto"', {"backend": "green"}),
+        ('to = "127.0.0.1:1"', {"backend-down": "red"}),
+        ('to = "{up}"', {"backend": "green"}),
+    ],
+)
+async def test_every_address_of_every_route_is_asked(
+    to: str, expected: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "snimux.toml"
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, _answer_plain, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        up = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        text = f'listen = "127.0.0.1:{caddy.free_port()}"\n[[route]]\nhosts = "*.a.example"\n'
+        file.write_text(text + to.replace("{up}", up), "utf-8")
+        _, said = await snimux("doctor", "--json", "--no-search", "--config", str(file))
+        nursery.cancel_scope.cancel()
+    assert colours(json.loads(said)["findings"]) == {"own-port": "green"} | expected
+    is_by_tls = to.startswith("to")
+    assert ("the certificates for *.a.example" in said) is is_by_tls
+
+
 async def _serve_nothing(stream: trio.SocketStream) -> None:
     """Answer as a Caddy's admin API does that serves nothing."""
     await stream.receive_some()

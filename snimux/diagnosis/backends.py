@@ -16,7 +16,7 @@ from snimux.diagnosis import (
     tls_listeners,
     tls_servers,
 )
-from snimux.facts import Caddy, Certificate, Contact, Down, Facts, NoHandshake, Unread
+from snimux.facts import Caddy, Certificate, Contact, Down, Facts, NoHandshake, Probed, Unread
 from snimux.routes import Backend
 
 # Caddy renews when a third of the lifetime is left, and looks every ten minutes; certbot does when
@@ -24,6 +24,9 @@ from snimux.routes import Backend
 _DUE = 0.3
 
 _SEND = 'snimux --proxy-protocol auto  # or proxy = "auto" in the file'
+_HEADER_BEFORE_TLS = "It takes the header for a broken TLS hello: no request comes through."
+_HEADER_BEFORE_HTTP = "It takes the header for a broken request: each gets 400, or nothing."
+_SPARE = "Another address of the name answers."
 _HIDDEN = "It logs 127.0.0.1 as the client of every request."
 
 
@@ -31,6 +34,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     """Judge what came of handshakes, and whether the PROXY protocol is as it should be."""
     yield from _proxies(facts)
     yield from _contacts(facts)
+    yield from _probed(facts)
     yield from _coalescing(facts)
 
 
@@ -55,7 +59,7 @@ def _proxy(
             Colour.RED,
             str(address),
             f"{address} is sent the PROXY protocol, and {caddy} does not read it",
-            "It takes the header for a broken TLS hello: no request comes through.",
+            _HEADER_BEFORE_TLS,
             lines,
         )
     elif is_sent and effect == "reject":
@@ -119,15 +123,13 @@ def _contacts(facts: Facts) -> Iterator[Finding]:
                     Colour.YELLOW if is_spare else Colour.RED,
                     contact.name,
                     f"{to}: {why}",
-                    "Another address of the name answers."
-                    if is_spare
-                    else "Nobody answers for the name.",
+                    _SPARE if is_spare else "Nobody answers for the name.",
                     (f"# start what is to listen on {contact.address}, or change the route",),
                 )
             case NoHandshake() if contact.other_way:
                 # Of a Caddy that tells, it has been told.
                 if contact.address not in tls_listeners(facts):
-                    yield _other_way(contact)
+                    yield _other_way(contact, _HEADER_BEFORE_TLS)
             case NoHandshake(why):
                 yield Finding(
                     "certificate-missing",
@@ -154,16 +156,16 @@ def _contacts(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _other_way(contact: Contact) -> Finding:
-    """Proved by handshakes with the header and without it."""
+def _other_way(contact: Contact | Probed, mistaken: str) -> Finding:
+    """Proved by requests with the header and without it."""
     if contact.proxy:
         return Finding(
             "proxy-not-parsed",
             Colour.RED,
             str(contact.address),
             f"{contact.address} is sent the PROXY protocol, and does not read it",
-            "It takes the header for a broken TLS hello: no request comes through.",
-            ("# leave out --proxy-protocol, or proxy in the file's [[route]]",),
+            mistaken,
+            ("# leave out --proxy-protocol, or proxy and http_proxy in the file's [[route]]",),
         )
     return Finding(
         "proxy-not-sent",
@@ -173,6 +175,35 @@ def _other_way(contact: Contact) -> Finding:
         "It refuses what comes without it.",
         (_SEND,),
     )
+
+
+def _probed(facts: Facts) -> Iterator[Finding]:
+    """Judge what answers in plain HTTP, and for patterns that are no names."""
+    for probed in facts.probed:
+        to = f"{probed.pattern}{' (plain HTTP)' if probed.is_http else ''} -> {probed.address}"
+        if probed.down is not None:
+            is_spare = _is_spare(facts, probed)
+            yield Finding(
+                "backend-down",
+                Colour.YELLOW if is_spare else Colour.RED,
+                probed.pattern,
+                f"{to}: {probed.down}",
+                _SPARE if is_spare else "Nobody answers for the name.",
+                (f"# start what is to listen on {probed.address}, or change the route",),
+            )
+        elif not probed.other_way:
+            yield Finding("backend", Colour.GREEN, probed.pattern, f"{to}: something listens")
+        # Of a Caddy that tells, it has been told for TLS.
+        elif probed.is_http or probed.address not in tls_listeners(facts):
+            yield _other_way(probed, _HEADER_BEFORE_HTTP if probed.is_http else _HEADER_BEFORE_TLS)
+
+
+def _is_spare(facts: Facts, down: Probed) -> bool:
+    """Whether each route that goes there has another address that answers."""
+    up = {x.address for x in facts.contacts if not isinstance(x.outcome, Down)}
+    up |= {x.address for x in facts.probed if x.down is None}
+    sides = [route.http if down.is_http else route.backend for route in facts.plan.routes]
+    return all(up & set(x.addresses) for x in sides if x and down.address in x.addresses)
 
 
 def _certificate(facts: Facts, contact: Contact, shown: Certificate) -> Finding:
