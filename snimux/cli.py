@@ -80,10 +80,10 @@ HOST
 
 \b
 PORT 80
-  Requests by plain HTTP go where a [[route]] of the file has http; else they are redirected to
-  https, but for those that validate certificates (/.well-known/acme-challenge/ and
-  /.well-known/pki-validation/), which get 404. One connection goes to one server, that of its
-  first request.
+  Requests by plain HTTP go where a [[route]] of the file has http, or where a Caddy serves them;
+  else they are redirected to https, but for those that validate certificates
+  (/.well-known/acme-challenge/ and /.well-known/pki-validation/), which get 404.
+  One connection goes to one server, that of its first request.
 
 \b
 SYSTEMD
