@@ -74,6 +74,10 @@ class Unrouted:
 
     what: str
     why: str
+    host: str = field(default="", compare=False)
+    """The pattern that a route to it would have, if it is one."""
+    at: tuple[DialAddress, ...] = field(default=(), compare=False)
+    """Where it is served, if that can be dialled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,10 +445,11 @@ class _Reader:
             for host in (server.hosts or ("a catch-all",)) if faults else ():
                 self.unrouted.setdefault(Unrouted(_shown(host), faults[0]))
             return
-        where = _places(listeners)
+        where, addresses = _places(listeners), tuple(x.address for x in listeners)
         if server.has_catch_all:
             kind = "on-demand TLS" if self.on_demand() else "a catch-all"
-            self.unrouted.setdefault(Unrouted(where, f"serves whatever name comes ({kind})"))
+            why = f"serves whatever name comes ({kind})"
+            self.unrouted.setdefault(Unrouted(where, why, at=addresses))
         automated = _strings(_mapping(self.tls.get("certificates")).get("automate"))
         redirects = self.redirects(server) or tuple(islice(self.any_plain, _MOST))
         for host in self.patterns([*server.hosts, *(automated if server.has_catch_all else ())]):
@@ -453,7 +458,7 @@ class _Reader:
                 self.sites[host] = Site(host, listeners, self.http(host) or redirects)
             elif known.https != listeners:
                 why = f"another site of the name, on {_places(known.https)}, has the route"
-                self.unrouted.setdefault(Unrouted(f"{host} on {where}", why))
+                self.unrouted.setdefault(Unrouted(f"{host} on {where}", why, host, addresses))
         # Whichever server it is, all know the keys; so it is the first.
         public_names, self.public_names = self.public_names, ()
         for host in self.patterns(public_names):

@@ -55,7 +55,7 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
     """
     seen = await trio.to_thread.run_sync(survey)
     to_ask = _to_ask(config.caddys, seen, search=search)
-    caddys = _once(await _ask_all(to_ask, seen.ports), seen.ports)
+    caddys = _once(await _ask_all(to_ask, seen.ports, config.caddys), seen.ports)
     if not (config.routes or config.caddys):
         answered = [x.admin for x in caddys if x.admin and x.sites is not None]
         config = with_found(config, answered)
@@ -90,7 +90,8 @@ def _to_ask(
     for each in seen.caddys:
         named = [admin for admin in listed if _is_at(each, admin, seen.ports)]
         if named or search:
-            running.append(replace(each, admins=tuple(named[:1]) or each.admins))
+            others = [x for x in each.admins if not any(_same(x, admin) for admin in named)]
+            running.append(replace(each, admins=(*named[:1], *others)))
     known = [admin for each in running for admin in each.admins]
     further = [*listed, *(_default(seen.ports) if search else ())]
     rest = [x for x in further if not any(_same(x, admin) for admin in known)]
@@ -116,11 +117,15 @@ def _same(one: AdminAddress, other: AdminAddress) -> bool:
     return is_own([one], other)
 
 
-async def _ask_all(to_ask: Sequence[Running | AdminAddress], ports: Sequence[Port]) -> list[Caddy]:
+async def _ask_all(
+    to_ask: Sequence[Running | AdminAddress],
+    ports: Sequence[Port],
+    listed: Sequence[AdminAddress],
+) -> list[Caddy]:
     found: dict[int, Caddy] = {}
 
     async def ask(number: int, each: Running | AdminAddress) -> None:
-        found[number] = await _ask(each, ports)
+        found[number] = await _ask(each, ports, listed)
 
     async with trio.open_nursery() as nursery:
         for number, each in enumerate(to_ask):
@@ -128,20 +133,30 @@ async def _ask_all(to_ask: Sequence[Running | AdminAddress], ports: Sequence[Por
     return [found[number] for number in sorted(found)]
 
 
-async def _ask(each: Running | AdminAddress, ports: Sequence[Port]) -> Caddy:
-    """Ask one Caddy, at one of its addresses after the other until it answers as a Caddy does."""
+async def _ask(
+    each: Running | AdminAddress, ports: Sequence[Port], listed: Sequence[AdminAddress]
+) -> Caddy:
+    """Ask one Caddy, at one of its addresses after the other until it answers as a Caddy does.
+
+    One that is listed does not tell if it does so elsewhere only: there snimux will not ask it.
+    """
     process = each.process if isinstance(each, Running) else None
     admins, fault = _usable(each.admins if isinstance(each, Running) else (each,))
     if not admins:
         return Caddy(None, None, fault or "no admin API was found", process)
-    if any(_is_shared(admin, ports) for admin in admins):
+    if any(_is_shared(admin, ports) for admin in admins[: 1 if admins[0] in listed else None]):
         return Caddy(admins[0], None, _SHARED, process)
     with trio.move_on_after(_ANSWER):
         for admin in admins:
             try:
-                return Caddy(admin, await look(admin), process=process)
+                sites = await look(admin)
             except AdminError as error:
                 fault = fault or str(error)
+                continue
+            if admins[0] not in listed or admin == admins[0]:
+                return Caddy(admin, sites, process=process)
+            if not isinstance(admin, FileAddress):
+                return Caddy(admins[0], None, fault, process, answers_at=admin)
     return Caddy(admins[0], None, fault or f"no answer in {_ANSWER:g} s", process)
 
 

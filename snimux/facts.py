@@ -53,6 +53,7 @@ class Caddy:
         admin: where it was asked; None where nothing can be asked.
         sites: what it serves; None if that is not known, and then ``fault`` says why.
         is_listed: by snimux's configuration, and not just found running.
+        answers_at: where its admin API is, if not where snimux was told.
     """
 
     admin: AdminAddress | None
@@ -60,6 +61,7 @@ class Caddy:
     fault: str = ""
     process: Process | None = None
     is_listed: bool = False
+    answers_at: AdminAddress | None = None
 
     def __str__(self) -> str:
         """For a line that people read."""

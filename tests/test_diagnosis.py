@@ -1,6 +1,7 @@
 """``snimux.diagnosis``: facts in, findings out; and nothing that a Caddy says makes it raise."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -337,6 +338,40 @@ def test_the_lines_for_one_check_are_those_for_the_file_that_it_is_about() -> No
         "# the Caddyfile of the Caddy at localhost:2019, in the block servers { } of the "
         "global options"
     )
+
+
+def test_who_is_believed_is_told_and_what_to_add() -> None:
+    finding = only(sent(wrapper("10.0.0.0/8")), "proxy-not-allowed")
+    assert finding.title.endswith("believes only 10.0.0.0/8, not snimux at 127.0.0.1")
+    assert finding.remedy[-1] == "allow 127.0.0.1/32"
+    six = serving("a.example", at=TcpAddress("::1", 1), wrapper=replace(ALLOW, allow=()))
+    finding = only(sent(six, at=TcpAddress("::1", 1)), "proxy-not-allowed")
+    assert finding.title.endswith("believes nobody: no `allow`")
+    assert finding.remedy[-1] == "allow ::1/128"
+
+
+@pytest.mark.parametrize(
+    ("unrouted", "line"),
+    [
+        (Unrouted("b on x:1", "why", "b.example", (A,)),
+         "snimux --route b.example=127.0.0.1:8443"),
+        (Unrouted("x", "why", "", (A, SOCKET)),
+         "snimux --default 127.0.0.1:8443,unix//run/a  "
+         "# or --route HOST=127.0.0.1:8443,unix//run/a"),
+        (Unrouted("::1", "an IP address"), "snimux --default ADDR  # or --route HOST=ADDR"),
+    ],
+)  # fmt: skip
+def test_the_route_for_what_has_none(unrouted: Unrouted, line: str) -> None:
+    assert only(facts(caddy(Sites(unrouted=(unrouted,)))), "no-route").remedy == (line,)
+
+
+def test_openssl_is_told_the_address_as_it_wants_it() -> None:
+    for address, words in (
+        (UnixAddress("/run/a b"), "-unix '/run/a b'"),
+        (A, "-connect 127.0.0.1:8443"),
+    ):
+        finding = only(contacts(contact(NoHandshake("alert"), at=address)), "certificate-missing")
+        assert finding.remedy == (f"openssl s_client {words} -servername a.example",)
 
 
 def test_long_lists_of_names_are_cut() -> None:

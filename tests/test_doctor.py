@@ -259,6 +259,8 @@ async def test_a_caddy_that_has_the_public_port_and_one_that_is_no_caddy() -> No
     }
     (line,) = [x["title"] for x in found if x["check"] == "admin-down"]
     assert "not a Caddy's admin API" in line
+    (remedy,) = [x["remedy"] for x in found if x["check"] == "admin-down"]
+    assert remedy == [f"snimux --caddy localhost:{ports.admin}  # not localhost:{ports.http}"]
 
 
 async def test_a_server_that_is_no_caddy_is_looked_at_by_its_route() -> None:

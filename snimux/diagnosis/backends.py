@@ -1,5 +1,6 @@
 """What goes from snimux to its backends: the PROXY protocol, handshakes, certificates."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import formatdate
@@ -11,6 +12,7 @@ from snimux.caddy import ProxyProtocol
 from snimux.diagnosis import (
     Colour,
     Finding,
+    in_options,
     in_servers,
     listed,
     tls_listeners,
@@ -53,6 +55,12 @@ def _proxy(
     is_sent, is_auto = backend.proxy is not None, backend.proxy == "auto"
     effect = _effect(address, wrapper)
     lines = in_servers(caddy, PROXY)
+    allow, source = wrapper.allow if wrapper else (), _source(address)
+    believed = f"only {listed(allow)}, not snimux at {source}" if allow else "nobody: no `allow`"
+    mask = 128 if ":" in source else 32
+    believe = in_options(
+        caddy, ("# in proxy_protocol, beside what is there:", f"allow {source}/{mask}")
+    )
     if is_sent and not is_auto and effect == "none":
         yield Finding(
             "proxy-not-parsed",
@@ -76,9 +84,9 @@ def _proxy(
             "proxy-not-allowed",
             Colour.YELLOW,
             str(address),
-            f"{caddy} reads the PROXY protocol on {address}, and believes nobody: no `allow`",
+            f"{caddy} reads the PROXY protocol on {address}, and believes {believed}",
             _HIDDEN,
-            lines,
+            believe,
         )
     elif not is_sent and effect in ("use", "require"):
         yield Finding(
@@ -102,12 +110,19 @@ def _effect(address: DialAddress, wrapper: ProxyProtocol | None) -> str:
     # Caddy believes whoever can open the socket.
     if isinstance(address, UnixAddress):
         return "require" if policy == "require" else "use"
-    source = "127.0.0.1" if address.host == "localhost" else address.host
+    source = _source(address)
     if replace(wrapper, allow=wrapper.deny, fallback_policy="").believes(source):
         return "reject"
     if replace(wrapper, fallback_policy="").believes(source):
         return "use"
     return policy if policy in ("use", "require", "reject", "none") else "ignore"
+
+
+def _source(address: DialAddress) -> str:
+    """Where connections of this host to an address of its own come from."""
+    if isinstance(address, UnixAddress):
+        return "127.0.0.1"
+    return "127.0.0.1" if address.host == "localhost" else address.host
 
 
 def _contacts(facts: Facts) -> Iterator[Finding]:
@@ -138,7 +153,7 @@ def _contacts(facts: Facts) -> Iterator[Finding]:
                     f"{to}: no TLS handshake: {why}",
                     "A Caddy without a certificate for the name says `internal error`; its log has "
                     "the reason. Anything else may be no TLS server at all.",
-                    (f"openssl s_client -connect {contact.address} -servername {contact.name}",),
+                    (_openssl(contact),),
                 )
             case Unread(why):
                 unread = why
@@ -154,6 +169,14 @@ def _contacts(facts: Facts) -> Iterator[Finding]:
             "Whether they are for the right names, and until when, is not known.",
             ("pip install 'snimux[doctor]'",),
         )
+
+
+def _openssl(contact: Contact) -> str:
+    address = contact.address
+    to = ["-connect", str(address)]
+    if isinstance(address, UnixAddress):
+        to = ["-unix", address.path]
+    return shlex.join(["openssl", "s_client", *to, "-servername", contact.name])
 
 
 def _other_way(contact: Contact | Probed, mistaken: str) -> Finding:

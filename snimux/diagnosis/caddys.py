@@ -1,5 +1,6 @@
 """What each Caddy says: what of it no route reaches, and what of it shows past snimux."""
 
+import shlex
 from collections.abc import Iterable, Iterator
 
 from snimux.address import TcpAddress
@@ -49,26 +50,32 @@ def _silent(facts: Facts, caddy: Caddy) -> Finding:
         lines = ("sudo snimux doctor  # or name its address: snimux doctor --caddy ADDR", *lines)
     if not caddy.process:
         lines = (f"# start it, or leave out --caddy {caddy.admin}",)
+    meaning = "Its names get no routes, or those that they had."
+    if caddy.answers_at:
+        meaning = f"{caddy.admin} is not its admin address: {caddy.answers_at} is."
+        lines = (f"snimux --caddy {shlex.quote(str(caddy.answers_at))}  # not {caddy.admin}",)
     return Finding(
         "admin-down",
         Colour.RED if caddy.is_listed else Colour.YELLOW,
         str(caddy),
         f"{caddy} does not tell{where} what it serves: {caddy.fault}",
-        "Its names get no routes, or those that they had.",
+        meaning,
         lines,
     )
 
 
 def _unrouted(caddy: Caddy, sites: Sites) -> Iterator[Finding]:
     for unrouted in sites.unrouted:
-        where = "ADDR" if "," in unrouted.what or ":" not in unrouted.what else unrouted.what
+        where = ",".join(map(str, unrouted.at)) or "ADDR"
+        route = shlex.quote(f"{unrouted.host or 'HOST'}={where}")
+        default = f"snimux --default {shlex.quote(where)}  # or --route {route}"
         yield Finding(
             "no-route",
             Colour.YELLOW,
             unrouted.what,
             f"{unrouted.what}: {unrouted.why}",
             f"No route is made of that, in {caddy}; where it is served is for you to say.",
-            (f"snimux --default {where}  # or --route HOST={where}",),
+            (f"snimux --route {route}" if unrouted.host else default,),
         )
 
 
