@@ -68,7 +68,8 @@ def survey() -> Survey:
     admins = {
         each: list(_admins(processes[pid], each, ports))
         for pid, each in sorted(seen.items())
-        if each.is_caddy
+        # Others of the name do something else and end: caddy fmt, validate, adapt, reload.
+        if each.is_caddy and (any(each in x.holders for x in ports) or _is_hidden(processes[pid]))
     }
     # A file that several keep is of whichever wrote last.
     times = Counter(admin for found in admins.values() for admin in set(found))
@@ -97,6 +98,17 @@ def _process(process: psutil.Process) -> Process | None:
             process.pid, name, is_caddy=True, config=config, has_proxy_protocol=has_wrapper
         )
     return Process(process.pid, "snimux" if is_snimux else name, is_snimux=is_snimux)
+
+
+def _is_hidden(process: psutil.Process) -> bool:
+    """Whether the user may not see a process's sockets."""
+    try:
+        process.num_fds()
+    except psutil.AccessDenied:
+        return True
+    except psutil.Error:
+        return False
+    return False
 
 
 def _name(process: psutil.Process) -> str:

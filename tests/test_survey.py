@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -157,6 +158,28 @@ async def test_a_caddy_its_caddyfile_and_where_to_ask_it() -> None:
         assert found.process.config == str(directory / "Caddyfile")
         assert found.process.has_proxy_protocol
         assert found.admins[0] == UnixAddress(str(running.admin))
+
+
+def test_what_is_called_caddy_and_listens_nowhere_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with caddy.short_directory() as directory:
+        program = directory / "caddy-sleep"
+        program.symlink_to(shutil.which("cat") or "cat")
+        with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"it runs\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"it runs\n"
+            assert process.pid not in [x.process.pid for x in survey().caddys]
+
+            def refuse(process: psutil.Process) -> None:
+                raise psutil.AccessDenied
+
+            monkeypatch.setattr(psutil.Process, "num_fds", refuse)
+            assert process.pid in [x.process.pid for x in survey().caddys]
+            process.stdin.close()
 
 
 @with_caddy
