@@ -26,7 +26,9 @@ def status(findings: Iterable[Finding]) -> int:
 def text(findings: Sequence[Finding], unseen: Iterable[str]) -> str:
     """For people: a line for each finding, with meaning and remedy below; colours by click."""
     lines = [line for finding in findings for line in _finding(finding)]
-    lines += [click.style(f"not seen  {what}", dim=True) for what in unseen]
+    lines += [
+        click.style(line, dim=True) for what in unseen for line in _wrapped(what, "not seen  ")
+    ]
     return "\n".join([*lines, _summary(findings)])
 
 
@@ -43,12 +45,12 @@ def _finding(finding: Finding) -> Iterator[str]:
         yield ""
 
 
-def _wrapped(words: str) -> list[str]:
+def _wrapped(words: str, first: str = _INDENT) -> list[str]:
     """Lines that fit; what has no space is not broken, so that it can be copied."""
     wrapper = TextWrapper(
         _WIDTH,
-        initial_indent=_INDENT,
-        subsequent_indent=_INDENT,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
         break_long_words=False,
         break_on_hyphens=False,
     )

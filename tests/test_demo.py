@@ -22,7 +22,7 @@ import pytest
 import trio
 from rich.console import Console
 
-from demo import story
+from demo import doctor, story
 from demo.client import Answer, Failure
 from demo.processes import Caddy, DemoError, Program, Snimux, find_caddy, start_snimux
 from demo.report import Row
@@ -232,3 +232,8 @@ async def test_only_the_right_answer_is_right(tmp_path: Path) -> None:
     assert Row("unknown", "-", None, refused).problem() is None
     assert Row("unknown", "-", None, Failure("TLSV1_ALERT_INTERNAL_ERROR", 0.1)).problem()
     assert Row("unknown", "-", None, right).problem() is not None
+
+
+async def test_a_doctor_that_fails_is_an_error_in_words() -> None:
+    with pytest.raises(DemoError, match="snimux doctor ended with status 2"):
+        await doctor.examine("--listen", "443")

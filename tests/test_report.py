@@ -46,6 +46,9 @@ def test_how_it_looks_without_colours() -> None:
 
 
 def test_long_words_fit_the_width_and_remedies_are_left_as_they_are() -> None:
+    unseen = click.unstyle(text([], ["word " * 50])).splitlines()
+    assert max(len(line) for line in unseen) <= 100
+    assert unseen[0].startswith("not seen  word")
     long = Finding("c", Colour.RED, "a", "word " * 50, "word " * 50, ("remedy " * 50,))
     *lines, _, _ = click.unstyle(text([long], [])).splitlines()
     assert max(len(line) for line in lines[:-1]) <= 100
