@@ -48,12 +48,12 @@ class Place:
 
 def places(facts: Facts) -> tuple[Place, ...]:
     """A place of its own for each Caddy: what it has is kept, where nobody else has it, too."""
-    taken = {port.address.port for port in facts.ports if isinstance(port.address, TcpAddress)}
-    taken |= {address.port for address in facts.listen if isinstance(address, TcpAddress)}
+    wanted = {address.port for address in facts.listen if isinstance(address, TcpAddress)}
     kept: set[AdminAddress | int] = set()
     found = []
 
-    def port(current: int | None, first: int) -> int:
+    def port(current: int | None, first: int, caddy: Caddy) -> int:
+        taken = wanted | {x.number for x in facts.ports if x.number and not _is_its(x, caddy)}
         is_own = current is not None and current not in kept and _is_alone(facts, current)
         chosen = current if is_own else next(x for x in count(first) if x not in taken | kept)
         assert chosen is not None
@@ -64,10 +64,16 @@ def places(facts: Facts) -> tuple[Place, ...]:
         admin: AdminAddress | None = caddy.admin if caddy.sites is not None else None
         if admin is None or admin in kept or isinstance(admin, TcpAddress):
             current = admin.port if isinstance(admin, TcpAddress) else None
-            admin = TcpAddress("localhost", port(current, _ADMIN))
+            admin = TcpAddress("localhost", port(current, _ADMIN, caddy))
         kept.add(admin)
-        found.append(Place(caddy, admin, port(_http(caddy), _HTTP), port(_https(caddy), _HTTPS)))
+        http = port(_http(caddy), _HTTP, caddy)
+        found.append(Place(caddy, admin, http, port(_https(caddy), _HTTPS, caddy)))
     return tuple(found)
+
+
+def _is_its(port: Port, caddy: Caddy) -> bool:
+    """Whether a port is a Caddy's own, also of one that does not tell."""
+    return caddy.process is not None and port.holders == (caddy.process,)
 
 
 def _is_alone(facts: Facts, port: int) -> bool:

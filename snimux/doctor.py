@@ -157,6 +157,8 @@ async def _ask(
                 return Caddy(admin, sites, process=process)
             if not isinstance(admin, FileAddress):
                 return Caddy(admins[0], None, fault, process, answers_at=admin)
+    if isinstance(each, Running) and each.is_guess and not {*listed, DEFAULT_ADMIN} & set(admins):
+        return Caddy(None, None, "no admin API was found", process)
     return Caddy(admins[0], None, fault or f"no answer in {_ANSWER:g} s", process)
 
 

@@ -48,6 +48,8 @@ class Running:
 
     process: Process
     admins: tuple[AdminAddress, ...]
+    is_guess: bool = False
+    """Whether they are just sockets that it has, which may be its sites'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,11 @@ def survey() -> Survey:
     # A file that several keep is of whichever wrote last.
     times = Counter(admin for found in admins.values() for admin in set(found))
     caddys = [
-        Running(process, tuple(x for x in found if not isinstance(x, FileAddress) or times[x] < 2))
+        Running(
+            process,
+            tuple(x for x in found if not isinstance(x, FileAddress) or times[x] < 2),
+            is_guess=_written_admin(process.config, _environment(processes[process.pid])) is None,
+        )
         for process, found in admins.items()
     ]
     if any(None in port.holders for port in ports) and not unseen and os.geteuid():

@@ -81,6 +81,15 @@ def test_ports_of_snimux_and_of_others_are_nobodys() -> None:
     assert numbers(facts(wants)) == [("localhost:2019", 8080, 8443)]
 
 
+def test_a_caddy_that_does_not_tell_keeps_its_ports_too() -> None:
+    held = tuple(Port("tcp", TcpAddress("127.0.0.1", x), (PROCESS,)) for x in (8080, 8443))
+    silent, other = Caddy(None, process=PROCESS), Caddy(None, process=OTHER)
+    assert numbers(facts(silent, other, ports=held)) == [
+        ("localhost:2019", 8080, 8443),
+        ("localhost:2020", 8081, 8444),
+    ]
+
+
 def test_a_port_that_two_share_is_not_kept() -> None:
     shared = Port("tcp", TcpAddress("::", 8443), (PROCESS, OTHER))
     assert numbers(facts(caddy(TcpAddress("localhost", 2019)), ports=(shared,)))[0][2] == 8444

@@ -373,6 +373,23 @@ async def test_two_that_differ_by_the_family_alone_are_two(
     assert facts.http == (TcpAddress("", 80),)
 
 
+async def test_sockets_that_are_no_admin_api_are_not_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a Caddy with `admin off`, of which its sites' ports are all that is seen."""
+    process = Process(1, "caddy", is_caddy=True)
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, _answer_plain, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        admin = TcpAddress("localhost", listener.socket.getsockname()[1])
+        found = (Running(process, (admin,), is_guess=True),)
+        monkeypatch.setattr(doctor, "survey", lambda: Survey((), found, ()))
+        facts = await examine(load({}, needs_routes=False))
+        nursery.cancel_scope.cancel()
+    (finding,) = [x for x in diagnose(facts) if x.check == "admin-down"]
+    assert "no admin API was found" in finding.title
+
+
 async def test_an_admin_socket_that_no_file_can_name_is_a_finding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
