@@ -348,6 +348,9 @@ def test_who_is_believed_is_told_and_what_to_add() -> None:
     finding = only(sent(six, at=TcpAddress("::1", 1)), "proxy-not-allowed")
     assert finding.title.endswith("believes nobody: no `allow`")
     assert finding.remedy[-1] == "allow ::1/128"
+    name = serving("a.example", at=TcpAddress("b", 1), wrapper=replace(ALLOW, allow=()))
+    finding = only(sent(name, at=TcpAddress("b", 1)), "proxy-not-allowed")
+    assert "allow b/32" not in finding.remedy
 
 
 @pytest.mark.parametrize(

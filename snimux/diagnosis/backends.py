@@ -6,7 +6,7 @@ from dataclasses import replace
 from email.utils import formatdate
 
 from snimux import hostname
-from snimux.address import DialAddress, UnixAddress
+from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.advice import PROXY, STRICT
 from snimux.caddy import ProxyProtocol
 from snimux.diagnosis import (
@@ -57,10 +57,10 @@ def _proxy(
     lines = in_servers(caddy, PROXY)
     allow, source = wrapper.allow if wrapper else (), _source(address)
     believed = f"only {listed(allow)}, not snimux at {source}" if allow else "nobody: no `allow`"
-    mask = 128 if ":" in source else 32
-    believe = in_options(
-        caddy, ("# in proxy_protocol, beside what is there:", f"allow {source}/{mask}")
-    )
+    mask, believe = 128 if ":" in source else 32, lines
+    if TcpAddress(source, 0).is_numeric:
+        words = "# in proxy_protocol, beside what is there:"
+        believe = in_options(caddy, (words, f"allow {source}/{mask}"))
     if is_sent and not is_auto and effect == "none":
         yield Finding(
             "proxy-not-parsed",
