@@ -22,9 +22,11 @@ no trio, no socket, no clock and no log:
 4. ``connection`` (one connection's life), ``discovery`` (the route table as the Caddys change),
    ``proxy_auto`` (which backends understand the PROXY protocol), ``pulse`` (see that connections
    are served)
-5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges)
+5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges),
+   ``description`` (a configuration in words)
 6. ``supervisor`` (several workers on the same sockets)
-7. ``cli`` (argv -> a running server and an exit status)
+7. ``flags`` (those that all commands share -> Config), ``process`` (become a server, or several)
+8. ``cli`` (argv -> a running server and an exit status)
 """
 
 __version__ = "0.1.0"

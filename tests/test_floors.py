@@ -42,8 +42,9 @@ FLOORS = (
         "relay.engine",
     ),
     ("connection", "discovery", "proxy_auto", "pulse"),
-    ("server", "doctor"),
+    ("server", "doctor", "description"),
     ("supervisor",),
+    ("flags", "process"),
     ("cli", "__main__"),
 )
 # address uses hostname; http_head knows other protocols by client_hello's first_bytes; routes uses
@@ -85,6 +86,7 @@ SAME_FLOOR = {
     ("relay.engine", "relay.__init__"),
     ("relay.engine", "relay.pipes"),
     ("relay.engine", "relay.reset"),
+    ("process", "flags"),
     ("__main__", "cli"),
 }
 PURE_FLOORS = 3

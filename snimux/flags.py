@@ -1,0 +1,128 @@
+"""The flags that running, checking, the doctor and init share: told -> a Config, or an exit.
+
+An exit has a line on stderr for each problem, and a status: 1 could not start, 2 wrong flags or
+configuration. Knows neither the commands nor what they do with a Config; what is right and what
+is wrong is ``config``'s and ``settings``' to say.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from snimux.config import Config, ConfigError, load
+from snimux.listeners import ListenError, activated
+from snimux.settings import SETTINGS
+from snimux.systemd import Named
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options(command: F) -> F:
+    """The flags that running and all commands share."""
+    for setting in reversed(SETTINGS):
+        text = f"{setting.help}  [default: {setting.default}]"
+        command = click.option(setting.flag, metavar=setting.metavar, help=text)(command)
+    for flag, metavar, multiple, text in reversed(
+        [
+            ("--listen", "ADDR", True, "listen here; repeatable  [default: :443, IPv4 and IPv6]"),
+            (
+                "--http",
+                "ADDR|off",
+                True,
+                "listen here for plain HTTP: a connection goes, by the Host of its first request, "
+                "to the http of a route, or is redirected to https; repeatable  "
+                "[default: :80, if port 443 is listened on, and a Caddy is asked or a route has "
+                "http; else off]",
+            ),
+            (
+                "--route",
+                "HOST[,HOST...]=ADDR[,ADDR...]",
+                True,
+                "send hellos for HOST to the first ADDR that answers; repeatable",
+            ),
+            (
+                "--default",
+                "ADDR[,ADDR...]",
+                False,
+                "where hellos go that have no route, or no name",
+            ),
+            (
+                "--proxy-protocol",
+                "v1|v2|auto|off",
+                False,
+                "tell backends of --route and --default who the client is, by the PROXY protocol; "
+                "auto is v2 where a probe has proved that it is understood, and off without. What "
+                "--caddy finds is auto, or off",
+            ),
+            (
+                "--caddy",
+                "ADDR",
+                True,
+                "route the sites of the Caddy whose admin API is there, as they change; repeatable",
+            ),
+            ("--config", "FILE", False, "read this TOML file; flags win over it"),
+        ]
+    ):
+        command = click.option(flag, metavar=metavar, multiple=multiple, help=text)(command)
+    return command
+
+
+search_option = click.option(
+    "--no-search",
+    is_flag=True,
+    help="only look at the Caddys that are named; leave others that run here alone",
+)
+
+
+def merge(group_flags: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags before a command's name and those behind it."""
+    merged = {key: flags[key] or group_flags[key] for key in flags}
+    for key in ("listen", "http", "route", "caddy"):
+        merged[key] = (*group_flags[key], *flags[key])
+    return merged
+
+
+def configured(
+    flags: Mapping[str, Any],
+    text: str | None,
+    handed: Sequence[Named] = (),
+    *,
+    needs_routes: bool = True,
+) -> Config:
+    """What flags and file say together; or an exit.
+
+    Args:
+        flags: the values of ``options``, as click has them.
+        text: of the file that ``--config`` names, if any.
+        handed: listening sockets that were handed to this process.
+        needs_routes: whether it is an error that nothing has a route.
+    """
+    name = flags["config"] or ""
+    try:
+        return load(flags, name, text, activated=activated(handed), needs_routes=needs_routes)
+    except ListenError as error:
+        fail(1, str(error))
+    except ConfigError as error:
+        fail(2, *error.problems)
+
+
+def read_file(name: str | None) -> str | None:
+    """The text of the file that ``--config`` names, if any; or an exit."""
+    if name is None:
+        return None
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        fail(2, f"--config: {name}: {error.strerror}")
+    except UnicodeDecodeError:
+        fail(2, f"--config: {name}: not UTF-8, so not TOML")
+
+
+def fail(status: int, *problems: str) -> NoReturn:
+    """Exit, with a line on stderr for each problem."""
+    for problem in problems:
+        click.echo(f"snimux: {problem}", err=True)
+    sys.exit(status)

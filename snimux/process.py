@@ -1,0 +1,129 @@
+"""This process -> a server: alone, the supervisor of workers, or one of these.
+
+What a process has once is seen to here: its environment, its descriptors, its signals, its
+collector, its stderr. Knows no flags and no commands, and nothing of connections: serving is
+``server``'s, and starting workers is ``supervisor``'s.
+"""
+
+import gc
+import io
+import os
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from snimux.config import Config
+from snimux.flags import fail
+from snimux.listeners import ListenError, open_listeners
+from snimux.log import Log
+from snimux.places import LocalPlaces, SharedPlaces
+from snimux.relay.pipes import MOST
+from snimux.server import STOP_SIGNALS, serve
+from snimux.supervisor import Handed, Team, processors, supervise
+from snimux.systemd import HandoverError, Manager, Named, manager, receive
+
+# Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups.
+_RESERVED_DESCRIPTORS = 32
+
+
+def handed_over() -> tuple[list[Named], Manager]:
+    """What was handed to this process, and whom it is to tell how it is."""
+    try:
+        return receive(os.environ, os.getpid()), manager(os.environ, os.getpid())
+    except HandoverError as error:
+        fail(1, str(error))
+
+
+def run(config: Config, text: str | None, told: Manager) -> None:
+    """Serve, alone or by workers, until told to stop.
+
+    Args:
+        config: what to serve.
+        text: of the file that it was read from, if any: workers read the same.
+        told: the service manager.
+    """
+    log = _log(config)
+    workers = config.workers or processors()
+    limits = config.limits
+    allowed = workers * max(_room_for(_raise_descriptor_limit()), 1)
+    wanted = limits.max_connections or allowed
+    if wanted > allowed:
+        log.write("warning", "few-descriptors", {"max_connections": wanted, "room_for": allowed})
+    try:
+        listeners = open_listeners(config.listen, config.http)
+    except ListenError as error:
+        fail(1, str(error))
+    if workers == 1:
+        places = LocalPlaces(wanted)
+        _run_until_stopped(partial(serve, config, places, listeners, log, manager=told))
+        return
+    # No worker takes more than it has descriptors for, so there are no more places.
+    by_source = limits.max_connections_per_source is not None
+    team = Team(workers, min(wanted, allowed), by_source, text, limits.drain)
+    # As this process was started: by its script or -m, with the interpreter's own flags.
+    command = [sys.executable, *sys.orig_argv[1:]]
+    _run_until_stopped(partial(supervise, command, listeners, team, log, manager=told))
+
+
+def run_worker(config: Config, handed: Handed) -> None:
+    """Serve as one of several, with what the supervisor handed over, until told to stop."""
+    log = _log(config, worker=handed.number)
+    most = max(_room_for(_raise_descriptor_limit()), 1)
+    try:
+        places = SharedPlaces(handed.places, handed.number, most=most)
+    except ValueError as error:
+        fail(1, str(error))
+    listeners = handed.listeners()
+    _run_until_stopped(partial(serve, config, places, listeners, log, orders=handed.orders))
+
+
+def _log(config: Config, *, worker: int | None = None) -> Log:
+    # Python has no stderr where its descriptor is closed.
+    stream = sys.stderr or io.StringIO()
+    return Log(stream, form=config.log_format, level=config.log_level, worker=worker)
+
+
+def _run_until_stopped(main: Callable[[], Awaitable[None]]) -> None:
+    # What is there by now stays: the collector need not look through 100,000 routes again.
+    gc.collect()
+    gc.freeze()
+    # From here on a stop signal is a wish, not an end: one that comes before the server heeds it
+    # waits, and one that comes when all is over is void. (A handler, because a signal that is
+    # ignored would not wait; ignored in the end, because Python takes its handlers away first.)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _handle_stop_signals(lambda *_: None)
+    trio.run(main)
+    _handle_stop_signals(signal.SIG_IGN)
+
+
+def _room_for(descriptors: int) -> int:
+    """How many connections there are descriptors for: two each, with what else takes some.
+
+    The relay's pipes get an eighth at the most: without a pipe bytes are copied, but a connection
+    without a descriptor is none.
+    """
+    pipes = min(2 * MOST, descriptors // 8)
+    return (descriptors - _RESERVED_DESCRIPTORS - pipes) // 2
+
+
+def _handle_stop_signals(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
+
+
+def _raise_descriptor_limit() -> int:
+    """Raise the soft limit on descriptors to the hard one, and return what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS calls the hard limit unlimited (-1), and then takes no more than OPEN_MAX.
+    for limit in (hard, 10240):
+        if 0 <= soft < limit:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            except (OSError, ValueError):
+                continue
+            return limit
+    return soft if soft >= 0 else 2**20

@@ -1,0 +1,94 @@
+"""``snimux.description``: what people read of a configuration that is understood."""
+
+from snimux.address import AdminAddress, TcpAddress
+from snimux.caddy import Claim, Plan, Sites, Unrouted
+from snimux.config import Config, load
+from snimux.description import describe
+from snimux.proxy_auto import Remark
+
+STORY = ("secure.ciso.com=127.0.0.1:8443", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444")
+
+
+def described(config: Config) -> list[str]:
+    return describe(config, Plan(config.routes, (), ()), {}, []).splitlines()
+
+
+def test_routes_are_shown_as_they_are_understood() -> None:
+    routes = (*STORY, "*.Bücher.example/h2=unix//run/x,[::1]:1")
+    config = load({"route": routes, "proxy_protocol": "v2", "idle_timeout": "off"})
+    assert described(config) == [
+        "listen",
+        "  :443",
+        "routes",
+        "  secure.ciso.com               ->  127.0.0.1:8443  (PROXY protocol v2)",
+        "  dao.ciso.com                  ->  127.0.0.1:8444  (PROXY protocol v2)",
+        "  traefik.ciso.com              ->  127.0.0.1:8444  (PROXY protocol v2)",
+        "  *.xn--bcher-kva.example/h2    ->  unix//run/x, else [::1]:1  "
+        "(PROXY protocol v2, *.bücher.example)",
+        "  all else                      ->  refused with the alert unrecognized_name",
+        "limits",
+        "  hello_timeout                 5",
+        "  max_hello                     16384",
+        "  dial_timeout                  5",
+        "  idle_timeout                  off",
+        "  max_connections               auto",
+        "  max_connections_per_source    off",
+        "  drain                         30",
+    ]
+
+
+def test_where_plain_http_goes_is_shown() -> None:
+    file = """
+        listen = "127.0.0.1:8443"
+        [[route]]
+        hosts = ["dao.ciso.com", "*.bücher.example"]
+        to = "127.0.0.1:1"
+        http = ["127.0.0.1:2", "unix//run/80"]
+        http_proxy = "v1"
+        [[route]]
+        hosts = ["secure.ciso.com", "secure.ciso.com/h2"]
+        to = "127.0.0.1:3"
+        """
+    lines = described(load({"http": ("127.0.0.1:8080",)}, "snimux.toml", file))
+    assert lines[: lines.index("limits")] == [
+        "listen",
+        "  127.0.0.1:8443",
+        "  127.0.0.1:8080                    plain HTTP",
+        "routes",
+        "  dao.ciso.com                  ->  127.0.0.1:1",
+        "    plain HTTP                  ->  127.0.0.1:2, else unix//run/80  (PROXY protocol v1)",
+        "  *.xn--bcher-kva.example       ->  127.0.0.1:1  (*.bücher.example)",
+        "    plain HTTP                  ->  127.0.0.1:2, else unix//run/80  (PROXY protocol v1)",
+        "  secure.ciso.com               ->  127.0.0.1:3",
+        "    plain HTTP                  ->  redirected to https",
+        "  secure.ciso.com/h2            ->  127.0.0.1:3",
+        "  all else                      ->  refused with the alert unrecognized_name, or with 404",
+    ]
+    by_default = described(load({}, "snimux.toml", file))
+    assert "  off                               plain HTTP" in by_default
+    assert "redirected" not in "".join(by_default)
+    both = described(load({"http": (":81", ":82")}, "snimux.toml", file))
+    assert [line.split()[0] for line in both[2:4]] == [":81", ":82"]
+
+
+def test_with_a_default_nothing_is_refused() -> None:
+    assert "refused" not in "".join(described(load({"default": "127.0.0.1:1"})))
+
+
+def test_what_of_the_caddys_has_no_route_is_told_and_what_was_learnt_of_backends() -> None:
+    config = load({"route": STORY})
+    first, second = TcpAddress("localhost", 2019), TcpAddress("localhost", 2020)
+    loop = Unrouted("a.example", "it is served where snimux listens")
+    found = Plan(config.routes, (Claim("dao.ciso.com", first, second),), (loop,))
+    caddys: dict[AdminAddress, Sites] = {first: Sites((), (Unrouted("b.example", "why"),))}
+    learnt = Remark("127.0.0.1:8443", "v2", "understood", "info")
+    lines = describe(config, found, caddys, [learnt]).splitlines()
+    assert lines[lines.index("claimed twice") : lines.index("limits")] == [
+        "claimed twice",
+        "  dao.ciso.com: localhost:2019 has it, and localhost:2020 serves it too",
+        "needs a route or --default",
+        "  a.example: it is served where snimux listens",
+        "  b.example: why",
+        "PROXY protocol auto",
+        "  127.0.0.1:8443                v2: understood",
+    ]

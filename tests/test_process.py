@@ -1,0 +1,76 @@
+"""``snimux.process``: what keeps a process from being a server, and what it has room for.
+
+A server that runs is a process of its own: see ``test_end_to_end``.
+"""
+
+import os
+import resource
+import socket
+import sys
+import tempfile
+
+import pytest
+
+from snimux.config import load
+from snimux.process import _raise_descriptor_limit, _room_for, handed_over, run
+from snimux.systemd import Manager, start
+
+ROUTE = "secure.ciso.com=127.0.0.1:8443"
+
+
+def test_what_cannot_be_listened_on_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        config = load({"route": (ROUTE,), "listen": (address,)})
+        with pytest.raises(SystemExit) as caught:
+            run(config, None, Manager())
+    assert caught.value.code == 1
+    words = capsys.readouterr().err
+    assert words.startswith(f"snimux: cannot listen on {address}: ")
+    assert f" (pid {os.getpid()})" in words
+
+
+def test_what_is_handed_over_wrongly_is_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "x")
+    with pytest.raises(SystemExit) as caught:
+        handed_over()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "snimux: LISTEN_FDS: 'x' is not a number\n"
+
+
+# The threads are those of other tests, and the child does nothing but execute.
+@pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
+def test_a_worker_of_another_version_than_its_supervisor_is_status_1(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(4096))
+        file.flush()
+        handed = [("worker-1", file.fileno()), ("places", file.fileno())]
+        command = [sys.executable, "-m", "snimux", "--route", ROUTE]
+        pid = start(command, handed, environment=os.environ)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    words = "snimux: the supervisor is of another version of snimux: restart it\n"
+    assert capfd.readouterr().err == words
+
+
+def test_there_are_descriptors_for_every_connection_and_the_pipes() -> None:
+    assert _room_for(20_000) == (20_000 - 32 - 256) // 2
+    assert _room_for(256) == 96
+    for descriptors in (64, 256, 1024, 4096, 10**6):
+        assert 2 * _room_for(descriptors) + 32 + min(256, descriptors // 8) <= descriptors
+
+
+def test_the_soft_limit_on_descriptors_is_raised_to_the_hard_one() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        raised = _raise_descriptor_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (raised, hard)
+        assert raised > 256
+        assert _raise_descriptor_limit() == raised
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
