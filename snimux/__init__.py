@@ -9,7 +9,7 @@ no trio, no socket, no clock and no log:
 0. ``hostname`` (names and patterns), ``address`` (where to listen or dial), ``verdict`` (what a
    peek can conclude)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
-   ``routes`` ((name, ALPN) -> backend)
+   ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)
 2. ``settings`` (each key and flag), ``config`` (flags and TOML -> Config), ``caddy`` (Caddy's
    configuration -> routes), ``facts`` (what the doctor found), ``advice`` (what to write),
    ``diagnosis`` (how it is; the package itself first, ``judge`` last)

@@ -7,7 +7,6 @@ Reads no file, opens no socket and looks up no name: text comes in, a value goes
 """
 
 import difflib
-import ipaddress
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,7 @@ from snimux import hostname
 from snimux.address import (
     AddressError,
     AdminAddress,
-    DialAddress,
     FdAddress,
-    FileAddress,
     ListenAddress,
     TcpAddress,
     parse_admin,
@@ -28,6 +25,7 @@ from snimux.address import (
 )
 from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.http_head import HTTP
+from snimux.overlap import is_covered, is_own, is_same, overlaps
 from snimux.proxy_header import Version
 from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
 from snimux.settings import SETTINGS, Setting, choice, shown
@@ -104,7 +102,6 @@ _ROUTE_KEYS = ("hosts", "to", "proxy", "http", "http_proxy")
 _CADDY_KEYS = ("admin", "proxy")
 _PROXIES = ("v1", "v2", "auto", _OFF)
 _CADDY_PROXIES = ("auto", _OFF)
-_EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for every interface
 
 
 @dataclass(slots=True)
@@ -150,7 +147,7 @@ class _Source:
         found: list[ListenAddress] = []
         for address in self.attempt_all(where, parse_listen, values):
             for other in found:
-                if _overlap(address, other):
+                if overlaps(address, other):
                     self.problems.append(f"{where}: {address} is covered by {other} already")
             found.append(address)
         return found
@@ -163,7 +160,7 @@ class _Source:
     def add_caddys(self, where: str, values: Iterable[str], proxy: str | None) -> None:
         for address in self.attempt_all(where, parse_admin, values):
             for other in self.caddys:
-                if _is_same(address, other):
+                if is_same(address, other):
                     again = "" if address == other else f", as {other}"
                     self.problems.append(f"{where}: {address} is given twice{again}")
             self.caddys.append(address)
@@ -270,17 +267,8 @@ def _with_activated(
 ) -> list[ListenAddress]:
     """Sockets that were handed over, and the addresses given that they do not cover."""
     there = [x.address for x in activated]
-    besides = [address for address in given if not _is_covered(address, there)]
+    besides = [address for address in given if not is_covered(address, there)]
     return [*(x.descriptor for x in activated), *besides]
-
-
-def _is_covered(address: ListenAddress, there: Sequence[ListenAddress]) -> bool:
-    """Whether all that comes to an address comes to one of those that are listened on."""
-    if not isinstance(address, TcpAddress):
-        return address in there
-    hosts = {x.host for x in there if isinstance(x, TcpAddress) and x.port == address.port}
-    families = [_families(host) for host in hosts if host in _EVERYWHERE]
-    return address.host in hosts or _families(address.host) <= set().union(*families)
 
 
 def _default_http(
@@ -463,7 +451,7 @@ def _problems_together(
         f"http: {address} is covered by {other} already, where TLS is listened for"
         for address in http
         for other in listen
-        if _overlap(address, other)
+        if overlaps(address, other)
     ]
     return problems + [
         f"the route of {route.pattern} goes to {address}, where snimux itself listens: "
@@ -474,45 +462,3 @@ def _problems_together(
         for address in backend.addresses
         if is_own((*listen, *http, *handed_over), address)
     ]
-
-
-def is_own(listen: Iterable[ListenAddress], dial: DialAddress) -> bool:
-    """Whether a connection to an address would come to one of those that are listened on."""
-    return any(_is_same(own, dial) for own in listen)
-
-
-def _is_same(listen: ListenAddress | FileAddress, dial: DialAddress | FileAddress) -> bool:
-    if not (isinstance(listen, TcpAddress) and isinstance(dial, TcpAddress)):
-        return listen == dial
-    if listen.port != dial.port:
-        return False
-    if listen.host in _EVERYWHERE:
-        return _is_loopback(dial.host)
-    both_loopback = _is_loopback(listen.host) and _is_loopback(dial.host)
-    return listen.host == dial.host or (both_loopback and "localhost" in (listen.host, dial.host))
-
-
-def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
-    """Whether both cannot be listened on at once."""
-    if not (isinstance(one, TcpAddress) and isinstance(other, TcpAddress)):
-        return one == other
-    if one.port != other.port or one.port == 0:
-        return False
-    wild = one.host in _EVERYWHERE or other.host in _EVERYWHERE
-    return one.host == other.host or (wild and bool(_families(one.host) & _families(other.host)))
-
-
-def _families(host: str) -> set[str]:
-    """IP versions of a host; both for one that is to be looked up."""
-    try:
-        return set(str(ipaddress.ip_address(host).version))
-    except ValueError:
-        return set("46")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return ip.is_loopback or ip.is_unspecified

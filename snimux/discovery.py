@@ -13,8 +13,9 @@ import trio
 from snimux.address import AdminAddress
 from snimux.admin import Back, Changed, Lost, News, follow
 from snimux.caddy import Plan, Site, Sites, plan
-from snimux.config import Config, is_own
+from snimux.config import Config
 from snimux.log import Log
+from snimux.overlap import is_own
 
 # Seconds that the Caddys have to answer before connections are served without them.
 _FIRST_ANSWERS = 1.0

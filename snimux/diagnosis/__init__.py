@@ -14,8 +14,8 @@ from enum import StrEnum
 from snimux.address import DialAddress, ListenAddress, TcpAddress
 from snimux.advice import is_everywhere
 from snimux.caddy import Listener, TlsServer
-from snimux.config import is_own
 from snimux.facts import Caddy, Facts, Port
+from snimux.overlap import is_own
 
 _LISTED = 6  # of names, in a line
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from snimux.address import TcpAddress
 from snimux.advice import QUIET, places
 from snimux.caddy import Listener, Sites
-from snimux.config import is_own
 from snimux.diagnosis import Colour, Finding, in_options, in_servers, listed, tls_servers
 from snimux.facts import Caddy, Facts, Port
+from snimux.overlap import is_own
 from snimux.routes import RouteTable
 
 

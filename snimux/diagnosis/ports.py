@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 from snimux.address import FileAddress, ListenAddress
 from snimux.advice import QUIET, Place, is_everywhere, places
-from snimux.config import is_own
 from snimux.diagnosis import (
     SEE,
     Colour,
@@ -16,6 +15,7 @@ from snimux.diagnosis import (
     tls_servers,
 )
 from snimux.facts import Caddy, Facts, Port, Process
+from snimux.overlap import is_own
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
