@@ -10,9 +10,9 @@ no trio, no socket, no clock and no log:
    peek can conclude)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
    ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)
-2. ``settings`` (each key and flag), ``config`` (flags and TOML -> Config), ``caddy`` (Caddy's
-   configuration -> routes), ``facts`` (what the doctor found), ``advice`` (what to write),
-   ``diagnosis`` (how it is; the package itself first, ``judge`` last)
+2. ``settings`` (each key and flag), ``sources`` (flags, or TOML -> what they say), ``config`` (both
+   -> Config), ``caddy`` (Caddy's configuration -> routes), ``facts`` (what the doctor found),
+   ``advice`` (what to write), ``diagnosis`` (how it is; the package itself first, ``judge`` last)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
    ``upstream`` (dial), ``listeners`` (listen), ``places`` (count connections), ``systemd`` (hand
    descriptors over, say how the service is), ``admin`` (ask a Caddy), ``probe`` (ask a backend

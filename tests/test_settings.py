@@ -1,4 +1,4 @@
-"""``snimux.settings``: one table for keys, flags and help. What each accepts: ``test_config``."""
+"""``snimux.settings``: one table for keys, flags and help. What each accepts: ``test_sources``."""
 
 import math
 

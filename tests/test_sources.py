@@ -1,0 +1,267 @@
+"""``snimux.sources``: flags and file say the same things; every mistake in one has its line."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snimux.address import FdAddress, TcpAddress
+from snimux.routes import Backend, Route, parse_pattern
+from snimux.sources import Source, read_flags, read_toml
+
+
+def problems(source: Source) -> list[str]:
+    for line in source.problems:
+        assert line.isprintable()
+        assert len(line) < 300
+    return source.problems
+
+
+def test_flags_and_file_say_the_same_in_the_same_words() -> None:
+    typed = read_flags(
+        {
+            "listen": ("127.0.0.1:8443", "fd/3"),
+            "http": (":80",),
+            "route": ("Bücher.example, *.x.example/h2 = unix//run/a.sock, localhost:1",),
+            "default": "127.0.0.1:2",
+            "caddy": ("localhost:2019",),
+            "hello_timeout": "0.5",
+            "max_hello": "65536",
+            "idle_timeout": "off",
+        }
+    )
+    written = read_toml(
+        """
+        listen = ["127.0.0.1:8443", "fd/3"]
+        http = ":80"
+        default = "127.0.0.1:2"
+        hello_timeout = 0.5
+        max_hello = 65536
+        idle_timeout = "off"
+        [[route]]
+        hosts = ["Bücher.example", "*.x.example/h2"]
+        to = ["unix//run/a.sock", "localhost:1"]
+        [[caddy]]
+        admin = "localhost:2019"
+        """
+    )
+    for source in (typed, written):
+        assert problems(source) == []
+        assert source.listen == [TcpAddress("127.0.0.1", 8443), FdAddress(3)]
+        assert source.http == [TcpAddress("", 80)]
+        assert source.settings == {
+            "hello_timeout": 0.5, "max_hello": 65536, "idle_timeout": math.inf,
+        }  # fmt: skip
+        assert (source.caddys, source.caddy_proxies) == ([TcpAddress("localhost", 2019)], {})
+    assert typed.routes == written.routes
+    assert {str(pattern): str(route.backend) for pattern, route in typed.routes.items()} == {
+        "xn--bcher-kva.example": "unix//run/a.sock,localhost:1",
+        "*.x.example/h2": "unix//run/a.sock,localhost:1",
+        "*": "127.0.0.1:2",
+    }
+
+
+def test_what_is_not_given_is_not_said() -> None:
+    assert read_flags({}) == read_flags({"listen": (), "drain": None}) == read_toml("") == Source()
+    assert read_flags({"http": ("off",)}).http == read_toml("http = 'off'").http == []
+
+
+def test_a_caddys_proxy_protocol_is_automatic_or_off() -> None:
+    address = TcpAddress("x", 1)
+    for word in ("auto", "off"):
+        toml = f"[[caddy]]\nadmin = 'x:1'\nproxy = '{word}'"
+        assert read_toml(toml).caddy_proxies == {address: word}
+        flags = {"caddy": ("x:1",), "proxy_protocol": word}
+        assert read_flags(flags).caddy_proxies == {address: word}
+
+
+def test_a_route_may_be_for_plain_http_alone() -> None:
+    source = read_toml("[[route]]\nhosts = 'a'\nhttp = '127.0.0.1:8080'")
+    (route,) = source.routes.values()
+    assert (route.backend, route.http) == (None, Backend((TcpAddress("127.0.0.1", 8080),)))
+
+
+def test_a_header_may_be_automatic_or_off() -> None:
+    toml = """
+    [[route]]
+    hosts = "a"
+    to = "x:1"
+    proxy = "auto"
+    http = "x:2"
+    http_proxy = "off"
+    """
+    (route,) = read_toml(toml).routes.values()
+    assert route.backend == Backend((TcpAddress("x", 1),), "auto")
+    assert route.http == Backend((TcpAddress("x", 2),))
+    typed = read_flags({"default": "x:1", "proxy_protocol": "auto"}).routes
+    any_name = parse_pattern("*")
+    assert typed == {any_name: Route(any_name, Backend((TcpAddress("x", 1),), "auto"))}
+
+
+def test_a_proxy_protocol_for_no_route_is_no_wish_that_could_be_heeded() -> None:
+    (line,) = problems(read_flags({"proxy_protocol": "v2"}))
+    assert line.startswith("--proxy-protocol: is for --route and --default, and there is none")
+    assert "--caddy" not in line
+    (line,) = problems(read_flags({"proxy_protocol": "v2", "caddy": ("x:1",)}))
+    assert "; for --caddy it is auto or off; in the file" in line
+
+
+@pytest.mark.parametrize(
+    ("given_flags", "line"),
+    [
+        ({"http": ("80",)}, "--http: '80': no port; perhaps :80"),
+        ({"http": (":80", "off")}, "--http: off goes alone, without an address"),
+        ({"http": (":1", "[::]:1")}, "--http: [::]:1 is covered by :1 already"),
+        ({"route": ("foo",)}, "--route: 'foo' is not HOST[,HOST...]=ADDR[,ADDR...], "
+                              "such as secure.example.com=127.0.0.1:8443"),
+        ({"route": ("=1:1",)}, "--route: '=1:1' is not HOST"),
+        ({"route": ("a=",)}, "--route: 'a=' is not HOST"),
+        ({"route": ("a,,b=x:1",)}, "--route: '': an empty name"),
+        ({"route": ("a=x",)}, "--route: 'x': no port; perhaps x:8443"),
+        ({"route": ("a=:1",)}, "--route: ':1': no host to dial; perhaps 127.0.0.1:1"),
+        ({"route": ("a b=x:1",)}, "--route: 'a b': has ' '; a name has letters"),
+        ({"route": ("1.2.3.4=x:1",)}, "--route: '1.2.3.4': an IP address, not a name"),
+        ({"route": ("a=x:1", "A.=y:1")}, "--route: the pattern a is given twice, first in --route"),
+        ({"route": ("*=x:1",), "default": "y:1"},
+         "--default: the pattern * (the default is it, too) is given twice, first in --route"),
+        ({"listen": ("443",)}, "--listen: '443': no port; perhaps :443"),
+        ({"listen": (":1", ":1")}, "--listen: :1 is covered by :1 already"),
+        ({"caddy": ("localhost",)}, "--caddy: 'localhost': no port; perhaps localhost:2019"),
+        ({"caddy": ("http://localhost:2019/",)},
+         "--caddy: 'http://localhost:2019/': a URL, not an address; perhaps localhost:2019"),
+        ({"caddy": ("unix//run/a", "file/x", "unix//run/a")},
+         "--caddy: unix//run/a is given twice"),
+        ({"caddy": ("localhost:1", "127.0.0.1:1")},
+         "--caddy: 127.0.0.1:1 is given twice, as localhost:1"),
+        ({"default": "https://x:1"}, "--default: 'https://x:1': a URL, not an address; "
+                                     "perhaps x:1"),
+        ({"proxy_protocol": "2"}, "--proxy-protocol: '2' is not one of v1, v2"),
+        ({"hello_timeout": "1" + "0" * 400}, "--hello-timeout: 1000"),
+        ({"max_hello": "9" * 4000}, "--max-hello: 999"),
+        ({"listen": ("127.0.0.1:1", ":1")}, "--listen: :1 is covered by 127.0.0.1:1 already"),
+        ({"listen": ("[::]:1", "localhost:1")}, "--listen: localhost:1 is covered by [::]:1"),
+        ({"route": ("https://a.b=x:1",)}, "--route: 'https://a.b': a URL, not a host"),
+        ({"route": ("a/ h2=x:1",)}, "--route: 'a/ h2': behind the / goes an ALPN protocol"),
+        ({"hello_timeout": "5s"}, "--hello-timeout: '5s' is not a number of seconds"),
+        ({"hello_timeout": "off"}, "--hello-timeout: 'off' is not a number of seconds"),
+        ({"hello_timeout": "0"}, "--hello-timeout: 0 is not a number of seconds above 0"),
+        ({"dial_timeout": "nan"}, "--dial-timeout: nan is not a number of seconds above 0"),
+        ({"drain": "inf"}, "--drain: inf is not a number of seconds above 0; "
+                           "write off for no limit"),
+        ({"idle_timeout": "0"}, "--idle-timeout: 0 is not a number of seconds above 0; "
+                                "write off for no limit"),
+        ({"idle_timeout": "-1"}, "--idle-timeout: -1 is not a number of seconds above 0"),
+        ({"max_hello": "16"}, "--max-hello: 16 is not a number of bytes from 512 to 65536"),
+        ({"max_hello": "65537"}, "--max-hello: 65537 is not a number of bytes from 512 to 65536"),
+        ({"max_hello": "16KiB"}, "--max-hello: '16KiB' is not a number of bytes"),
+        ({"max_hello": "1000.5"}, "--max-hello: 1000.5 is not a number of bytes"),
+        ({"max_connections": "0"}, "--max-connections: 0 is not a number of connections or auto"),
+        ({"workers": "0"}, "--workers: 0 is not a number of workers or auto from 1 to 256"),
+        ({"max_connections": "off"}, "--max-connections: 'off' is not a number of connections"),
+        ({"log_format": "xml"}, "--log-format: 'xml' is not one of logfmt, json"),
+        ({"log_level": "loud"}, "--log-level: 'loud' is not one of debug, info, warning, error"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str) -> None:
+    (found,) = problems(read_flags(given_flags))
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("listen = ", "not TOML: "),
+        ("drain = " + "9" * 5001, "not TOML: "),
+        ("x = " + "[" * 5000, "not TOML that can be read: nested too deep"),
+        ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
+        ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
+        ("zebra = 3", "unknown key 'zebra'; known are listen, http, route, default, caddy, hello_"),
+        ("listen = 443", "listen: 443 is not a string or a list of strings"),
+        ("listen = []", "listen: [] is not a string or a list of strings"),
+        ("listen = [1]", "listen: [1] is not a string or a list of strings"),
+        ("hello_timeout = '5'", "hello_timeout: '5' is not a number of seconds"),
+        ("hello_timeout = true", "hello_timeout: True is not a number of seconds"),
+        ("idle_timeout = nan", "idle_timeout: nan is not a number of seconds above 0"),
+        ("max_connections = 1.5", "max_connections: 1.5 is not a number of connections or auto"),
+        ("max_connections = true", "max_connections: True is not a number of connections or auto"),
+        ("log_level = 3", "log_level: 3 is not one of debug, info, warning, error"),
+        ("http = 80", "http: 80 is not a string or a list of strings"),
+        ("http = 'on'", "http: 'on': no port; perhaps on:8443"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nhttp=8080",
+         "route 1: http: 8080 is not a string or a list"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nhttp=':1'", "route 1: http: ':1': no host to dial"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nhttp_proxy='v1'",
+         "route 1: http_proxy: is for http, and there is none"),
+        ("[[route]]\nhosts='a'\nhttp='x:1'\nproxy='v1'",
+         "route 1: proxy: is for to, and there is none"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nhttp='x:2'\nhttp_proxy='v3'",
+         "route 1: http_proxy: 'v3' is not one of v1, v2"),
+        ("[[route]]\nhosts=['a', 'a/h2']\nto='x:1'\nhttp='x:2'",
+         "route 1: http: plain HTTP has no ALPN protocol, so it cannot be for a/h2; "
+         "give http in a route for a"),
+        ("default = {}", "default: {} is not a string or a list of strings"),
+        ("default = '10.0.0.1'", "default: '10.0.0.1': no port; perhaps 10.0.0.1:8443"),
+        ("caddy = 'localhost:2019'", "caddy: caddys are tables, each headed [[caddy]]"),
+        ("[[caddy]]", "caddy 1: admin is missing"),
+        ("[[caddy]]\nadmin = 3", "caddy 1: admin: 3 is not a string"),
+        ("[[caddy]]\nadmin = 'x:1'\nname = 'x'",
+         "caddy 1: unknown key 'name'; known are admin, proxy"),
+        ("[[caddy]]\nadmin = 'x:1'\nproxy = 'v2'",
+         "caddy 1: proxy: 'v2' is not one of auto, off"),
+        ("[[caddy]]\nadmin = 'x:1'\n[[caddy]]\nadmin = 'x:1'",
+         "caddy 2: admin: x:1 is given twice"),
+        ("route = 3", "route: routes are tables, each headed [[route]]"),
+        ("[route]\nhosts='a'", "route: routes are tables, each headed [[route]]"),
+        ("[[route]]\nto='x:1'", "route 1: hosts is missing"),
+        ("[[route]]\nhosts='a'", "route 1: to is missing"),
+        ("[[route]]\nhost='a'\nhosts='a'\nto='x:1'",
+         "route 1: unknown key 'host'; did you mean hosts?"),
+        ("[[route]]\nhosts='a'\nto='x:1'\n[[route]]\nhosts=['b', 'A.']\nto='x:1'",
+         "route 2: the pattern a is given twice, first in route 1"),
+        ("[[route]]\nhosts='a'\nto='x:1'\nproxy=2", "route 1: proxy: 2 is not one of v1, v2"),
+        ("[[route]]\nhosts=[]\nto='x:1'", "route 1: hosts: [] is not a string or a list"),
+        ("[[route]]\nhosts='a/'\nto='x:1'", "route 1: 'a/': behind the / goes an ALPN protocol"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_file_has_its_line(toml: str, line: str) -> None:
+    (found,) = problems(read_toml(toml))
+    assert found.startswith(line)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["listen", "http", "route", "default", "drain", "x"]), JSON))
+def test_any_document_is_read_or_refused_in_words(document: dict[str, Any]) -> None:
+    def toml(value: Any) -> str:
+        match value:
+            case bool():
+                return str(value).lower()
+            case dict():
+                return "{" + ", ".join(f"{quoted(k)} = {toml(v)}" for k, v in value.items()) + "}"
+            case list():
+                return "[" + ", ".join(map(toml, value)) + "]"
+            case str():
+                return quoted(value)
+            case None:
+                return "[]"
+            case _:
+                return repr(value)
+
+    def quoted(text: str) -> str:
+        escaped = "".join(f"\\U{ord(c):08x}" for c in text if not 0xD800 <= ord(c) < 0xE000)
+        return f'"{escaped}"'
+
+    text = "\n".join(f"{key} = {toml(value)}" for key, value in document.items())
+    assert all(read_toml(text).problems)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused_in_words(text: str) -> None:
+    assert all(read_toml(text).problems)
