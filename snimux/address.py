@@ -112,9 +112,10 @@ def parse_admin(text: str) -> AdminAddress:
     Raises:
         AddressError: it is none.
     """
+    _check_printable(text)
     if text.startswith("file/"):
         path = text.removeprefix("file/")
-        if not path.isprintable() or path in ("", "/"):
+        if path in ("", "/"):
             raise AddressError("a file needs a path, as in file//var/lib/caddy/autosave.json")
         return FileAddress(path)
     if "://" in text:
@@ -136,7 +137,14 @@ def _parse_fd(text: str) -> FdAddress:
     return FdAddress(int(number))
 
 
+def _check_printable(text: str) -> None:
+    """Refuse what would play with a terminal in which it is shown, in a hint or in the log."""
+    if not text.isprintable():
+        raise AddressError("a character that cannot be printed")
+
+
 def _parse_socket(text: str, example: str) -> DialAddress:
+    _check_printable(text)
     if text.startswith("unix/"):
         return _parse_unix(text.removeprefix("unix/"))
     if "://" in text:
@@ -151,7 +159,7 @@ def _parse_socket(text: str, example: str) -> DialAddress:
 
 
 def _parse_unix(path: str) -> UnixAddress:
-    if not path.startswith("/") or "\0" in path:
+    if not path.startswith("/"):
         raise AddressError("a UNIX socket needs a path from the root: unix//path/to/socket")
     if re.search(r"\|[0-7]{3,4}$", path):
         raise AddressError("permissions are not supported here; leave the | and the digits out")

@@ -70,6 +70,8 @@ def test_listen_only_addresses(text: str, address: TcpAddress | FdAddress) -> No
         ("unix/run/caddy.sock", "path from the root"),
         ("unix//run/caddy.sock|0222", "permissions"),
         ("unix//" + "x" * 103, "103"),
+        ("unix//run/\0", "cannot be printed"),
+        ("\x1b[31m", "cannot be printed"),
     ],
 )
 def test_what_no_address_is(text: str, why: str) -> None:
@@ -119,7 +121,8 @@ def test_where_a_caddy_is_asked(text: str, address: AdminAddress) -> None:
         ("/run/x.sock", r"a path; a UNIX socket is written unix//run/x\.sock, a file file//run"),
         ("unix/run/x.sock", "path from the root"),
         ("file/", "a file needs a path"),
-        ("file/\0", "a file needs a path"),
+        ("file/\0", "cannot be printed"),
+        ("\x1b[31m", "cannot be printed"),
         ("fd/3", "not dialled"),
     ],
 )
