@@ -166,8 +166,12 @@ def _with_activated(
 def _default_http(
     listen: Iterable[ListenAddress], routes: Iterable[Route], caddys: Sequence[AdminAddress]
 ) -> list[ListenAddress]:
-    """Port 80 beside port 443, for routes that have something to say there, as a Caddy's have."""
-    beside = any(isinstance(x, TcpAddress) and x.port == TLS.default_port for x in listen)
+    """Port 80 beside port 443, for routes that have something to say there, as a Caddy's have.
+
+    None where port 80 was given to TLS: what nobody asked for is in nobody's way.
+    """
+    ports = {address.port for address in listen if isinstance(address, TcpAddress)}
+    beside = TLS.default_port in ports and HTTP.default_port not in ports
     if beside and (caddys or any(route.http for route in routes)):
         return [parse_listen(_DEFAULT_HTTP)]
     return []
