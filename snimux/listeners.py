@@ -10,12 +10,13 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress
 from snimux.config import Activated
+from snimux.overlap import overlaps
 
 # As much as the kernel lets be queued (it takes the lesser of this and its own bound): at the
 # connection limit, new connections wait here.
@@ -43,6 +44,8 @@ class Listener:
     """The name of the protocol that is to be served on it."""
     handed_over: bool = False
     """Whether it was there before this process."""
+    wanted: ListenAddress | None = None
+    """The address as it was configured, by which it is known again; None if that is not known."""
 
     def __str__(self) -> str:
         """The address that it listens on, with the port that it got."""
@@ -57,36 +60,74 @@ class Listener:
 
 
 def open_listeners(
-    addresses: Iterable[ListenAddress], http: Iterable[ListenAddress] = ()
+    addresses: Iterable[ListenAddress],
+    http: Iterable[ListenAddress] = (),
+    there: Iterable[Listener] = (),
 ) -> list[Listener]:
-    """Bind and listen on every address.
+    """Bind and listen on every address where nothing does so yet.
 
     Args:
         addresses: for TLS.
         http: for plain HTTP.
+        there: listeners that are open. One for a wanted address is used again; for the other
+            protocol it is the same socket, for it could not be bound anew while it is open.
 
     Returns:
-        The listeners: one an address and family.
+        The listeners, in order: one an address and family. ``besides`` says which are new.
 
     Raises:
-        ListenError: one of them cannot be had; none is left open then.
+        ListenError: one of them cannot be had; then none is open that was not there.
 
-    Resource handling: the caller owns the listeners.
+    Resource handling: the caller owns the listeners, and those of ``there`` that are not among
+    them: nothing that was there is closed here.
     """
-    opened: list[Listener] = []
+    there = list(there)
     wanted = [(x, "tls") for x in addresses] + [(x, "http") for x in http]
+    kept = _kept(wanted, there)
+    opened: list[Listener] = []
+    found: list[Listener] = []
     try:
-        for address, protocol in wanted:
-            opened += (replace(listener, protocol=protocol) for listener in _open(address))
+        for (address, protocol), again in zip(wanted, kept, strict=True):
+            listeners = again or _open(address, is_start=not there)
+            found += (replace(x, protocol=protocol, wanted=address) for x in listeners)
+            opened += () if again else listeners
     except OSError as error:
         for listener in opened:
             listener.close()
-        words = _words(address, error, "--http" if protocol == "http" else "--listen")
+        words = _words(address, error, "--http" if protocol == "http" else "--listen", there)
         raise ListenError(f"cannot listen on {address}: {words}") from None
     for listener in opened:
         listener.socket.setblocking(False)
         listener.socket.set_inheritable(False)  # one that was handed over is
-    return opened
+    return found
+
+
+def besides(listeners: Iterable[Listener], there: Iterable[Listener]) -> list[Listener]:
+    """Those of some listeners whose sockets none of the others has."""
+    sockets = {listener.socket for listener in there}
+    return [listener for listener in listeners if listener.socket not in sockets]
+
+
+def _kept(
+    wanted: Sequence[tuple[ListenAddress, str]], there: Iterable[Listener]
+) -> list[list[Listener]]:
+    """For each address that is wanted the listeners that are open for it, or none.
+
+    Rather those of the same protocol: with port 0 there may be several for one address.
+    """
+    openings: dict[tuple[ListenAddress | None, str, int], list[Listener]] = {}
+    for listener in there:  # the families of one address have one port
+        own = _address(listener.socket)
+        port = own.port if isinstance(own, TcpAddress) else 0
+        openings.setdefault((listener.wanted, listener.protocol, port), []).append(listener)
+    kept: list[list[Listener]] = [[] for _ in wanted]
+    for is_same in (True, False):
+        for place, (address, protocol) in enumerate(wanted):
+            for key in [] if kept[place] else list(openings):
+                if key[0] == address and (key[1] == protocol) is is_same:
+                    kept[place] = openings.pop(key)
+                    break
+    return kept
 
 
 def activated(named: Iterable[tuple[str, int]]) -> list[Activated]:
@@ -128,13 +169,15 @@ def _address(sock: socket.socket) -> TcpAddress | UnixAddress:
     return TcpAddress("" if is_dual and name[0] == "::" else name[0], name[1])
 
 
-def _open(address: ListenAddress) -> list[Listener]:
+def _open(address: ListenAddress, *, is_start: bool) -> list[Listener]:
     match address:
         case TcpAddress():
             return [Listener(sock) for sock in _open_tcp(address)]
         case UnixAddress(path):
             return [_open_unix(path)]
         case FdAddress(number):
+            if not is_start:  # the number may be anything's by now
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             return [Listener(_adopt(number), handed_over=True)]
 
 
@@ -228,22 +271,30 @@ def _adopt(number: int) -> socket.socket:
     return sock
 
 
-def _words(address: ListenAddress, error: OSError, flag: str) -> str:
-    words = _cause(address, error, flag)
+def _words(address: ListenAddress, error: OSError, flag: str, there: Iterable[Listener]) -> str:
+    words = _cause(address, error, flag, there)
     # Nobody may have asked for it: it is the default beside port 443.
     return words if flag == "--listen" else f"{words}; or leave plain HTTP to others: {flag} off"
 
 
-def _cause(address: ListenAddress, error: OSError, flag: str) -> str:
+def _cause(address: ListenAddress, error: OSError, flag: str, there: Iterable[Listener]) -> str:
     if isinstance(address, FdAddress) and error.errno in (errno.EBADF, errno.ENOTSOCK):
         return "no socket was handed over with that number"
     if error.errno == errno.EADDRINUSE:
-        return _who_holds(address)
+        own = [x for x in there if overlaps(address, _address(x.socket))]
+        return _overlaps_own(own[0]) if own else _who_holds(address)
     if error.errno == errno.EACCES and isinstance(address, TcpAddress):
         return _ways_out(address.port, flag)
     if error.errno == errno.EADDRNOTAVAIL:
         return "no interface of this machine has that address"
     return error.strerror or str(error)
+
+
+def _overlaps_own(listener: Listener) -> str:
+    return (
+        f"it overlaps {listener}, where snimux listens now, and the system has both at once only "
+        "for those who share a port; it needs a restart"
+    )
 
 
 def _who_holds(address: ListenAddress) -> str:

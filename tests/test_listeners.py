@@ -14,7 +14,7 @@ import pytest
 from snimux import listeners as module
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
 from snimux.config import Activated
-from snimux.listeners import Listener, ListenError, activated, open_listeners
+from snimux.listeners import Listener, ListenError, activated, besides, open_listeners
 from tests.sockets import open_descriptors
 
 
@@ -248,3 +248,100 @@ def test_what_was_handed_over_and_cannot_be_listened_on_is_told() -> None:
             assert str(caught.value) == (
                 f"descriptor {number} (tls) was handed over, but is no listening stream socket"
             )
+
+
+def ports(listeners: Sequence[Listener]) -> list[int]:
+    return [listener.socket.getsockname()[1] for listener in listeners]
+
+
+ANYWHERE = TcpAddress("127.0.0.1", 0)
+
+
+def test_what_is_there_for_an_address_is_used_again_and_the_rest_is_told() -> None:
+    other = TcpAddress("::1", 0)
+    before = open_listeners([ANYWHERE, other])
+    after = open_listeners([ANYWHERE, TcpAddress("", 0)], (), before)
+    try:
+        assert after[0] == before[0]
+        assert after[0].wanted == ANYWHERE
+        assert besides(after, before) == after[1:]
+        assert [x.wanted for x in after[1:]] == [TcpAddress("", 0)] * 2
+        (gone,) = besides(before, after)
+        assert gone == before[1]
+        socket.create_connection(gone.socket.getsockname()[:2], timeout=5).close()
+    finally:
+        close([*after, *besides(before, after)])
+
+
+def test_all_families_of_an_address_are_used_again() -> None:
+    before = opened(":0", ":0")
+    try:
+        assert open_listeners([TcpAddress("", 0)] * 2, (), before) == before
+        after = open_listeners([TcpAddress("", 0)], (), before)
+        assert after == before[:2]
+        assert besides(before, after) == before[2:]
+    finally:
+        close(before)
+
+
+def test_an_address_that_changes_its_protocol_keeps_its_socket() -> None:
+    before = open_listeners([ANYWHERE])
+    address = TcpAddress("127.0.0.1", ports(before)[0])
+    before = [Listener(before[0].socket, wanted=address)]
+    try:
+        after = open_listeners([ANYWHERE], [address], before)
+        assert [(x.wanted, x.protocol) for x in after] == [(ANYWHERE, "tls"), (address, "http")]
+        assert after[1].socket is before[0].socket
+        assert besides(before, after) == []
+        assert besides(after, before) == after[:1]
+    finally:
+        close(after)
+
+
+def test_rather_a_listener_of_the_same_protocol_is_used_again() -> None:
+    before = open_listeners([ANYWHERE], [ANYWHERE])
+    try:
+        assert open_listeners([ANYWHERE], [ANYWHERE], before) == before
+        assert open_listeners([], [ANYWHERE], before) == before[1:]
+        (moved,) = open_listeners([], [ANYWHERE], before[:1])
+        assert (moved.socket, moved.protocol) == (before[0].socket, "http")
+    finally:
+        close(before)
+
+
+def test_if_one_cannot_be_had_nothing_is_new_and_nothing_is_closed() -> None:
+    before = open_listeners([ANYWHERE])
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = TcpAddress("127.0.0.1", holder.getsockname()[1])
+        descriptors = open_descriptors()
+        with pytest.raises(ListenError, match=r"the port is held by "):
+            open_listeners([ANYWHERE, TcpAddress("::1", 0), taken], (), before)
+        assert open_descriptors() == descriptors
+    socket.create_connection(("127.0.0.1", ports(before)[0]), timeout=5).close()
+    close(before)
+
+
+@pytest.mark.parametrize(("first", "second"), [("", "127.0.0.1"), ("127.0.0.1", "")])
+def test_an_overlap_with_what_is_there_needs_a_restart(first: str, second: str) -> None:
+    before = open_listeners([TcpAddress(first, 0)])
+    try:
+        with pytest.raises(ListenError) as caught:
+            open_listeners([TcpAddress(second, ports(before)[0])], (), before)
+        assert f": it overlaps {before[0]}, where snimux listens now" in str(caught.value)
+        assert str(caught.value).endswith("; it needs a restart")
+    finally:
+        close(before)
+
+
+def test_a_descriptor_is_handed_over_at_the_start_only() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as handed:
+        number = FdAddress(os.dup(handed.fileno()))
+        before = open_listeners([number])
+        try:
+            assert open_listeners([number], (), before) == before
+            other = FdAddress(os.dup(handed.fileno()))
+            with pytest.raises(ListenError, match="no socket was handed over with that number"):
+                open_listeners([other], (), before)
+            os.close(other.number)
+        finally:
+            close(before)
