@@ -7,7 +7,7 @@ Reading order, lowest floor first; a file imports only from lower floors, and fl
 no trio, no socket, no clock and no log:
 
 0. ``hostname`` (names and patterns), ``address`` (where to listen or dial), ``verdict`` (what a
-   peek can conclude)
+   peek can conclude), ``networks`` (CIDR)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
    ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)
 2. ``settings`` (each key and flag), ``sources`` (flags, or TOML -> what they say), ``config`` (both

@@ -10,7 +10,7 @@ import snimux
 ROOT = Path(snimux.__file__).parent
 
 FLOORS = (
-    ("hostname", "address", "verdict"),
+    ("hostname", "address", "verdict", "networks"),
     ("client_hello", "http_head", "proxy_header", "routes", "overlap"),
     (
         "settings",
