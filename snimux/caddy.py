@@ -355,10 +355,9 @@ def _is_strict(raw: Mapping[str, Any]) -> bool:
 
 def _tls_server(server: _Server, ports: _Ports) -> TlsServer:
     places = server.tls_ports(ports)
+    hidden = (ports.http, ports.https, _HTTP_PORT, _HTTPS_PORT)
     shown = [
-        port
-        for where, port in places
-        if where.is_tcp and port not in (ports.http, ports.https, _HTTP_PORT, _HTTPS_PORT)
+        port for where, port in places if where.is_tcp and 0 < port < 65536 and port not in hidden
     ]
     return TlsServer(
         _dialled(places, server.proxy_protocol)[0],

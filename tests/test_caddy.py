@@ -392,6 +392,7 @@ def test_whom_the_wrapper_believes() -> None:
         ({"listen_protocols": [["h1"]]}, None, False, False),
         ({"listen_protocols": [None]}, None, True, False),
         ({"listen": [":8444"]}, 8444, True, False),
+        ({"listen": ["a.example", ":0", ":99999"]}, None, True, False),
         ({"listen": ["unix//run/x"]}, None, False, False),
         ({"listen": [":8444"], "automatic_https": {"disable_redirects": True}}, None, True, False),
         ({"tls_connection_policies": [{"client_authentication": {"mode": "request"}}]},
