@@ -10,7 +10,7 @@ import snimux
 ROOT = Path(snimux.__file__).parent
 
 FLOORS = (
-    ("hostname", "address", "verdict", "networks"),
+    ("hostname", "address", "verdict", "networks", "balance", "health"),
     ("client_hello", "http_head", "proxy_header", "routes", "overlap"),
     (
         "settings",
@@ -28,6 +28,8 @@ FLOORS = (
     (
         "log",
         "upstream",
+        "backends",
+        "names",
         "admin",
         "listeners",
         "systemd",
@@ -42,7 +44,7 @@ FLOORS = (
         "relay.portable",
         "relay.engine",
     ),
-    ("connection", "discovery", "proxy_auto", "pulse"),
+    ("connection", "discovery", "proxy_auto", "checks", "pulse"),
     ("server", "doctor", "description"),
     ("supervisor",),
     ("flags", "process"),
@@ -78,6 +80,9 @@ SAME_FLOOR = {
     ("diagnosis.judge", "diagnosis.caddys"),
     ("diagnosis.judge", "diagnosis.backends"),
     ("diagnosis.judge", "facts"),
+    ("backends", "log"),
+    ("backends", "upstream"),
+    ("names", "log"),
     ("admin", "upstream"),
     ("probe", "upstream"),
     ("certificate", "upstream"),
