@@ -7,14 +7,15 @@ Reads no file, opens no socket and looks up no name: text comes in, a value goes
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from snimux.address import AdminAddress, FdAddress, ListenAddress, TcpAddress, parse_listen
+from snimux.balance import Balance
 from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.http_head import HTTP
 from snimux.overlap import is_covered, is_own, overlaps
-from snimux.routes import Route
+from snimux.routes import Check, Route
 from snimux.settings import SETTINGS
 from snimux.sources import OFF, read_flags, read_toml
 
@@ -40,6 +41,20 @@ class Limits:
     max_connections_per_source: int | None = None
     """None: no limit."""
     drain: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendDefaults:
+    """How backends are served whose route says nothing else, and how addresses are checked."""
+
+    balance: Balance = "first"
+    wait: float = 5.0
+    """Seconds."""
+    check: Check = "off"
+    check_every: float = 10.0
+    """Seconds."""
+    rise: int = 2
+    fall: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,7 @@ class Config:
     """The Caddys of those whose sites are sent no PROXY protocol header in any case."""
     handed_over: tuple[ListenAddress, ...] = ()
     """Where what was handed over listens; ``listen`` and ``http`` have the descriptors."""
+    backends: BackendDefaults = BackendDefaults()
     is_http_said: bool = field(default=False, compare=False)
     """Whether ``http`` is what was told, off included, and not what follows from the rest."""
 
@@ -80,6 +96,7 @@ class Config:
 _DEFAULT_LISTEN = f":{TLS.default_port}"
 _DEFAULT_HTTP = f":{HTTP.default_port}"
 _NO_LIMITS = ("relay", "log_format", "log_level", "workers")
+_FOR_BACKENDS = tuple(x.name for x in fields(BackendDefaults))
 
 
 def load(
@@ -125,11 +142,13 @@ def load(
     handed_over = tuple(x.address for x in activated)
     if not problems and (needs_routes or routes or caddys):
         problems = _problems_together(listen, http, handed_over, routes.values(), caddys)
-    if problems:
-        raise ConfigError(problems)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
+    problems += _problems_of_weights(routes.values(), settings["balance"]) if not problems else []
+    if problems:
+        raise ConfigError(problems)
     rest = {key: settings.pop(key) for key in _NO_LIMITS}
+    backends = BackendDefaults(**{key: settings.pop(key) for key in _FOR_BACKENDS})
     return Config(
         tuple(listen),
         tuple(routes.values()),
@@ -138,6 +157,7 @@ def load(
         caddys=caddys,
         without_proxy=frozenset(x for x, proxy in caddy_proxies.items() if proxy == OFF),
         handed_over=handed_over,
+        backends=backends,
         is_http_said=is_http_said,
         **rest,
     )
@@ -177,6 +197,16 @@ def _default_http(
     return []
 
 
+def _problems_of_weights(routes: Iterable[Route], balance: str) -> list[str]:
+    """Weights that nothing heeds."""
+    return [
+        f"the route of {route.pattern} has weights, which balance = first does not heed; "
+        "balance = round_robin, least_conn and ip_hash do"
+        for route in routes
+        if any(x.weights and (x.balance or balance) == "first" for x in route.backends)
+    ]
+
+
 def _problems_together(
     listen: Sequence[ListenAddress],
     http: Sequence[ListenAddress],
@@ -200,8 +230,7 @@ def _problems_together(
         f"the route of {route.pattern} goes to {address}, where snimux itself listens: "
         "each connection would come back to it without end"
         for route in routes
-        for backend in (route.backend, route.http)
-        if backend is not None
+        for backend in route.backends
         for address in backend.addresses
         if is_own((*listen, *http, *handed_over), address)
     ]

@@ -6,11 +6,12 @@ Values -> text. Asks nobody: what the Caddys serve, and what was learnt of the b
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import zip_longest
 
 from snimux import hostname
 from snimux.address import AdminAddress
 from snimux.caddy import Plan, Sites
-from snimux.config import Config
+from snimux.config import BackendDefaults, Config
 from snimux.proxy_auto import Remark
 from snimux.routes import Backend
 
@@ -29,6 +30,7 @@ def describe(
         caddys: what each Caddy that answered serves.
         proxies: what was learnt of the backends that are asked for the PROXY protocol.
     """
+    defaults = config.backends
     lines = ["listen"]
     lines += [f"  {address}" for address in config.listen]
     width = max([28, *(len(str(route.pattern)) for route in found.routes)])
@@ -38,10 +40,16 @@ def describe(
     for route in found.routes:
         unicode = hostname.for_people(route.pattern.host)
         note = unicode if unicode != route.pattern.host else ""
-        to = _shown_backend(route.backend, note) if route.backend else "no TLS, plain HTTP only"
+        to = (
+            _shown_backend(route.backend, defaults, note)
+            if route.backend
+            else "no TLS, plain HTTP only"
+        )
         lines.append(f"  {route.pattern!s:{width}}  ->  {to}")
         if route.http:
-            lines.append(f"    {'plain HTTP':{width - 2}}  ->  {_shown_backend(route.http)}")
+            lines.append(
+                f"    {'plain HTTP':{width - 2}}  ->  {_shown_backend(route.http, defaults)}"
+            )
         elif config.http and route.pattern.alpn is None:
             lines.append(f"    {'plain HTTP':{width - 2}}  ->  redirected to https")
     if all(str(route.pattern) != hostname.ANY for route in found.routes):
@@ -52,6 +60,12 @@ def describe(
     if proxies:
         lines.append("PROXY protocol auto")
         lines += [f"  {x.backend:{width}}  {x.header}: {x.detail}" for x in proxies]
+    others = [x for x in fields(defaults) if getattr(defaults, x.name) != x.default]
+    if others:
+        lines.append("backends")
+        lines += [
+            f"  {x.name:{width}}  {_limit(x.name, getattr(defaults, x.name))}" for x in others
+        ]
     lines.append("limits")
     for limit in fields(config.limits):
         value = getattr(config.limits, limit.name)
@@ -68,14 +82,25 @@ def _described_caddys(found: Plan, caddys: Mapping[AdminAddress, Sites]) -> list
     return lines + (["needs a route or --default", *needs] if needs else [])
 
 
-def _shown_backend(backend: Backend, note: str = "") -> str:
+def _shown_backend(backend: Backend, defaults: BackendDefaults, note: str = "") -> str:
     notes = [f"PROXY protocol {backend.proxy}"] if backend.proxy else []
+    balance = backend.balance or defaults.balance
+    notes += [f"balance {balance}"] if balance != "first" and len(backend.addresses) > 1 else []
+    notes += [f"wait {_limit('wait', backend.wait)}"] if backend.wait is not None else []
+    notes += [f"check {backend.check}"] if backend.check is not None else []
     notes += [note] if note else []
-    to = ", else ".join(map(str, backend.addresses))
+    weights = [f" (weight {weight})" if weight != 1 else "" for weight in backend.weights]
+    to = (", else " if balance == "first" else ", ").join(
+        f"{address}{weight}"
+        for address, weight in zip_longest(backend.addresses, weights, fillvalue="")
+    )
     return f"{to}  ({', '.join(notes)})" if notes else to
 
 
-def _limit(name: str, value: float | None) -> str:
+def _limit(name: str, value: float | str | None) -> str:
+    if isinstance(value, str):
+        return value
     if value is None:
         return "auto" if name == "max_connections" else "off"
-    return "off" if value == math.inf else f"{value:g}"
+    is_off = value == math.inf or (name == "wait" and value == 0)
+    return "off" if is_off else f"{value:g}"

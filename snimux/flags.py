@@ -41,7 +41,8 @@ def options(command: F) -> F:
                 "--route",
                 "HOST[,HOST...]=ADDR[,ADDR...]",
                 True,
-                "send hellos for HOST to the first ADDR that answers; repeatable",
+                "send hellos for HOST to the first ADDR that answers, or as --balance says; "
+                "repeatable",
             ),
             (
                 "--default",

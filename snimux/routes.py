@@ -13,7 +13,11 @@ from typing import Literal
 
 from snimux import hostname
 from snimux.address import DialAddress
+from snimux.balance import Balance
 from snimux.proxy_header import Version
+
+Check = Literal["off", "tcp", "tls"]
+"""How an address is asked whether it is up: not; by a connection; by a hello for its name."""
 
 
 class PatternError(ValueError):
@@ -33,14 +37,22 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where connections go: addresses, tried in order until one connects.
+    """Where connections go: addresses, tried until one connects.
 
     ``proxy`` is the version of the PROXY protocol header that it is sent, if any; "auto" is v2 to
-    the addresses that are proved to understand it, which others know.
+    the addresses that are proved to understand it, which others know. What is None is as the
+    settings of the same name say.
     """
 
     addresses: tuple[DialAddress, ...]
     proxy: Version | Literal["auto"] | None = None
+    weights: tuple[int, ...] = ()
+    """Of each address; empty where all are equal."""
+    balance: Balance | None = None
+    """Which address a connection goes to."""
+    wait: float | None = None
+    """Seconds that a connection waits for an address to come back."""
+    check: Check | None = None
 
     def __str__(self) -> str:
         return ",".join(map(str, self.addresses))
@@ -57,6 +69,11 @@ class Route:
     pattern: Pattern
     backend: Backend | None
     http: Backend | None = None
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """Those that it has, of the two."""
+        return tuple(x for x in (self.backend, self.http) if x is not None)
 
 
 def parse_pattern(text: str) -> Pattern:

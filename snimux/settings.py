@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from snimux.balance import BALANCES
 from snimux.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
 
 # Seconds: thirty years, which is off; and not inf or nan.
@@ -30,16 +31,19 @@ class Setting:
         return "--" + self.key.replace("_", "-")
 
 
-def _seconds(*, off: bool = False, zero: bool = False) -> Callable[[object], float]:
+def _seconds(
+    *, off: bool = False, zero: bool = False, off_is: float = math.inf
+) -> Callable[[object], float]:
     wanted = "a number of seconds" + (" or off" if off else "")
 
     def parse(value: object) -> float:
         if off and value == "off":
-            return math.inf
+            return off_is
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{shown(value)} is not {wanted}")
         if not 0 <= value <= _LONGEST or (value == 0 and not zero):
-            hint = "; write off for no limit" if off else ""
+            meant = "for no limit" if off_is else "for no wait"
+            hint = f"; write off {meant}" if off else ""
             raise ValueError(f"{shown(value)} is not a number of seconds above 0{hint}")
         return float(value)
 
@@ -73,6 +77,9 @@ def choice(*words: str) -> Callable[[object], str]:
 
     return parse
 
+
+weight = _count("shares", high=256)  # HAProxy's highest, too
+"""Reads how much of the whole an address is to have, beside others."""
 
 # 512 bytes: hardly any client says less, so a smaller bound is a slip of units.
 SETTINGS = (
@@ -113,6 +120,33 @@ SETTINGS = (
         "N|off",
         "connections at a time from one IPv4 address or IPv6 /64; more are refused",
     ),
+    Setting(
+        "balance",
+        choice(*BALANCES),
+        "first",
+        "POLICY",
+        "which ADDR of several a connection goes to: first (that is up), round_robin, least_conn "
+        "(the fewest connections), or ip_hash (always the same for a client's address)",
+    ),
+    Setting(
+        "wait",
+        _seconds(off=True, off_is=0.0),
+        5,
+        "SECONDS|off",
+        "time that a new connection waits for a backend that restarts; one that has been down for "
+        "longer is not waited for",
+    ),
+    Setting(
+        "check",
+        choice("off", "tcp", "tls"),
+        "off",
+        "off|tcp|tls",
+        "ask each backend address whether it is up: by a connection, or by a hello for its name; "
+        "one that is not is tried last",
+    ),
+    Setting("check_every", _seconds(), 10, "SECONDS", "time between two checks of an address"),
+    Setting("rise", _count("checks"), 2, "N", "checks in a row that an address passes to be up"),
+    Setting("fall", _count("checks"), 3, "N", "checks in a row that an address fails to be down"),
     Setting(
         "drain",
         _seconds(off=True, zero=True),

@@ -7,7 +7,7 @@ together mean: that is ``config``'s.
 import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast
 
 from snimux import hostname
@@ -22,7 +22,7 @@ from snimux.address import (
 from snimux.overlap import is_same, overlaps
 from snimux.proxy_header import Version
 from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
-from snimux.settings import SETTINGS, Setting, choice, shown
+from snimux.settings import SETTINGS, Setting, choice, shown, weight
 
 T = TypeVar("T")
 
@@ -30,7 +30,11 @@ OFF = "off"
 _FILE_KEYS = (
     "listen", "http", "route", "default", "caddy", *(setting.key for setting in SETTINGS)
 )  # fmt: skip
-_ROUTE_KEYS = ("hosts", "to", "proxy", "http", "http_proxy")
+_OF_A_BACKEND = tuple(x for x in SETTINGS if x.key in ("balance", "wait", "check"))
+_ROUTE_KEYS = (
+    "hosts", "to", "proxy", "http", "http_proxy", *(setting.key for setting in _OF_A_BACKEND)
+)  # fmt: skip
+_ADDRESS_KEYS = ("address", "weight")
 _CADDY_KEYS = ("admin", "proxy")
 _PROXIES = ("v1", "v2", "auto", OFF)
 _CADDY_PROXIES = ("auto", OFF)
@@ -204,8 +208,9 @@ def read_toml(toml: str) -> Source:
     for number, table in enumerate(_tables(source, "caddy", document), 1):
         _read_caddy(source, f"caddy {number}", table)
     if "default" in document:
-        to = _strings(source, "default", document["default"])
-        source.add_route("default", [hostname.ANY], source.backend("default", to, None))
+        to, weights = _addresses(source, "default", document["default"])
+        backend = replace(source.backend("default", to, None), weights=weights)
+        source.add_route("default", [hostname.ANY], backend)
     for setting in SETTINGS:
         if setting.key in document:
             _read_setting(source, setting.key, setting, document[setting.key])
@@ -224,7 +229,13 @@ def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None
     hosts = _strings(source, f"{where}: hosts", table.get("hosts", ["absent"]))
     backend = _read_backend(source, where, table, "to", "proxy")
     http = _read_backend(source, where, table, "http", "http_proxy")
+    said: dict[str, Any] = {
+        x.key: source.attempt(f"{where}: {x.key}", x.parse, table[x.key])
+        for x in _OF_A_BACKEND
+        if x.key in table
+    }
     if "hosts" in table:
+        backend, http = (x and replace(x, **said) for x in (backend, http))
         source.add_route(where, hosts, backend, http)
 
 
@@ -237,8 +248,29 @@ def _read_backend(
         proxy = source.attempt(f"{where}: {proxy_key}", choice(*_PROXIES), table[proxy_key])
     if key not in table:
         return None
-    to = _strings(source, f"{where}: {key}", table[key])
-    return source.backend(where if key == "to" else f"{where}: {key}", to, proxy)
+    to, weights = _addresses(source, f"{where}: {key}", table[key])
+    backend = source.backend(where if key == "to" else f"{where}: {key}", to, proxy)
+    return replace(backend, weights=weights)
+
+
+def _addresses(source: Source, where: str, value: object) -> tuple[list[str], tuple[int, ...]]:
+    """Addresses, each a string or a table that has it, and their weights; no weights if equal."""
+    items = value if isinstance(value, list) else [value]
+    if not any(isinstance(item, dict) for item in items):
+        return _strings(source, where, value), ()
+    tables = [item if isinstance(item, dict) else {"address": item} for item in items]
+    weights = []
+    for table in tables:
+        _check_keys(source, f"{where}: ", table, _ADDRESS_KEYS)
+        if "address" not in table:
+            source.problems.append(f"{where}: {shown(table)} has no address")
+        share = source.attempt(f"{where}: weight", weight, table.get("weight", 1))
+        weights.append(share or 1)
+    addresses = [table["address"] for table in tables if "address" in table]
+    if not addresses:
+        return [], ()
+    is_weighted = any(share != 1 for share in weights)
+    return _strings(source, where, addresses), tuple(weights) if is_weighted else ()
 
 
 def _read_caddy(source: Source, where: str, table: Mapping[str, object]) -> None:

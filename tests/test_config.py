@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from snimux.address import FdAddress, TcpAddress, UnixAddress
-from snimux.config import Activated, Config, ConfigError, Limits, load, with_found
+from snimux.config import Activated, BackendDefaults, Config, ConfigError, Limits, load, with_found
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.settings import SETTINGS
 
@@ -93,22 +93,49 @@ def test_the_example_file_says_every_key_and_every_default() -> None:
         assert document[setting.key] == setting.default, setting.key
     assert {"listen", "http", "default", "route", *(s.key for s in SETTINGS)} == set(document)
     assert {key for route in document["route"] for key in route} == {
-        "hosts", "to", "proxy", "http", "http_proxy",
+        "hosts", "to", "proxy", "http", "http_proxy", "balance", "wait", "check",
     }  # fmt: skip
     config = from_file(EXAMPLE)
     assert config.http == (TcpAddress("", 80),)
     assert config == from_file(EXAMPLE.replace('http = [":80"]', ""))
     assert config.limits == Limits()
+    assert config.backends == BackendDefaults()
     assert config.listen == load(flags()).listen
     assert [str(route.pattern) for route in config.routes] == [
-        "secure.ciso.com", "dao.ciso.com", "traefik.ciso.com", "*",
+        "secure.ciso.com", "dao.ciso.com", "traefik.ciso.com", "pool.ciso.com", "*",
     ]  # fmt: skip
     assert config.routes[1].backend is not None
     assert config.routes[1].backend.proxy == "v2"
     assert config.routes[0].http == Backend((TcpAddress("127.0.0.1", 8080),))
     assert config.routes[1].http is not None
     assert config.routes[1].http.proxy == "v2"
-    assert config.routes[3].http is None
+    assert config.routes[3].backend == Backend(
+        (TcpAddress("127.0.0.1", 8446), TcpAddress("127.0.0.1", 8447)),
+        weights=(1, 2),
+        balance="round_robin",
+        wait=0,
+        check="tls",
+    )
+    assert config.routes[4].http is None
+
+
+def test_what_is_said_of_backends() -> None:
+    said = {"balance": "ip_hash", "wait": "off", "check": "tcp", "check_every": "2", "fall": "1"}
+    config = load(flags(**said, rise="4"))
+    assert config.backends == BackendDefaults("ip_hash", 0, "tcp", 2, 4, 1)
+    assert from_file("wait = 3\n[[route]]\nhosts='a'\nto='x:1'").backends.wait == 3
+
+
+def test_weights_that_nothing_heeds_are_a_mistake() -> None:
+    weighted = "[[route]]\nhosts='a'\nhttp=['x:1', {address='x:2', weight=2}]\n"
+    (line,) = problems(weighted)
+    assert line.startswith("the route of a has weights, which balance = first does not heed; ")
+    for balance in ("round_robin", "least_conn", "ip_hash"):
+        assert from_file(f"balance = '{balance}'\n{weighted}").routes[0].http is not None
+        assert from_file(f"{weighted}balance = '{balance}'").routes[0].http is not None
+        assert load({"balance": balance}, "snimux.toml", weighted).backends.balance == balance
+    (line,) = problems(f"balance = 'ip_hash'\n{weighted}balance = 'first'")
+    assert "does not heed" in line
 
 
 def test_beside_port_443_a_caddy_has_port_80_too() -> None:

@@ -71,6 +71,38 @@ def test_where_plain_http_goes_is_shown() -> None:
     assert [line.split()[0] for line in both[2:4]] == [":81", ":82"]
 
 
+def test_how_backends_are_served_is_shown_where_it_is_not_the_default() -> None:
+    file = """
+        listen = "127.0.0.1:8443"
+        check = "tcp"
+        fall = 1
+        [[route]]
+        hosts = "pool.test"
+        to = ["127.0.0.1:1", { address = "127.0.0.1:2", weight = 2 }]
+        balance = "round_robin"
+        wait = "off"
+        check = "tls"
+        [[route]]
+        hosts = "pair.test"
+        to = ["127.0.0.1:3", "127.0.0.1:4"]
+        wait = 0.5
+        check = "off"
+        """
+    lines = described(load({"wait": "off"}, "snimux.toml", file))
+    assert lines[lines.index("routes") + 1 : lines.index("limits")] == [
+        "  pool.test                     ->  127.0.0.1:1, 127.0.0.1:2 (weight 2)  "
+        "(balance round_robin, wait off, check tls)",
+        "  pair.test                     ->  127.0.0.1:3, else 127.0.0.1:4  (wait 0.5, check off)",
+        "  all else                      ->  refused with the alert unrecognized_name",
+        "backends",
+        "  wait                          off",
+        "  check                         tcp",
+        "  fall                          1",
+    ]
+    by_flag = "".join(described(load({"balance": "ip_hash"}, "snimux.toml", file)))
+    assert "127.0.0.1:3, 127.0.0.1:4  (balance ip_hash, " in by_flag
+
+
 def test_with_a_default_nothing_is_refused() -> None:
     assert "refused" not in "".join(described(load({"default": "127.0.0.1:1"})))
 

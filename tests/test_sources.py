@@ -201,7 +201,7 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
         ("[[route]]\nhosts=['a', 'a/h2']\nto='x:1'\nhttp='x:2'",
          "route 1: http: plain HTTP has no ALPN protocol, so it cannot be for a/h2; "
          "give http in a route for a"),
-        ("default = {}", "default: {} is not a string or a list of strings"),
+        ("default = {}", "default: {} has no address"),
         ("default = '10.0.0.1'", "default: '10.0.0.1': no port; perhaps 10.0.0.1:8443"),
         ("caddy = 'localhost:2019'", "caddy: caddys are tables, each headed [[caddy]]"),
         ("[[caddy]]", "caddy 1: admin is missing"),
