@@ -23,7 +23,6 @@ import trio
 
 from snimux.address import AdminAddress, DialAddress, FileAddress, TcpAddress
 from snimux.caddy import Sites, read
-from snimux.routes import Backend
 from snimux.upstream import NotDialled, dial
 
 # Bytes of an answer: twice what Caddy says of 10,000 sites. What answers may not be a Caddy, and 1
@@ -197,7 +196,7 @@ async def _get(address: AdminAddress) -> bytes:
     if isinstance(address, FileAddress):
         return _read_file(address.path)
     with trio.move_on_after(_TIME):
-        dialled = await dial(Backend((address,)), dial_timeout=_TIME)
+        dialled = await dial(address, dial_timeout=_TIME)
         if isinstance(dialled, NotDialled):
             raise AdminError(dialled.detail.removeprefix(f"{address}: "))
         async with _stream(dialled.socket) as stream:

@@ -13,7 +13,6 @@ import trio
 from snimux.address import DialAddress
 from snimux.facts import Certificate, Down, NoHandshake, Outcome, Unread
 from snimux.proxy_header import Version, build
-from snimux.routes import Backend
 from snimux.upstream import NotDialled, dial
 
 
@@ -33,7 +32,7 @@ async def certificate(
     """
     dialled = None
     with trio.move_on_after(within):
-        dialled = await dial(Backend((address,)), dial_timeout=within)
+        dialled = await dial(address, dial_timeout=within)
         if isinstance(dialled, NotDialled):
             return Down(dialled.detail.removeprefix(f"{address}: "))
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(dialled.socket))

@@ -14,12 +14,13 @@ import trio
 
 from snimux import proxy_header
 from snimux.address import DialAddress
+from snimux.backends import Backends
 from snimux.config import Limits
 from snimux.log import Field
 from snimux.proxy_header import Endpoint, Version
 from snimux.relay import Relay, Tally
 from snimux.routes import Backend, LiveTable, Route, RouteTable
-from snimux.upstream import NotDialled, dial
+from snimux.upstream import NotDialled
 from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Reason, Verdict
 
 _READ_SIZE = 16 * 1024
@@ -57,6 +58,8 @@ class Outcome:
     to: Backend | None = None
     backend: str | None = None
     """The address that was dialled, of those of ``to``."""
+    waited: float | None = None
+    """For a backend to come back; None if that was not needed."""
     tally: Tally = field(default_factory=Tally)
     header_size: int = 0
     seconds: float = 0.0
@@ -75,6 +78,7 @@ class Outcome:
             "ech": "offered" if hello and hello.ech else None,
             "route": str(route.pattern) if route else None,
             "backend": self.backend,
+            "waited": None if self.waited is None else round(self.waited, 3),
             "up": max(self.tally.up - self.header_size, 0),
             "down": self.tally.down,
             "seconds": round(self.seconds, 3),
@@ -126,6 +130,8 @@ class Service:
     """The addresses that are sent a PROXY protocol header where that is automatic."""
     look_again: Callable[[], Awaitable[None]] | None = None
     """Awaited where a hello has no route: there may be one by then."""
+    backends: Backends = field(default_factory=Backends)
+    """What connects to backends."""
 
     def find(self, hello: Hello) -> Route | None:
         """The route of a hello, or None."""
@@ -206,23 +212,29 @@ async def _pass_on(
     if to is None:
         return _redirect(service, hello)
     outcome.to = to
-    dialled = await dial(to, dial_timeout=service.limits.dial_timeout)
+    dialled = await service.backends.reach(
+        to, client, outcome.source, dial_timeout=service.limits.dial_timeout
+    )
+    outcome.waited = dialled.waited
     if isinstance(dialled, NotDialled):
         down = Reason.OUT_OF_RESOURCES if dialled.exhausted else Reason.BACKEND_DOWN
         return _refuse(service, down, dialled.detail, hello)
-    with dialled.socket as backend:
-        tune(backend)
-        outcome.backend = str(dialled.address)
-        header = _proxy_header(client, outcome.source, service.proxy(to, dialled.address))
-        outcome.header_size = len(header)
-        received[:0] = header
-        outcome.ended = await service.relay(
-            client,
-            backend,
-            outcome.tally,
-            head=received,
-            idle_timeout=service.limits.idle_timeout,
-        )
+    try:
+        with dialled.socket as backend:
+            tune(backend)
+            outcome.backend = str(dialled.address)
+            header = _proxy_header(client, outcome.source, service.proxy(to, dialled.address))
+            outcome.header_size = len(header)
+            received[:0] = header
+            outcome.ended = await service.relay(
+                client,
+                backend,
+                outcome.tally,
+                head=received,
+                idle_timeout=service.limits.idle_timeout,
+            )
+    finally:
+        service.backends.leave(dialled.address)
     return None
 
 

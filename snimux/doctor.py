@@ -31,7 +31,7 @@ from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, 
 from snimux.overlap import is_own
 from snimux.probe import Unreached, ask, ask_both, by_http, by_tls
 from snimux.proxy_header import Version, build
-from snimux.routes import Backend, Route
+from snimux.routes import Route
 from snimux.survey import DEFAULT_ADMIN, Running, Survey, survey
 from snimux.upstream import NotDialled, dial
 
@@ -319,7 +319,7 @@ async def _probe(probe: _Probe, route: Route, *, is_quiet: bool) -> Probed:
     address, version = probe.address, probe.proxy
     done = Probed(str(route.pattern), address, probe.is_http)
     if is_quiet and not probe.is_http:
-        dialled = await dial(Backend((address,)), dial_timeout=_HANDSHAKE)
+        dialled = await dial(address, dial_timeout=_HANDSHAKE)
         if isinstance(dialled, NotDialled):
             return replace(done, down=dialled.detail.removeprefix(f"{address}: "))
         dialled.socket.close()

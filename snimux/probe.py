@@ -22,7 +22,6 @@ import trio
 
 from snimux import proxy_header
 from snimux.address import DialAddress
-from snimux.routes import Backend
 from snimux.upstream import NotDialled, dial
 
 LOCAL_HEADER = proxy_header.build("v2", None, None)
@@ -239,7 +238,7 @@ async def ask(
         The answer. Raises nothing but ``trio.Cancelled``.
     """
     deadline = trio.current_time() + answer_timeout
-    dialled = await dial(Backend((address,)), dial_timeout=answer_timeout)
+    dialled = await dial(address, dial_timeout=answer_timeout)
     if isinstance(dialled, NotDialled):
         return Unreached(dialled.detail.removeprefix(f"{address}: "), dialled.exhausted)
     received = bytearray()

@@ -1,6 +1,6 @@
-"""Dial one of a backend's addresses: in order, until one connects.
+"""Dial an address: a connected socket, or why there is none.
 
-Knows no TLS and no routes' patterns; sends nothing.
+Knows no TLS and no routes, and not what became of earlier dials; sends nothing.
 """
 
 import errno
@@ -12,7 +12,6 @@ from typing import Any
 import trio
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
-from snimux.routes import Backend
 
 # What socket() and connect() say when this process or machine has nothing left to dial with:
 # descriptors, memory, source ports.
@@ -26,42 +25,45 @@ _QUEUE_POLL = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """A connected, non-blocking socket, which the receiver owns, and the address that answered."""
+    """A connected, non-blocking socket, which the receiver owns, and the address that answered.
+
+    ``waited`` is how many seconds that was waited for, if it was.
+    """
 
     socket: socket.socket
     address: DialAddress
+    waited: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NotDialled:
-    """No address connected; ``exhausted`` if the fault was this machine's, not a backend's."""
+    """No address connected; ``exhausted`` if the fault was this machine's, not a backend's.
+
+    ``waited`` is how many seconds it was waited, if it was.
+    """
 
     detail: str
     exhausted: bool
+    waited: float | None = None
 
 
-async def dial(backend: Backend, *, dial_timeout: float) -> Dialled | NotDialled:
-    """Connect to the first of a backend's addresses that answers.
+async def dial(address: DialAddress, *, dial_timeout: float) -> Dialled | NotDialled:
+    """Connect to an address.
 
     Args:
-        backend: its addresses are tried in order.
-        dial_timeout: seconds that each address gets, name look-up included.
+        address: where to.
+        dial_timeout: seconds for it, name look-up included.
 
     Returns:
         The socket, or why there is none. Raises nothing but ``trio.Cancelled``.
     """
-    faults = []
-    exhausted = False
-    for address in backend.addresses:
-        try:
-            return Dialled(await _connect(address, dial_timeout), address)
-        except trio.TooSlowError:
-            faults.append(f"{address}: no answer in {dial_timeout:g} s")
-        except OSError as error:
-            cause = _cause(error)
-            faults.append(f"{address}: {_words(cause)}")
-            exhausted = exhausted or cause.errno in _EXHAUSTED
-    return NotDialled("; ".join(faults), exhausted)
+    try:
+        return Dialled(await _connect(address, dial_timeout), address)
+    except trio.TooSlowError:
+        return NotDialled(f"{address}: no answer in {dial_timeout:g} s", False)
+    except OSError as error:
+        cause = _cause(error)
+        return NotDialled(f"{address}: {_words(cause)}", cause.errno in _EXHAUSTED)
 
 
 async def _connect(address: DialAddress, timeout: float) -> socket.socket:
@@ -154,9 +156,11 @@ def _refuse_itself(sock: socket.socket) -> None:
 def _cause(error: OSError) -> OSError:
     """The error behind "all attempts to connect failed", which is what open_tcp_stream says."""
     cause = error.__cause__
-    if isinstance(cause, ExceptionGroup):
-        cause = cause.exceptions[0]
-    return cause if isinstance(cause, OSError) else error
+    if not isinstance(cause, ExceptionGroup):
+        return error
+    faults = [x for x in cause.exceptions if isinstance(x, OSError)]
+    # One that lacked a descriptor says nothing of the backend, so nor do all together.
+    return next((x for x in faults if x.errno in _EXHAUSTED), [*faults, error][0])
 
 
 def _words(error: OSError) -> str:

@@ -136,6 +136,7 @@ async def test_a_hello_is_passed_on_whole_and_the_answer_comes_back(behind: byte
         "ech": "offered",
         "route": NAME,
         "backend": fields["backend"],
+        "waited": None,
         "up": len(HELLO + behind),
         "down": len(b"ServerHello" + b"the rest"),
         "seconds": fields["seconds"],

@@ -1,0 +1,332 @@
+"""Connect to a backend: which of its addresses first, and what to do while none answers.
+
+Remembers of each address, whichever routes have it, how many connections it has, and whether it is
+up. One that cannot be dialled, or fails its checks, is tried last, never not at all. It is dialled
+then from here, later and later, until it answers; and often while a connection waits for it.
+
+Sends nothing, and knows neither names nor hellos. What it remembers is this process's own: each
+worker sees for itself.
+
+Source: HAProxy (``balance``, ``rise``, ``fall``), nginx (``max_fails``), Caddy
+(``lb_try_duration``, ``lb_try_interval``).
+"""
+
+import random
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from snimux.address import DialAddress, TcpAddress
+from snimux.balance import Turns, by_source, well_first
+from snimux.config import BackendDefaults
+from snimux.health import UP, Checked
+from snimux.log import Log
+from snimux.proxy_header import Endpoint
+from snimux.routes import Backend, Route
+from snimux.upstream import Dialled, NotDialled, dial
+
+# Seconds between two dials of an address that somebody waits for: at first and at the most, which
+# is Caddy's lb_try_interval.
+_SOON, _OFTEN = 0.05, 0.25
+# The same while nobody does.
+_LATER, _LATEST = 1.0, 30.0
+# Addresses that are dialled at a time while nobody waits: each takes a descriptor.
+_AT_A_TIME = 8
+
+# How often it is looked whether a client that waits is still there (seconds): its place is wanted.
+_LOOK = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """What is known of an address."""
+
+    connections: int = 0
+    """Those that are there, and those that are being dialled."""
+    silent_since: float | None = None
+    """When it could first not be dialled, since when nobody could; None: it answers."""
+    returns: int = 0
+    """How often it has answered again: what was dialled before that says nothing any more."""
+    checked: Checked = UP
+    waiters: set[trio.Event] = field(default_factory=set)
+    """Set once it answers."""
+    watch: trio.CancelScope | None = None
+    """Of the task that dials it while it is silent."""
+    sleeping: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    """That task, between two dials."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether connections are for it rather than for others."""
+        return self.silent_since is None and self.checked.is_up
+
+
+class Backends:
+    """Connects to backends, and remembers how their addresses are."""
+
+    def __init__(
+        self,
+        log: Log | None = None,
+        defaults: BackendDefaults = BackendDefaults(),  # noqa: B008 (frozen)
+        *,
+        doubt_name: Callable[[str], None] = lambda name: None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """Knows nothing yet.
+
+        Args:
+            log: told when an address goes down, and when it is up again.
+            defaults: for backends that say nothing else.
+            doubt_name: called with a name at whose addresses nobody answered.
+            uniform: a random number between two.
+        """
+        self.log = log
+        self.defaults = defaults
+        self.states: dict[DialAddress, State] = {}
+        self.down: set[DialAddress] = set()
+        """Those of the addresses that are not up."""
+        self.turns: dict[Backend, Turns] = {}
+        self.doubt_name = doubt_name
+        self.uniform = uniform
+        self.limiter = trio.CapacityLimiter(_AT_A_TIME)
+        self.nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Dial what is silent, for ever; without it nobody is waited for, or thought down.
+
+        Args:
+            task_status: told when it does.
+        """
+        try:
+            async with trio.open_nursery() as self.nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self.nursery = None
+
+    def exchange(self, routes: Iterable[Route], defaults: BackendDefaults | None = None) -> None:
+        """Forget what no route has; what one has stays as it is known.
+
+        Args:
+            routes: all that there are now.
+            defaults: if they are others now.
+        """
+        self.defaults = defaults or self.defaults
+        backends = {backend for route in routes for backend in route.backends}
+        kept = {address for backend in backends for address in backend.addresses}
+        self.turns = {x: turns for x, turns in self.turns.items() if x in backends}
+        for address, state in list(self.states.items()):
+            if address not in kept and not state.connections and not state.waiters:
+                if state.watch is not None:
+                    state.watch.cancel()
+                self.down.discard(address)
+                del self.states[address]
+
+    async def reach(
+        self,
+        backend: Backend,
+        client: socket.socket,
+        source: Endpoint | None,
+        *,
+        dial_timeout: float,
+    ) -> Dialled | NotDialled:
+        """Connect to one of a backend's addresses, for a client.
+
+        Args:
+            backend: which addresses, how to choose among them, and how long to wait for one.
+            client: looked at while it waits: one that was reset no longer does.
+            source: its address; None on a UNIX socket.
+            dial_timeout: seconds that each address gets.
+
+        Returns:
+            What came of it. A socket counts as a connection to its address until ``leave``. Raises
+            nothing but ``trio.Cancelled``.
+        """
+        addresses: Sequence[DialAddress] = backend.addresses
+        if len(addresses) > 1:
+            addresses = self._in_order(backend, source)
+        dialled = await self._dial(addresses, dial_timeout)
+        if isinstance(dialled, Dialled) or dialled.exhausted or self.nursery is None:
+            return dialled
+        started = trio.current_time()
+        wait = self.defaults.wait if backend.wait is None else backend.wait
+        if started - self._silent_since(addresses) >= wait:
+            return dialled
+        while isinstance(dialled, NotDialled) and not dialled.exhausted:
+            with trio.move_on_at(started + wait) as waiting:
+                is_there = await self._wait(addresses, client)
+            if waiting.cancelled_caught:
+                break
+            if not is_there:
+                dialled = replace(dialled, detail=f"{dialled.detail}; the client left")
+                break
+            dialled = await self._dial(self._in_order(backend, source), dial_timeout)
+        return replace(dialled, waited=trio.current_time() - started)
+
+    def leave(self, address: DialAddress) -> None:
+        """A connection to an address has ended."""
+        self.states[address].connections -= 1
+
+    def checked(self, address: DialAddress, passed: bool, detail: str) -> None:
+        """Heed a check of an address; the detail says what came of it."""
+        state = self.state(address)
+        state.checked = state.checked.after(
+            passed, rise=self.defaults.rise, fall=self.defaults.fall
+        )
+        if passed and state.silent_since is not None:
+            self._answered(address, state, detail)
+        self._settle(address, state, detail)
+
+    def unchecked(self, address: DialAddress) -> None:
+        """An address is checked no longer."""
+        if address in self.states:
+            self.states[address].checked = UP
+            self._settle(address, self.states[address], "no longer checked")
+
+    def state(self, address: DialAddress) -> State:
+        """What is known of an address."""
+        state = self.states.get(address)
+        if state is None:
+            state = self.states[address] = State()
+        return state
+
+    def _in_order(self, backend: Backend, source: Endpoint | None) -> Sequence[DialAddress]:
+        """All its addresses, the one first that is to have the connection."""
+        addresses = backend.addresses
+        balance = backend.balance or self.defaults.balance
+        if balance == "first" and not self.down:
+            return addresses
+        well = [address not in self.down for address in addresses]
+        weights = backend.weights or (1,) * len(addresses)
+        if balance == "first":
+            places = well_first(range(len(addresses)), well)
+        elif balance == "ip_hash" and source is not None:
+            names = [str(address) for address in addresses]
+            places = well_first(by_source(source[0], names, weights), well)
+        else:
+            turns = self.turns.get(backend)
+            if turns is None:
+                turns = self.turns[backend] = Turns(len(addresses))
+            loads = None
+            if balance == "least_conn":
+                loads = [self.state(address).connections for address in addresses]
+            places = turns.order(weights, well, loads)
+        return [addresses[place] for place in places]
+
+    async def _dial(
+        self, addresses: Iterable[DialAddress], dial_timeout: float
+    ) -> Dialled | NotDialled:
+        """Dial some addresses in order, until one answers."""
+        faults = []
+        exhausted = False
+        for address in addresses:
+            state = self.state(address)
+            state.connections += 1
+            returns = state.returns
+            dialled: Dialled | NotDialled | None = None
+            try:
+                dialled = await dial(address, dial_timeout=dial_timeout)
+            finally:
+                if not isinstance(dialled, Dialled):
+                    state.connections -= 1
+            if isinstance(dialled, Dialled):
+                if state.silent_since is not None:
+                    self._answered(address, state, "it answers again")
+                return dialled
+            faults.append(dialled.detail)
+            exhausted = exhausted or dialled.exhausted
+            if not dialled.exhausted and state.returns == returns:
+                self._failed(address, state, dialled.detail, dial_timeout)
+        return NotDialled("; ".join(faults), exhausted)
+
+    def _silent_since(self, addresses: Iterable[DialAddress]) -> float:
+        """Since when none of the addresses answers; now, where that is not so."""
+        now = trio.current_time()
+        since = (self.state(address).silent_since for address in addresses)
+        return max(now if x is None else x for x in since)
+
+    async def _wait(self, addresses: Iterable[DialAddress], client: socket.socket) -> bool:
+        """Wait until one of the addresses answers; whether the client is still there."""
+        states = [self.state(address) for address in addresses]
+        if any(state.silent_since is None for state in states):
+            return True  # since another was dialled
+        up = trio.Event()
+        for state in states:
+            state.waiters.add(up)
+            state.sleeping.unpark_all()
+        try:
+            while not up.is_set():
+                with trio.move_on_after(_LOOK):
+                    await up.wait()
+                # A reset shows; a client that has sent its FIN may want an answer still.
+                if client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    return False
+            return True
+        finally:
+            for state in states:
+                state.waiters.discard(up)
+
+    def _failed(self, address: DialAddress, state: State, detail: str, dial_timeout: float) -> None:
+        """An address could not be dialled, and that is no fault of this machine."""
+        if self.nursery is None:
+            return
+        if isinstance(address, TcpAddress) and not address.is_numeric:
+            self.doubt_name(address.host)
+        if state.silent_since is None:
+            state.silent_since = trio.current_time()
+            state.watch = trio.CancelScope()
+            self.nursery.start_soon(self._watch, address, state, state.watch, dial_timeout)
+            self._settle(address, state, detail)
+
+    def _answered(self, address: DialAddress, state: State, detail: str) -> None:
+        """An address could be dialled."""
+        state.silent_since = None
+        state.returns += 1
+        if state.watch is not None:
+            state.watch.cancel()
+            state.watch = None
+        self._settle(address, state, detail)
+        for up in state.waiters:
+            up.set()
+
+    def _settle(self, address: DialAddress, state: State, detail: str) -> None:
+        """Keep ``down`` as it should be, and say so where it changes."""
+        if state.is_up == (address not in self.down):
+            return
+        if state.is_up:
+            self.down.discard(address)
+        else:
+            self.down.add(address)
+        if self.log is not None:
+            word = "up" if state.is_up else "down"
+            detail = detail.removeprefix(f"{address}: ")
+            fields = {"backend": str(address), "state": word, "detail": detail}
+            self.log.write("info" if state.is_up else "warning", "backend", fields)
+
+    async def _watch(
+        self, address: DialAddress, state: State, scope: trio.CancelScope, dial_timeout: float
+    ) -> None:
+        """Dial an address until it answers."""
+        often, later = _SOON, _LATER
+        with scope:
+            while True:
+                if state.waiters:
+                    await trio.sleep(often)
+                    often = min(2 * often, _OFTEN)
+                    dialled = await dial(address, dial_timeout=dial_timeout)
+                else:
+                    with trio.move_on_after(self.uniform(later / 2, later)):
+                        await state.sleeping.park()
+                        continue  # it is waited for
+                    later = min(2 * later, _LATEST)
+                    async with self.limiter:
+                        dialled = await dial(address, dial_timeout=dial_timeout)
+                if isinstance(dialled, Dialled):
+                    dialled.socket.close()
+                    if not scope.cancel_called:  # else somebody else has said so, or forgotten it
+                        self._answered(address, state, "it answers again")
+                    return
+                if isinstance(address, TcpAddress) and not address.is_numeric:
+                    self.doubt_name(address.host)

@@ -1,0 +1,435 @@
+"""``snimux.backends``: who is tried first, who is waited for and how long, what is remembered."""
+
+import contextlib
+import io
+import json
+import resource
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from trio.socket import SocketType
+from trio.testing import MockClock
+
+from snimux.address import DialAddress, TcpAddress
+from snimux.backends import Backends
+from snimux.config import BackendDefaults
+from snimux.log import Log
+from snimux.routes import Backend, Route, parse_pattern
+from snimux.upstream import Dialled, NotDialled, dial
+from tests.sockets import fin, open_descriptors, reset, send_all, tcp_pair
+
+
+@dataclass
+class Place:
+    """An address on loopback where somebody listens, or nobody does."""
+
+    sock: socket.socket
+    address: TcpAddress
+
+    def listen(self, backlog: int = 100) -> None:
+        self.sock.listen(backlog)
+
+
+@contextlib.contextmanager
+def places(count: int, *, listening: bool = True) -> Iterator[list[Place]]:
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            sock = stack.enter_context(socket.socket())
+            sock.bind(("127.0.0.1", 0))
+            found.append(Place(sock, TcpAddress(*sock.getsockname())))
+            if listening:
+                found[-1].listen()
+        yield found
+
+
+@dataclass
+class Run:
+    """Backends that dial what is silent, and clients to connect for."""
+
+    backends: Backends
+    stream: io.StringIO
+    clients: list[SocketType] = field(default_factory=list)
+
+    async def reach(
+        self,
+        *addresses: DialAddress,
+        source: str = "192.0.2.1",
+        dial_timeout: float = 5,
+        **how: Any,
+    ) -> Dialled | NotDialled:
+        """What comes of a connection to a backend; a socket stays open until the test is over."""
+        near, client = await tcp_pair()
+        self.clients.append(client)
+        with near:
+            to = Backend(addresses, **how)
+            found = await self.backends.reach(to, near, (source, 1), dial_timeout=dial_timeout)
+        if isinstance(found, Dialled):
+            self.clients.append(trio.socket.from_stdlib_socket(found.socket))
+        return found
+
+    async def reached(self, *addresses: DialAddress, **how: Any) -> DialAddress:
+        found = await self.reach(*addresses, **how)
+        assert isinstance(found, Dialled), found
+        return found.address
+
+    async def failed(self, *addresses: DialAddress, **how: Any) -> NotDialled:
+        found = await self.reach(*addresses, **how)
+        assert isinstance(found, NotDialled), found
+        return found
+
+    def said(self) -> list[tuple[str, str]]:
+        """Which addresses the log has so far, and what they are."""
+        lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
+        assert {line["event"] for line in lines} <= {"backend"}
+        assert all(line["level"] == ("info", "warning")[line["state"] == "down"] for line in lines)
+        return [(line["backend"], line["state"]) for line in lines]
+
+
+@contextlib.asynccontextmanager
+async def running(**said: Any) -> AsyncIterator[Run]:
+    stream = io.StringIO()
+    doubt_name = said.pop("doubt_name", lambda name: None)
+    backends = Backends(
+        Log(stream, form="json"),
+        BackendDefaults(**said),
+        doubt_name=doubt_name,
+        uniform=lambda low, high: high,
+    )
+    run = Run(backends, stream)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(backends.run)
+        yield run
+        nursery.cancel_scope.cancel()
+    for sock in run.clients:
+        sock.close()
+
+
+@pytest.fixture
+def dials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DialAddress, float]]:
+    """Every address that is dialled from now on, and when."""
+    found: list[tuple[DialAddress, float]] = []
+
+    async def noting(address: DialAddress, *, dial_timeout: float) -> Dialled | NotDialled:
+        found.append((address, trio.current_time()))
+        return await dial(address, dial_timeout=dial_timeout)
+
+    monkeypatch.setattr("snimux.backends.dial", noting)
+    return found
+
+
+async def test_the_first_that_answers_is_taken_and_what_does_not_is_tried_last(
+    dials: list[tuple[DialAddress, float]],
+) -> None:
+    with places(2) as (first, second), places(1, listening=False) as (down,):
+        async with running() as run:
+            assert await run.reached(first.address, second.address) == first.address
+            assert await run.reached(down.address, second.address) == second.address
+            del dials[:]
+            assert await run.reached(down.address, second.address) == second.address
+            assert [address for address, _ in dials] == [second.address]
+            assert run.said() == [(str(down.address), "down")]
+
+
+async def test_all_are_tried_where_all_are_down_and_every_fault_is_told() -> None:
+    with places(3, listening=False) as found, places(1) as (up,):
+        addresses = [place.address for place in found]
+        async with running(wait=0.0) as run:
+            await run.failed(*addresses)
+            failed = await run.failed(*addresses)
+            assert failed.detail == "; ".join(f"{x}: Connection refused" for x in addresses)
+            assert (failed.exhausted, failed.waited) == (False, None)
+            assert await run.reached(*addresses, up.address) == up.address
+            found[1].listen()
+            assert await run.reached(*addresses) == addresses[1]
+            assert run.said()[3:] == [(str(addresses[1]), "up")]
+
+
+async def test_each_address_has_its_own_deadline(autojump_clock: MockClock) -> None:
+    """A full accept queue swallows connections, as a black hole on the way does."""
+    autojump_clock.autojump_threshold = 0.2
+    with places(2, listening=False) as full, places(1) as (good,):
+        with contextlib.ExitStack() as stack:
+            for place in full:
+                place.listen(0)
+                stack.enter_context(socket.create_connection(place.sock.getsockname()))
+            async with running() as run:
+                started = trio.current_time()
+                assert await run.reached(*(x.address for x in full), good.address) == good.address
+                assert 10 <= trio.current_time() - started < 11
+                assert [state for _, state in run.said()] == ["down"] * 2
+
+
+async def test_what_is_down_is_dialled_later_and_later_until_it_answers(
+    autojump_clock: MockClock, dials: list[tuple[DialAddress, float]]
+) -> None:
+    with places(1, listening=False) as (place,), places(1) as (other,):
+        async with running() as run:
+            await run.reached(place.address, other.address)
+            began = trio.current_time()
+            await trio.sleep(100)
+            times = [at - began for address, at in dials if address == place.address]
+            assert times == pytest.approx([0, 1, 3, 7, 15, 31, 61, 91])
+            place.listen()
+            await trio.sleep(30)
+            assert run.said() == [(str(place.address), "down"), (str(place.address), "up")]
+            assert await run.reached(place.address, other.address) == place.address
+            del dials[:]
+            await trio.sleep(100)
+            assert not dials
+
+
+async def test_a_backend_that_restarts_is_waited_for(autojump_clock: MockClock) -> None:
+    with places(2, listening=False) as (down, place):
+        async with running() as run, trio.open_nursery() as nursery:
+            found: list[Dialled | NotDialled] = []
+
+            async def wait() -> None:
+                found.append(await run.reach(down.address, place.address))
+
+            nursery.start_soon(wait)
+            await trio.sleep(2)
+            nursery.start_soon(wait)
+            await trio.sleep(1)
+            assert not found
+            place.listen()
+            await trio.sleep(0.3)
+            assert [isinstance(x, Dialled) and x.address for x in found] == [place.address] * 2
+            assert sorted(x.waited or 0 for x in found) == pytest.approx([1, 3], abs=0.25)
+            assert run.said()[2:] == [(str(place.address), "up")]
+
+
+async def test_the_wait_ends_and_who_comes_later_is_told_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    with places(1, listening=False) as (place,):
+        async with running(wait=5.0) as run:
+            failed = await run.failed(place.address)
+            assert failed == NotDialled(f"{place.address}: Connection refused", False, 5.0)
+            began = trio.current_time()
+            assert (await run.failed(place.address)).waited is None
+            assert trio.current_time() == began
+            # but a route may have more patience
+            assert (await run.failed(place.address, wait=7.5)).waited == 7.5
+            await trio.sleep(1)
+            place.listen()
+            assert await run.reached(place.address) == place.address
+            # and once it was up all is as it was
+            place.sock.close()
+            assert (await run.failed(place.address)).waited == 5.0
+
+
+async def test_who_wants_no_wait_has_none(autojump_clock: MockClock) -> None:
+    with places(1, listening=False) as (place,):
+        async with running(wait=5.0) as run:
+            assert (await run.failed(place.address, wait=0.0)).waited is None
+        near, client = await tcp_pair()
+        with near, client:  # nor where nobody would dial
+            to = Backend((place.address,))
+            found = await Backends().reach(to, near, None, dial_timeout=5)
+        assert (isinstance(found, NotDialled), found.waited) == (True, None)
+
+
+async def test_one_dials_for_all_that_wait(
+    autojump_clock: MockClock, dials: list[tuple[DialAddress, float]]
+) -> None:
+    with places(1, listening=False) as (place,):
+        async with running() as run, trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(run.reach, place.address)
+            await trio.sleep(1)
+            assert 50 + 4 <= len(dials) <= 50 + 8
+            place.listen()
+        # each dialled again but once
+        assert len(dials) <= 50 + 9 + 50
+        assert run.backends.states[place.address].connections == 50
+
+
+async def test_a_client_that_is_gone_is_not_waited_with(autojump_clock: MockClock) -> None:
+    with places(1, listening=False) as (place,):
+        async with running(wait=60.0) as run, trio.open_nursery() as nursery:
+            found: list[NotDialled] = []
+
+            async def wait() -> None:
+                found.append(await run.failed(place.address))
+
+            for _ in range(3):
+                nursery.start_soon(wait)
+            await trio.sleep(1)
+            one, other, third = run.clients
+            await send_all(other, b"more")
+            await send_all(third, b"more")
+            fin(other)  # it may want an answer still
+            await trio.sleep(2)
+            assert not found
+            reset(one)
+            reset(third)
+            await trio.sleep(1.1)
+            assert [x.detail for x in found] == [
+                f"{place.address}: Connection refused; the client left"
+            ] * 2
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_is_cancelled_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    with places(1, listening=False) as (place,):
+        async with running() as run:
+            before = open_descriptors()
+            near, client = await tcp_pair()
+            with near, client, trio.move_on_after(1):
+                await run.backends.reach(Backend((place.address,)), near, None, dial_timeout=5)
+            assert open_descriptors() == before
+            state = run.backends.states[place.address]
+            assert (state.connections, state.waiters) == (0, set())
+
+
+async def test_out_of_descriptors_is_nobodys_fault_and_not_waited_for() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with places(1) as (place,):
+        async with running(wait=60.0) as run:
+            near, client = await tcp_pair()
+            with near, client:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() // 2, hard))
+                try:
+                    found = await run.backends.reach(
+                        Backend((place.address,)), near, None, dial_timeout=5
+                    )
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert isinstance(found, NotDialled)
+            assert (found.exhausted, found.waited) == (True, None)
+            assert run.said() == []
+
+
+async def test_by_turns_and_by_connections() -> None:
+    with places(3) as found:
+        addresses = [place.address for place in found]
+        how = {"weights": (1, 2, 1)}
+        async with running() as run:
+            taken = Counter(
+                [await run.reached(*addresses, balance="round_robin", **how) for _ in range(8)]
+            )
+            assert taken == dict(zip(addresses, (2, 4, 2), strict=True))
+            # those are there still; others end
+            for _ in range(3):
+                run.backends.leave(addresses[1])
+            for _ in range(3):
+                assert await run.reached(*addresses, balance="least_conn", **how) == addresses[1]
+            states = run.backends.states
+            assert [states[address].connections for address in addresses] == [2, 4, 2]
+
+
+async def test_by_source_and_the_sick_ones_sources_come_back() -> None:
+    with places(1, listening=False) as (sick,), places(3) as others:
+        addresses = [place.address for place in (sick, *others)]
+        sources = [f"192.0.2.{number}" for number in range(40)]
+        async with running(balance="ip_hash", wait=0.0) as run:
+            before = [await run.reached(*addresses, source=source) for source in sources]
+            assert set(before) == set(addresses[1:])
+            assert [await run.reached(*addresses, source=x) for x in sources] == before
+            sick.listen()
+            await run.reached(sick.address)
+            after = [await run.reached(*addresses, source=source) for source in sources]
+            moved = [x for x, y in zip(after, before, strict=True) if x != y]
+            assert moved
+            assert set(moved) == {sick.address}
+
+
+async def test_what_fails_its_checks_is_tried_last() -> None:
+    with places(2) as (first, second):
+        async with running(fall=2, rise=2) as run:
+            both = first.address, second.address
+            run.backends.checked(first.address, False, "why")
+            assert await run.reached(*both) == first.address
+            run.backends.checked(first.address, False, "why")
+            assert await run.reached(*both) == second.address
+            # never not at all, and that it can be dialled does not make it up
+            assert await run.reached(first.address) == first.address
+            assert await run.reached(*both) == second.address
+            run.backends.checked(first.address, True, "well")
+            run.backends.checked(first.address, True, "well")
+            assert await run.reached(*both) == first.address
+            for _ in range(2):
+                run.backends.checked(first.address, False, "why")
+            run.backends.unchecked(first.address)
+            run.backends.unchecked(TcpAddress("192.0.2.1", 1))
+            assert await run.reached(*both) == first.address
+            assert [state for _, state in run.said()] == ["down", "up"] * 2
+
+
+async def test_a_check_that_passes_is_an_answer() -> None:
+    with places(1, listening=False) as (place,), places(1) as (other,):
+        async with running() as run:
+            assert await run.reached(place.address, other.address) == other.address
+            place.listen()
+            run.backends.checked(place.address, True, "well")
+            assert await run.reached(place.address, other.address) == place.address
+
+
+async def test_a_dial_from_before_it_came_back_says_nothing(autojump_clock: MockClock) -> None:
+    """It was black then, for five seconds: what waits that long is late."""
+    autojump_clock.autojump_threshold = 0.2
+    with places(1, listening=False) as (place,), places(1) as (other,):
+        place.listen(0)
+        with socket.create_connection(place.sock.getsockname()) as holding:
+            async with running() as run, trio.open_nursery() as nursery:
+                nursery.start_soon(run.reached, place.address, other.address)
+                await trio.sleep(3)
+                nursery.start_soon(run.reached, place.address, other.address)
+                await trio.sleep(2.5)
+                assert run.said() == [(str(place.address), "down")]
+                run.backends.checked(place.address, True, "well")
+            assert [state for _, state in run.said()] == ["down", "up"]
+            holding.close()
+
+
+async def test_an_exchange_keeps_what_stays(autojump_clock: MockClock) -> None:
+    def route(*addresses: DialAddress) -> Route:
+        return Route(parse_pattern("a.test"), Backend(addresses, balance="round_robin"))
+
+    with places(3, listening=False) as (stays, goes, busy), places(1) as (up,):
+        async with running() as run:
+            busy.listen()
+            await run.reached(busy.address, up.address, balance="round_robin")
+            await run.reached(stays.address, goes.address, up.address)
+            assert run.backends.down == {stays.address, goes.address}
+            run.backends.exchange([route(stays.address, up.address)], BackendDefaults(wait=0.0))
+            assert run.backends.down == {stays.address}
+            assert set(run.backends.states) == {stays.address, busy.address, up.address}
+            assert not run.backends.turns
+            goes.listen()
+            stays.listen()
+            await trio.sleep(2)
+            assert run.said()[2:] == [(str(stays.address), "up")]
+            run.backends.leave(busy.address)
+            run.backends.exchange([])
+            assert set(run.backends.states) == {up.address}
+            assert run.backends.defaults == BackendDefaults(wait=0.0)
+
+
+class Here(trio.abc.HostnameResolver):
+    """Every name is this machine's."""
+
+    async def getaddrinfo(self, host: Any, port: Any, *how: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def test_names_at_which_nobody_answers_are_doubted(autojump_clock: MockClock) -> None:
+    doubted: list[str] = []
+    with places(1, listening=False) as (place,):
+        async with running(doubt_name=doubted.append, wait=1.0) as run:
+            await run.failed(place.address)
+            assert not doubted
+            before = trio.socket.set_custom_hostname_resolver(Here())
+            await run.failed(TcpAddress("pool.test", place.address.port))
+            trio.socket.set_custom_hostname_resolver(before)
+            assert set(doubted) == {"pool.test"}
+            assert len(doubted) > 2
