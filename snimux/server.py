@@ -16,7 +16,9 @@ from dataclasses import replace
 import trio
 
 from snimux.address import FdAddress, TcpAddress
+from snimux.backends import Backends
 from snimux.caddy import Plan
+from snimux.checks import Checker
 from snimux.client_hello import TLS
 from snimux.config import Config
 from snimux.connection import Outcome, Service, endpoint, tune
@@ -25,6 +27,7 @@ from snimux.discovery import Discovery
 from snimux.http_head import HTTP
 from snimux.listeners import Listener
 from snimux.log import Level, Log
+from snimux.names import Names
 from snimux.places import Places
 from snimux.proxy_auto import Prober, asked
 from snimux.proxy_header import Endpoint
@@ -162,11 +165,15 @@ async def _serve(
             watch.start_soon(_heed, signals, stages)
             if orders is not None:
                 watch.start_soon(_obey, orders, stages, log)
+            # These go on while connections drain.
+            await watch.start(server.names.run)
+            await watch.start(server.backends.run)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     if server.config.caddys:
                         await accepting.start(server.discovery.run)
                     await accepting.start(server.prober.run)
+                    await accepting.start(server.checker.run)
                     for listener in listeners:
                         if orders is None:  # else the supervisor has said it, once for all workers
                             where = {"address": str(listener), "protocol": listener.protocol}
@@ -235,8 +242,14 @@ class _Server:
         self.manager = manager
         self.draining = False
         self.table = LiveTable(RouteTable(config.routes))
+        self.names = Names(log)
+        self.backends = Backends(log, config.backends, doubt_name=self.names.doubt)
         self.prober = Prober(log)
         self.prober.exchange(asked(config.routes, {}))
+        self.checker = Checker(
+            self.backends, self.prober.proved, check_timeout=config.limits.dial_timeout
+        )
+        self.checker.exchange(config.routes)
         self.discovery = Discovery(config, self.exchange, log)
         tls = Service(
             TLS,
@@ -245,6 +258,7 @@ class _Server:
             relay,
             self.report,
             proved=self.prober.proved,
+            backends=self.backends,
             look_again=self.discovery.look_again if config.caddys else None,
         )
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
@@ -350,6 +364,8 @@ class _Server:
     def exchange(self, found: Plan) -> None:
         """Serve other routes, but for connections that have theirs."""
         self.prober.exchange(asked(found.routes, found.listeners))
+        self.backends.exchange(found.routes)
+        self.checker.exchange(found.routes)
         self.table.current = RouteTable(found.routes)
 
     def report(self, outcome: Outcome) -> None:

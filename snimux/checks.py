@@ -1,0 +1,158 @@
+"""Ask addresses, over and over, whether they are up, where a route or the settings want it.
+
+"tcp" is a connection, "tls" a hello for a name of the address's routes, which a ServerHello must
+answer; what goes before it is what goes before a client's: a PROXY protocol header, without an
+address. What follows from the answers is not known here.
+
+Source: HAProxy, Configuration Manual, ``check``, ``inter``, ``check-send-proxy``.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
+
+import trio
+
+from snimux import proxy_header
+from snimux.address import DialAddress
+from snimux.backends import Backends
+from snimux.config import BackendDefaults
+from snimux.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_tls
+from snimux.proxy_header import Version
+from snimux.routes import Route
+from snimux.upstream import Dialled, dial
+
+# Addresses that are checked at a time: each takes a descriptor.
+_AT_A_TIME = 8
+
+# Checks of many addresses are spread by this part of the time between them.
+_SPREAD = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How to check an address; without a name by a connection, with one by a hello for it."""
+
+    name: str | None = None
+    proxy: Version | str | None = None
+
+
+def wanted(routes: Iterable[Route], defaults: BackendDefaults) -> dict[DialAddress, Wanted]:
+    """What there is to check for some routes.
+
+    An address that several have is checked by a hello if one of them wants that and has a name to
+    ask for: patterns have none, and what is for an ALPN protocol alone may not answer other
+    hellos. Plain HTTP is checked by a connection.
+    """
+    found: dict[DialAddress, Wanted] = {}
+    for route in routes:
+        pattern = route.pattern
+        name = None if "*" in pattern.host or pattern.alpn is not None else pattern.host
+        for backend in route.backends:
+            check = backend.check or defaults.check
+            by_name = name if check == "tls" and backend is route.backend else None
+            for address in backend.addresses if check != "off" else ():
+                if address not in found or (by_name and not found[address].name):
+                    found[address] = Wanted(by_name, backend.proxy if by_name else None)
+    return found
+
+
+class Checker:
+    """Checks for as long as it runs."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        proved: Set[DialAddress] = frozenset(),
+        *,
+        check_timeout: float,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """Checks nothing yet.
+
+        Args:
+            backends: told what came of each check; its defaults say how often.
+            proved: the addresses that are sent a header where that is automatic.
+            check_timeout: seconds for each check at the most.
+            uniform: a random number between two.
+        """
+        self.backends = backends
+        self.proved = proved
+        self.check_timeout = check_timeout
+        self.uniform = uniform
+        self.wanted: Mapping[DialAddress, Wanted] = {}
+        self.scopes: dict[DialAddress, trio.CancelScope] = {}
+        self.limiter = trio.CapacityLimiter(_AT_A_TIME)
+        self.nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Check, for ever.
+
+        Args:
+            task_status: told when it has begun.
+        """
+        try:
+            async with trio.open_nursery() as self.nursery:
+                for address in self.wanted:
+                    self._begin(address)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self.nursery = None
+
+    def exchange(self, routes: Iterable[Route]) -> None:
+        """Check what these want from now on; what is checked as before goes on."""
+        before, self.wanted = self.wanted, wanted(routes, self.backends.defaults)
+        for address in before.keys() - self.wanted.keys():
+            self._end(address)
+            self.backends.unchecked(address)
+        for address, how in self.wanted.items():
+            if before.get(address) != how:
+                self._end(address)
+                self._begin(address)
+
+    def _end(self, address: DialAddress) -> None:
+        scope = self.scopes.pop(address, None)
+        if scope is not None:
+            scope.cancel()
+
+    def _begin(self, address: DialAddress) -> None:
+        if self.nursery is not None:
+            scope = self.scopes[address] = trio.CancelScope()
+            self.nursery.start_soon(self._check, address, self.wanted[address], scope)
+
+    async def _check(self, address: DialAddress, how: Wanted, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                async with self.limiter:
+                    passed, detail = await self._ask(address, how)
+                if scope.cancel_called:
+                    return
+                if passed is not None:
+                    self.backends.checked(address, passed, detail)
+                every = self.backends.defaults.check_every
+                await trio.sleep(self.uniform(every * (1 - _SPREAD), every * (1 + _SPREAD)))
+
+    async def _ask(self, address: DialAddress, how: Wanted) -> tuple[bool | None, str]:
+        """Whether an address passes, and what it did; None if that cannot be said."""
+        within = min(self.check_timeout, self.backends.defaults.check_every)
+        if how.name is None:
+            dialled = await dial(address, dial_timeout=within)
+            if isinstance(dialled, Dialled):
+                dialled.socket.close()
+                return True, "check: connected"
+            return None if dialled.exhausted else False, f"check: {dialled.detail}"
+        header = self._header(address, how.proxy)
+        answer = await ask(address, by_tls(how.name), header, answer_timeout=within)
+        if isinstance(answer, Unreached) and answer.exhausted:
+            return None, ""
+        return isinstance(answer, ServerHello), f"check: {answer}"
+
+    def _header(self, address: DialAddress, proxy: Version | str | None) -> bytes:
+        match proxy:
+            case "v1" | "v2":
+                return proxy_header.build(proxy, None, None)
+            case "auto" if address in self.proved:
+                return LOCAL_HEADER
+            case _:
+                return b""

@@ -1,0 +1,208 @@
+"""``snimux.checks``: who is checked, how, how often; and what a check takes for an answer."""
+
+import contextlib
+import io
+import json
+import resource
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from snimux.address import DialAddress, TcpAddress, UnixAddress
+from snimux.backends import Backends
+from snimux.checks import Checker, Wanted, wanted
+from snimux.config import BackendDefaults
+from snimux.log import Log
+from snimux.probe import LOCAL_HEADER
+from snimux.routes import Backend, Route, parse_pattern
+from tests.sockets import open_descriptors
+
+A, B, C = (TcpAddress("127.0.0.1", port) for port in (1, 2, 3))
+
+
+def route(pattern: str, *addresses: DialAddress, **how: Any) -> Route:
+    http = how.pop("http", None)
+    return Route(parse_pattern(pattern), Backend(addresses, **how) if addresses else None, http)
+
+
+def test_what_there_is_to_check() -> None:
+    off, tcp, tls = (BackendDefaults(check=check) for check in ("off", "tcp", "tls"))
+    routes = [
+        route("*.a.test", A),
+        route("a.test/acme-tls/1", A, B),
+        route("a.test", A, proxy="v2", http=Backend((C,), "v1")),
+        route("b.test", A, UnixAddress("/run/x")),
+    ]
+    by_name = Wanted("a.test", "v2")
+    assert wanted(routes, off) == {}
+    assert wanted(routes, tcp) == dict.fromkeys((A, B, C, UnixAddress("/run/x")), Wanted())
+    assert wanted(routes, tls) == {
+        A: by_name, B: Wanted(), C: Wanted(), UnixAddress("/run/x"): Wanted("b.test"),
+    }  # fmt: skip
+    own = [replace(routes[2], backend=Backend((A,), check="tls")), route("c.test", B, check="off")]
+    assert wanted(own, off) == {A: Wanted("a.test")}
+    assert wanted(own, tcp) == {A: Wanted("a.test"), C: Wanted()}
+
+
+@dataclass
+class Server:
+    """On loopback; does with each connection as it is told, and keeps what came first."""
+
+    listener: trio.SocketListener
+    answers: str = "tls"
+    """"tls", "silence", "noise" or "required": TLS behind a PROXY protocol header alone."""
+    came: list[bytes] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)
+
+    @property
+    def address(self) -> TcpAddress:
+        return TcpAddress(*self.listener.socket.getsockname()[:2])
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.at.append(trio.current_time())
+        with contextlib.suppress(trio.BrokenResourceError):
+            first = await stream.receive_some(8)
+            self.came.append(bytes(first))
+            match self.answers:
+                case "silence":
+                    await trio.sleep_forever()
+                case "noise":
+                    await stream.send_all(b"220 mail.example ESMTP\r\n")
+                case "required" if not LOCAL_HEADER.startswith(first) and first[:5] != b"PROXY":
+                    pass
+                case _:
+                    await stream.send_all(b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03")
+        await stream.aclose()
+
+
+@dataclass
+class Run:
+    backends: Backends
+    checker: Checker
+    server: Server
+    stream: io.StringIO
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
+        return [(line["state"], line["detail"]) for line in lines]
+
+
+@contextlib.asynccontextmanager
+async def running(
+    answers: str = "tls", proved: set[DialAddress] | None = None, **said: Any
+) -> AsyncIterator[Run]:
+    """Checks every ten seconds, of nothing yet; two passes, or three that fail, tell."""
+    stream = io.StringIO()
+    backends = Backends(Log(stream, form="json"), BackendDefaults(**said))
+    checker = Checker(
+        backends,
+        set() if proved is None else proved,
+        check_timeout=5,
+        uniform=lambda low, high: (low + high) / 2,
+    )
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    server = Server(listener, answers)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, server.serve, [listener])
+        await nursery.start(checker.run)
+        yield Run(backends, checker, server, stream)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_accepts_and_answers_no_hello_is_down(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with running("silence", check="tls") as run:
+        run.checker.exchange([route("a.test", run.server.address)])
+        await trio.sleep(24)
+        assert run.said == []
+        await trio.sleep(12)
+        assert run.said == [("down", "check: no answer: it was silent")]
+        assert run.backends.down == {run.server.address}
+        run.server.answers = "tls"
+        await trio.sleep(30)
+        assert run.said[1:] == [("up", "check: a ServerHello")]
+        assert not run.backends.down
+
+
+async def test_checks_come_on_time_and_no_more_often(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with running(check="tls", check_every=3.0) as run:
+        run.checker.exchange([route("a.test", run.server.address)])
+        await trio.sleep(10)
+        run.checker.exchange([route("a.test", run.server.address), route("*", A, check="off")])
+        assert run.server.at == pytest.approx([0, 3, 6, 9], abs=0.1)
+        await trio.sleep(3)
+        assert len(run.server.at) == 5
+        run.checker.exchange([])
+        await trio.sleep(30)
+        assert len(run.server.at) == 5
+        assert run.said == []
+
+
+async def test_what_is_no_server_hello_fails(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with running("noise", check="tls", fall=1) as run:
+        run.checker.exchange([route("a.test", run.server.address)])
+        await trio.sleep(1)
+        assert run.said == [("down", "check: no answer, but b'220 mail.example'")]
+        # asked another way it may be up, and is thought so as long as it is asked no more
+        run.checker.exchange([])
+        assert run.said[1:] == [("up", "no longer checked")]
+        run.checker.exchange([route("a.test", run.server.address, check="tcp")])
+        await trio.sleep(1)
+        assert len(run.said) == 2
+        assert run.server.came[-1] == b""
+
+
+async def test_nobody_there_is_down_and_then_up(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = TcpAddress(*sock.getsockname())
+        async with running(check="tcp", fall=2, rise=2) as run:
+            run.checker.exchange([route("a.test", address)])
+            await trio.sleep(15)
+            assert run.said == [("down", f"check: {address}: Connection refused")]
+            sock.listen()
+            await trio.sleep(25)
+            assert run.said[1:] == [("up", "check: connected")]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "first"), [("v1", b"PROXY UN"), ("v2", LOCAL_HEADER[:8]), ("auto", LOCAL_HEADER[:8])]
+)
+async def test_who_requires_a_header_gets_one(
+    autojump_clock: MockClock, proxy: Any, first: bytes
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    proved: set[DialAddress] = set()
+    async with running("required", proved, check="tls", fall=1, rise=1) as run:
+        proved.add(run.server.address)
+        run.checker.exchange([route("a.test", run.server.address, proxy=proxy)])
+        await trio.sleep(1)
+        assert (run.said, run.server.came) == ([], [first])
+        proved.clear()
+        await trio.sleep(10)
+        assert bool(run.said) == (proxy == "auto")
+
+
+async def test_what_this_machine_lacks_says_nothing(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with running(fall=1) as run:
+        for check in ("tcp", "tls"):
+            how = Wanted("a.test" if check == "tls" else None)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() // 2, hard))
+            try:
+                passed, _ = await run.checker._ask(run.server.address, how)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert passed is None
