@@ -26,8 +26,9 @@ from snimux.server import STOP_SIGNALS, serve
 from snimux.supervisor import Handed, Team, processors, supervise
 from snimux.systemd import HandoverError, Manager, Named, manager, receive
 
-# Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups.
-_RESERVED_DESCRIPTORS = 32
+# Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups, probes
+# and checks.
+_RESERVED_DESCRIPTORS = 48
 
 
 def handed_over() -> tuple[list[Named], Manager]:

@@ -159,10 +159,13 @@ def shared(sites: Sites) -> Iterator[Shared]:
             f"--route=tcp.test=127.0.0.1:{tcp[1]}",
             f"--route=unix.test=unix/{unix}",
             f"--route=down.test=127.0.0.1:{down}",
+            "--wait=off",
         ]
         mux = muxes.start(directory / "snimux.log", *routes)
         try:
             trio.run(lambda: mux.log_line(event="listening"))
             yield Shared(mux, tcp, unix)
+            # others would be dialled by it, beside the connections that tests wait for
+            assert {x["backend"] for x in mux.lines(event="backend")} <= {f"127.0.0.1:{down}"}
         finally:
             mux.end()
