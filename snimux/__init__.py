@@ -10,6 +10,7 @@ no trio, no socket, no clock and no log:
    peek can conclude), ``networks`` (CIDR), ``balance`` (which of several addresses first),
    ``health`` (what checks say)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
+   ``access`` (who is served),
    ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)
 2. ``settings`` (each key and flag), ``sources`` (flags, or TOML -> what they say), ``config`` (both
    -> Config), ``caddy`` (Caddy's configuration -> routes), ``facts`` (what the doctor found),

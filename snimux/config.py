@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from snimux.access import Access, Admission
 from snimux.address import AdminAddress, FdAddress, ListenAddress, TcpAddress, parse_listen
 from snimux.balance import Balance
 from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
@@ -17,7 +18,7 @@ from snimux.http_head import HTTP
 from snimux.overlap import is_covered, is_own, overlaps
 from snimux.routes import Check, Route
 from snimux.settings import SETTINGS
-from snimux.sources import OFF, read_flags, read_toml
+from snimux.sources import NOT_EXEMPT, OFF, Source, read_flags, read_toml
 
 
 class ConfigError(ValueError):
@@ -89,8 +90,18 @@ class Config:
     handed_over: tuple[ListenAddress, ...] = ()
     """Where what was handed over listens; ``listen`` and ``http`` have the descriptors."""
     backends: BackendDefaults = BackendDefaults()
+    admission: Admission | None = None
+    """Whom listeners let in that are not in ``admissions``; None: everybody."""
+    admissions: Mapping[ListenAddress, Admission | None] = field(default_factory=dict)
+    """The same by listener, for those that have rules of their own."""
     is_http_said: bool = field(default=False, compare=False)
     """Whether ``http`` is what was told, off included, and not what follows from the rest."""
+
+    def admission_of(self, listener: ListenAddress | None) -> Admission | None:
+        """Whom a listener lets in, by its address in ``listen`` or ``http``; None: everybody."""
+        if listener is None:
+            return self.admission
+        return self.admissions.get(listener, self.admission)
 
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
@@ -140,6 +151,7 @@ def load(
     listen = _with_activated(listen, [x for x in unlisted if x.protocol == TLS.name])
     http = _with_activated(given, [x for x in unlisted if x.protocol == HTTP.name])
     handed_over = tuple(x.address for x in activated)
+    rules, own_rules = _rules(from_flags, from_file, activated, problems)
     if not problems and (needs_routes or routes or caddys):
         problems = _problems_together(listen, http, handed_over, routes.values(), caddys)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
@@ -158,6 +170,8 @@ def load(
         without_proxy=frozenset(x for x, proxy in caddy_proxies.items() if proxy == OFF),
         handed_over=handed_over,
         backends=backends,
+        admission=_admission(rules),
+        admissions={address: _admission(rules | own) for address, own in own_rules.items()},
         is_http_said=is_http_said,
         **rest,
     )
@@ -172,6 +186,37 @@ def with_found(config: Config, caddys: Iterable[AdminAddress]) -> Config:
     if not config.is_http_said:
         http = tuple(_default_http(config.listen, config.routes, found))
     return replace(config, caddys=found, http=http)
+
+
+_Rules = dict[str, Any]
+
+
+def _rules(
+    from_flags: Source, from_file: Source, activated: Sequence[Activated], problems: list[str]
+) -> tuple[_Rules, dict[ListenAddress, _Rules]]:
+    """What holds for all listeners, and what some have besides; what was handed over among them."""
+    rules = from_file.rules | from_flags.rules
+    own_rules = dict(from_file.own_rules)
+    for address, own in from_file.own_rules.items():
+        for x in activated:
+            if is_covered(x.address, [address]):
+                own_rules[x.descriptor] = own
+            elif is_covered(address, [x.address]):
+                problems.append(
+                    f"listen: {address} has rules of its own, but all that comes to {x.address} "
+                    "comes to one socket, which was handed over: give the rules to that address"
+                )
+    everywhere = [rules, *(rules | own for own in own_rules.values())]
+    exempt = [x for x in everywhere if x.get("acme_exempt")]
+    if exempt and not any("allow" in x or "deny" in x for x in exempt):
+        problems.append(NOT_EXEMPT)
+    return rules, own_rules
+
+
+def _admission(rules: _Rules) -> Admission | None:
+    """Whom rules let in; None: everybody."""
+    access = Access(**rules)
+    return Admission(access) if "allow" in rules or "deny" in rules else None
 
 
 def _with_activated(

@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from snimux import proxy_header
+from snimux.access import Admission
 from snimux.address import DialAddress
 from snimux.backends import Backends
 from snimux.config import Limits
@@ -132,6 +133,15 @@ class Service:
     """Awaited where a hello has no route: there may be one by then."""
     backends: Backends = field(default_factory=Backends)
     """What connects to backends."""
+    admission: Admission | None = None
+    """Whom the listener lets in; None: everybody."""
+
+    def denies(self, source: Endpoint | None) -> bool:
+        """Whether a client is refused, whatever its hello will be."""
+        if self.admission is None:
+            return False
+        access = self.admission.access
+        return not access.acme_exempt and not access.admits(source and source[0])
 
     def find(self, hello: Hello) -> Route | None:
         """The route of a hello, or None."""
@@ -175,6 +185,8 @@ async def serve(
     started = trio.current_time()
     try:
         with client:
+            if refused is None and service.denies(source):
+                refused = Reason.ACCESS_DENIED
             if refused is None:
                 refusal = await _pass_on(client, outcome, service, started)
             else:
@@ -201,6 +213,10 @@ async def _pass_on(
     if isinstance(hello, _Refusal):
         return hello
     outcome.hello = hello
+    host = outcome.source and outcome.source[0]
+    listener = service.admission
+    if listener is not None and not listener.access.admits_for(host, hello):
+        return _refuse(service, Reason.ACCESS_DENIED, hello=hello)
     route = service.find(hello)
     if route is None and service.look_again is not None and hello.name is not None:
         await service.look_again()
@@ -208,6 +224,8 @@ async def _pass_on(
     if route is None:
         return _refuse(service, Reason.NO_ROUTE, hello=hello)
     outcome.route = route
+    if route.access is not None and not route.access.admits_for(host, hello):
+        return _refuse(service, Reason.ACCESS_DENIED, hello=hello)
     to = route.backend if hello.request is None else route.http
     if to is None:
         return _redirect(service, hello)

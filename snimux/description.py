@@ -9,11 +9,15 @@ from dataclasses import fields
 from itertools import zip_longest
 
 from snimux import hostname
+from snimux.access import Access, Admission
 from snimux.address import AdminAddress
 from snimux.caddy import Plan, Sites
 from snimux.config import BackendDefaults, Config
+from snimux.networks import Networks
 from snimux.proxy_auto import Remark
 from snimux.routes import Backend
+
+_MOST_SHOWN = 5  # networks of a list
 
 
 def describe(
@@ -32,10 +36,15 @@ def describe(
     """
     defaults = config.backends
     lines = ["listen"]
-    lines += [f"  {address}" for address in config.listen]
+    for address in config.listen:
+        lines += [f"  {address}", *_shown_admission(config.admission_of(address))]
     width = max([28, *(len(str(route.pattern)) for route in found.routes)])
     if config.http or any(route.http for route in found.routes):
-        lines += [f"  {address!s:{width}}      plain HTTP" for address in config.http or ("off",)]
+        for http in config.http:
+            lines.append(f"  {http!s:{width}}      plain HTTP")
+            lines += _shown_admission(config.admission_of(http))
+        if not config.http:
+            lines.append(f"  {'off':{width}}      plain HTTP")
     lines.append("routes")
     for route in found.routes:
         unicode = hostname.for_people(route.pattern.host)
@@ -52,6 +61,7 @@ def describe(
             )
         elif config.http and route.pattern.alpn is None:
             lines.append(f"    {'plain HTTP':{width - 2}}  ->  redirected to https")
+        lines += _shown_access(route.access)
     if all(str(route.pattern) != hostname.ANY for route in found.routes):
         status = ", or with 404" if config.http else ""
         refused = f"refused with the alert unrecognized_name{status}"
@@ -95,6 +105,25 @@ def _shown_backend(backend: Backend, defaults: BackendDefaults, note: str = "") 
         for address, weight in zip_longest(backend.addresses, weights, fillvalue="")
     )
     return f"{to}  ({', '.join(notes)})" if notes else to
+
+
+def _shown_admission(admission: Admission | None) -> list[str]:
+    return _shown_access(admission.access) if admission else []
+
+
+def _shown_access(access: Access | None) -> list[str]:
+    if access is None:
+        return []
+    lists = {"allow": access.allow, "deny": access.deny}
+    lines = [f"    {key} {_cut(networks)}" for key, networks in lists.items() if networks]
+    return lines + ["    ACME's validations are exempt"] * access.acme_exempt
+
+
+def _cut(networks: Networks) -> str:
+    """The first of some networks, and how many more there are."""
+    words = str(networks).split(", ")
+    more = len(words) - _MOST_SHOWN
+    return ", ".join(words[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _limit(name: str, value: float | str | None) -> str:

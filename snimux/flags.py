@@ -37,6 +37,8 @@ def options(command: F) -> F:
                 "[default: :80, if port 443 is listened on, and a Caddy is asked or a route has "
                 "http; else off]",
             ),
+            ("--allow", "CIDR", True, "refuse who is in none of these networks; repeatable"),
+            ("--deny", "CIDR", True, "refuse who is in one of these networks; repeatable"),
             (
                 "--route",
                 "HOST[,HOST...]=ADDR[,ADDR...]",
@@ -81,9 +83,8 @@ search_option = click.option(
 def merge(group_flags: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags before a command's name and those behind it."""
     merged = {key: flags[key] or group_flags[key] for key in flags}
-    for key in ("listen", "http", "route", "caddy"):
-        merged[key] = (*group_flags[key], *flags[key])
-    return merged
+    repeatable = [key for key in flags if isinstance(flags[key], tuple)]
+    return merged | {key: (*group_flags[key], *flags[key]) for key in repeatable}
 
 
 def configured(

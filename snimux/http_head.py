@@ -12,6 +12,7 @@ Source: RFC 9112 sections 2.2 (line ends), 3.2 (request target, Host) and 5.2 (f
 
 import ipaddress
 import re
+from dataclasses import replace
 from http import HTTPStatus
 
 import h11
@@ -40,6 +41,9 @@ _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 # square of a run of spaces before a control character: a second for 16 KiB.
 _EVENT = re.compile(rb"(\r\n\r\n)|\r\n[ \t]|\r[^\n]|(?<!\r)\n|[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LONGEST_EVENT = 4
+
+# RFC 9110 section 7.6.1, RFC 9112 section 9.6: the connection option that ends a connection.
+_CLOSE = re.compile(rb"(?i:(?:^|,)[ \t]*close[ \t]*(?:,|$))")
 
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
@@ -137,11 +141,15 @@ def _read(head: bytes) -> Hello | Malformed:
         return _refuse(Reason.UNEXPECTED_MESSAGE, detail, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
     hosts = [value for name, value in parsed.headers if name == b"host"]
     try:
-        return _routable(method, target, hosts[0] if hosts else None, len(head))
+        hello = _routable(method, target, hosts[0] if hosts else None, len(head))
     except hostname.HostnameError as error:
         return _refuse(Reason.BAD_SERVER_NAME, str(error), method=method)
     except _TargetError as error:
         return _refuse(Reason.MALFORMED_HELLO, str(error), method=method)
+    options = [value for name, value in parsed.headers if name == b"connection"]
+    if hello.request is not None and _CLOSE.search(b",".join(options)):
+        return replace(hello, request=replace(hello.request, closes=True))
+    return hello
 
 
 def _parse(head: bytes) -> h11.Request:
@@ -231,6 +239,10 @@ _WORDS = {
     Reason.HELLO_TIMEOUT: (
         HTTPStatus.REQUEST_TIMEOUT,
         "The head of this request did not come whole in time. Send it again.",
+    ),
+    Reason.ACCESS_DENIED: (
+        HTTPStatus.FORBIDDEN,
+        "This is not served to your address.",
     ),
     Reason.NO_ROUTE: (
         HTTPStatus.NOT_FOUND,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from snimux import hostname
+from snimux.access import Access
 from snimux.address import DialAddress
 from snimux.balance import Balance
 from snimux.proxy_header import Version
@@ -63,12 +64,13 @@ class Route:
     """Hellos that match the pattern go to the backend, and plain HTTP for the names to ``http``.
 
     Where there is no backend, hellos are not for this route; where there is no ``http``, requests
-    are redirected to https. One of both there is.
+    are redirected to https. One of both there is. ``access`` says who is served; None: everybody.
     """
 
     pattern: Pattern
     backend: Backend | None
     http: Backend | None = None
+    access: Access | None = None
 
     @property
     def backends(self) -> tuple[Backend, ...]:

@@ -179,7 +179,7 @@ async def _serve(
                             where = {"address": str(listener), "protocol": listener.protocol}
                             log.write("info", "listening", where)
                         tune(listener.socket)
-                        service = server.services[listener.protocol]
+                        service = server.service(listener)
                         accepting.start_soon(server.accept, listener, service, connections)
                     accepting.start_soon(server.sum_up_now_and_then)
                     if server.manager.is_there:
@@ -270,6 +270,11 @@ class _Server:
         self.per_source = config.limits.max_connections_per_source
         self.scanners: Counter[Reason] = Counter()
         self.summed_up = trio.current_time()
+
+    def service(self, listener: Listener) -> Service:
+        """What a listener's connections are served with."""
+        service = self.services[listener.protocol]
+        return replace(service, admission=self.config.admission_of(listener.wanted))
 
     async def accept(self, listener: Listener, service: Service, connections: trio.Nursery) -> None:
         """Accept until cancelled; closes the listener in the end."""

@@ -4,6 +4,7 @@ Knows nothing of the other source, of what holds where none says anything, and o
 together mean: that is ``config``'s.
 """
 
+import contextlib
 import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast
 
 from snimux import hostname
+from snimux.access import Access
 from snimux.address import (
     AddressError,
     AdminAddress,
@@ -19,6 +21,7 @@ from snimux.address import (
     parse_dial,
     parse_listen,
 )
+from snimux.networks import UNIX, NetworkError, Networks, parse_network
 from snimux.overlap import is_same, overlaps
 from snimux.proxy_header import Version
 from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
@@ -27,14 +30,20 @@ from snimux.settings import SETTINGS, Setting, choice, shown, weight
 T = TypeVar("T")
 
 OFF = "off"
+NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
+_ACCESS_KEYS = ("allow", "deny", "acme_exempt")
+_RULE_KEYS = _ACCESS_KEYS
 _FILE_KEYS = (
-    "listen", "http", "route", "default", "caddy", *(setting.key for setting in SETTINGS)
+    "listen", "http", "route", "default", "caddy", *(setting.key for setting in SETTINGS),
+    *_RULE_KEYS,
 )  # fmt: skip
 _OF_A_BACKEND = tuple(x for x in SETTINGS if x.key in ("balance", "wait", "check"))
 _ROUTE_KEYS = (
-    "hosts", "to", "proxy", "http", "http_proxy", *(setting.key for setting in _OF_A_BACKEND)
+    "hosts", "to", "proxy", "http", "http_proxy", *_ACCESS_KEYS,
+    *(setting.key for setting in _OF_A_BACKEND)
 )  # fmt: skip
 _ADDRESS_KEYS = ("address", "weight")
+_LISTEN_KEYS = ("address", *_RULE_KEYS)
 _CADDY_KEYS = ("admin", "proxy")
 _PROXIES = ("v1", "v2", "auto", OFF)
 _CADDY_PROXIES = ("auto", OFF)
@@ -48,6 +57,10 @@ class Source:
     listen: list[ListenAddress] = field(default_factory=list)
     http: list[ListenAddress] | None = None
     """None: not given; empty: off."""
+    rules: dict[str, Any] = field(default_factory=dict)
+    """Whom listeners let in, by key; for those that do not say it themselves."""
+    own_rules: dict[ListenAddress, dict[str, Any]] = field(default_factory=dict)
+    """What some listeners say themselves."""
     routes: dict[Pattern, Route] = field(default_factory=dict)
     places: dict[Pattern, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +72,7 @@ class Source:
         """The parsed value; None where it is wrong, which is noted."""
         try:
             return parse(value)
-        except (AddressError, PatternError) as error:
+        except (AddressError, NetworkError, PatternError) as error:
             self.problems.append(f"{where}: {shown(value)}: {error}")
         except ValueError as error:
             self.problems.append(f"{where}: {error}")
@@ -91,6 +104,12 @@ class Source:
             found.append(address)
         return found
 
+    def networks(self, where: str, values: Iterable[str]) -> Networks:
+        """Those of the networks that are good."""
+        values = list(values)
+        listed = self.attempt_all(where, parse_network, (x for x in values if x != UNIX))
+        return Networks(tuple(listed), unix=UNIX in values)
+
     def backend(self, where: str, to: Iterable[str], proxy: str | None) -> Backend:
         """The backend at those of the addresses that are good."""
         addresses = tuple(self.attempt_all(where, parse_dial, to))
@@ -114,6 +133,7 @@ class Source:
         hosts: Sequence[str],
         backend: Backend | None,
         http: Backend | None = None,
+        access: Access | None = None,
     ) -> None:
         """Route each of the patterns so, where none is given twice."""
         for pattern in self.attempt_all(where, parse_pattern, hosts):
@@ -129,7 +149,7 @@ class Source:
                     f"{where}: the pattern {pattern}{again} is given twice, first in {first}"
                 )
             self.places.setdefault(pattern, where)
-            self.routes.setdefault(pattern, Route(pattern, backend, http))
+            self.routes.setdefault(pattern, Route(pattern, backend, http, access))
 
 
 def read_flags(flags: Mapping[str, Any]) -> Source:
@@ -141,6 +161,9 @@ def read_flags(flags: Mapping[str, Any]) -> Source:
     source.add_listen("--listen", flags.get("listen") or ())
     if flags.get("http"):
         source.add_http("--http", flags["http"])
+    for key in ("allow", "deny"):
+        if flags.get(key):
+            source.rules[key] = source.networks(f"--{key}", flags[key])
     for text in flags.get("route") or ():
         hosts, equals, to = text.partition("=")
         if not (hosts and equals and to):
@@ -200,9 +223,10 @@ def read_toml(toml: str) -> Source:
         return source
     _check_keys(source, "", document, _FILE_KEYS)
     if "listen" in document:
-        source.add_listen("listen", _strings(source, "listen", document["listen"]))
+        source.add_listen("listen", _read_listen(source, "listen", document["listen"]))
     if "http" in document:
-        source.add_http("http", _strings(source, "http", document["http"]))
+        source.add_http("http", _read_listen(source, "http", document["http"]))
+    source.rules = _read_rules(source, "", document, _RULE_KEYS)
     for number, table in enumerate(_tables(source, "route", document), 1):
         _read_route(source, f"route {number}", table)
     for number, table in enumerate(_tables(source, "caddy", document), 1):
@@ -217,6 +241,59 @@ def read_toml(toml: str) -> Source:
     return source
 
 
+def _read_listen(source: Source, key: str, value: object) -> list[str]:
+    """The addresses to listen on, of which each may be in a table with rules of its own."""
+    values = value if isinstance(value, list) and value else [value]
+    if not all(isinstance(item, str | dict) for item in values):
+        wanted = f"a string or a list of strings, or tables, each headed [[{key}]]"
+        source.problems.append(f"{key}: {shown(value)} is not {wanted}")
+        return []
+    addresses = []
+    for number, item in enumerate(values, 1):
+        if isinstance(item, str):
+            addresses.append(item)
+            continue
+        where = f"{key} {number}"
+        _check_keys(source, f"{where}: ", item, _LISTEN_KEYS)
+        rules = _read_rules(source, f"{where}: ", item, _RULE_KEYS)
+        address = item.get("address")
+        if not isinstance(address, str) or address == OFF:
+            fault = f": {shown(address)} is no address" if "address" in item else " is missing"
+            source.problems.append(f"{where}: address{fault}")
+            continue
+        addresses.append(address)
+        with contextlib.suppress(AddressError):  # which is noted with the others
+            source.own_rules[parse_listen(address)] = rules
+    return addresses
+
+
+def _read_rules(
+    source: Source, where: str, table: Mapping[str, object], keys: Iterable[str]
+) -> dict[str, Any]:
+    """Those of the keys that are there, each with what it says."""
+    rules: dict[str, Any] = {}
+    for key in keys:
+        value = table.get(key)
+        if key not in table:
+            continue
+        if key != "acme_exempt":
+            texts = _strings(source, f"{where}{key}", value)
+            rules[key] = source.networks(f"{where}{key}", texts)
+        elif isinstance(value, bool):
+            rules[key] = value
+        else:
+            source.problems.append(f"{where}{key}: {shown(value)} is not true or false")
+    return rules
+
+
+def _read_access(source: Source, where: str, table: Mapping[str, object]) -> Access | None:
+    """Whom a route serves; None where it does not say."""
+    rules = _read_rules(source, f"{where}: ", table, _ACCESS_KEYS)
+    if rules.keys() == {"acme_exempt"}:
+        source.problems.append(f"{where}: {NOT_EXEMPT}")
+    return Access(**rules) if rules else None
+
+
 def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None:
     _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
     if "hosts" not in table:
@@ -229,6 +306,7 @@ def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None
     hosts = _strings(source, f"{where}: hosts", table.get("hosts", ["absent"]))
     backend = _read_backend(source, where, table, "to", "proxy")
     http = _read_backend(source, where, table, "http", "http_proxy")
+    access = _read_access(source, where, table)
     said: dict[str, Any] = {
         x.key: source.attempt(f"{where}: {x.key}", x.parse, table[x.key])
         for x in _OF_A_BACKEND
@@ -236,7 +314,7 @@ def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None
     }
     if "hosts" in table:
         backend, http = (x and replace(x, **said) for x in (backend, http))
-        source.add_route(where, hosts, backend, http)
+        source.add_route(where, hosts, backend, http, access)
 
 
 def _read_backend(

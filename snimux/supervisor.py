@@ -20,10 +20,12 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
 
 import trio
 
 from snimux import places, systemd
+from snimux.address import FdAddress, parse_listen
 from snimux.listeners import Listener
 from snimux.log import Field, Log
 from snimux.server import STOP_SIGNALS, status
@@ -66,18 +68,28 @@ class Handed:
 
     def listeners(self) -> list[Listener]:
         """The listeners, which leave UNIX sockets' files to the supervisor."""
-        return [
-            Listener(socket.socket(fileno=descriptor), protocol=name.removeprefix(_ACTIVATED))
-            for name, descriptor in self.sockets
-        ]
+        return [_listener(name, descriptor) for name, descriptor in self.sockets]
 
     def activated(self) -> list[systemd.Named]:
         """Those of the sockets that the supervisor was handed itself."""
         return [
-            (name.removeprefix(_ACTIVATED), descriptor)
+            (name.removeprefix(_ACTIVATED).partition("=")[0], descriptor)
             for name, descriptor in self.sockets
             if name.startswith(_ACTIVATED)
         ]
+
+
+def _name(listener: Listener) -> str:
+    """The protocol of a listener that is handed to workers, and what it was configured by."""
+    if listener.handed_over or listener.wanted is None:
+        return _ACTIVATED * listener.handed_over + listener.protocol
+    return f"{listener.protocol}={quote(str(listener.wanted), safe='/')}"  # no colon in a name
+
+
+def _listener(name: str, descriptor: int) -> Listener:
+    protocol, _, wanted = name.removeprefix(_ACTIVATED).partition("=")
+    address = parse_listen(unquote(wanted)) if wanted else FdAddress(descriptor)
+    return Listener(socket.socket(fileno=descriptor), protocol=protocol, wanted=address)
 
 
 def handed_to_worker(descriptors: Sequence[systemd.Named]) -> Handed | None:
@@ -141,10 +153,7 @@ async def supervise(
     Resource handling: closes the listeners when told to stop.
     """
     with ExitStack() as files:
-        shared = [
-            (_ACTIVATED * listener.handed_over + listener.protocol, listener.socket.fileno())
-            for listener in listeners
-        ]
+        shared = [(_name(listener), listener.socket.fileno()) for listener in listeners]
         counts = _unnamed_file(_PLACES, files)
         places.lay_out(counts, workers=team.workers, limit=team.limit, by_source=team.by_source)
         shared.append((_PLACES, counts))

@@ -31,6 +31,8 @@ class Reason(StrEnum):
     HELLO_TOO_LARGE = "hello-too-large"
     HELLO_TIMEOUT = "hello-timeout"
     HELLO_CUT_SHORT = "hello-cut-short"
+    # Who is not to be served, whatever it asks for, or not that.
+    ACCESS_DENIED = "access-denied"
     # A good hello that cannot be served.
     NO_ROUTE = "no-route"
     NO_HTTP = "no-http"
@@ -75,12 +77,14 @@ class Request:
     """What answering an HTTP request needs, where it is not passed on.
 
     ``host`` is what a URL has: the canonical name, or an IP literal, or None where the request
-    has none; ``target`` is path and query, ``*``, or empty where it cannot be known.
+    has none; ``target`` is path and query, ``*``, or empty where it cannot be known; ``closes``
+    says that it is to be the last of its connection.
     """
 
     method: str
     host: str | None
     target: str
+    closes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

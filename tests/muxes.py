@@ -104,17 +104,17 @@ class Mux:
 
 
 def start(
-    log_file: Path, *args: str, listen: str = "127.0.0.1:0", wrapper: Sequence[str] = ()
+    log_file: Path, *args: str, listen: str | None = "127.0.0.1:0", wrapper: Sequence[str] = ()
 ) -> Mux:
     """Start snimux; it may take a moment until it listens.
 
     Args:
         log_file: where its standard error goes.
         args: its flags, besides those for listening and for the log's form.
-        listen: the address to listen on.
+        listen: the address to listen on; None: what the flags or the file say.
         wrapper: a command in front of it, to run it under some condition.
     """
-    flags = ["--listen", listen, "--log-format", "json", *args]
+    flags = [*(["--listen", listen] if listen else []), "--log-format", "json", *args]
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [*wrapper, sys.executable, "-m", "snimux", *flags],
@@ -129,7 +129,7 @@ def start(
 
 @contextlib.asynccontextmanager
 async def running(
-    directory: Path, *args: str, listen: str = "127.0.0.1:0", wrapper: Sequence[str] = ()
+    directory: Path, *args: str, listen: str | None = "127.0.0.1:0", wrapper: Sequence[str] = ()
 ) -> AsyncIterator[Mux]:
     """A snimux that listens; ended on leaving.
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from snimux.address import FdAddress, TcpAddress, UnixAddress
+from snimux.access import Access, Admission
+from snimux.address import FdAddress, TcpAddress, UnixAddress, parse_listen
 from snimux.config import Activated, BackendDefaults, Config, ConfigError, Limits, load, with_found
+from snimux.networks import Networks, parse_network
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.settings import SETTINGS
 
@@ -394,3 +396,62 @@ def test_off_and_a_socket_for_plain_http_contradict_each_other() -> None:
 def test_a_route_back_to_what_was_handed_over_is_an_error(listed: list[str]) -> None:
     with pytest.raises(ConfigError, match="where snimux itself listens"):
         load({"route": ["a.b=127.0.0.1:443"], "listen": listed}, activated=[TLS_443])
+
+
+# Who is let in.
+
+
+def admission(allow: str = "", deny: str = "", *, acme_exempt: bool = False) -> Admission:
+    allowed, denied = (Networks((parse_network(x),)) if x else None for x in (allow, deny))
+    return Admission(Access(allowed, denied, acme_exempt))
+
+
+ROUTED = '\n[[route]]\nhosts = "*"\nto = "localhost:1"\n'
+OWN = '[[listen]]\naddress = "{}"\nallow = "10.0.0.0/8"\n'
+
+
+def test_what_a_listener_says_itself_wins_and_flags_win_over_the_file() -> None:
+    toml = """
+        listen = [":443", {address = ":8443", deny = "10.0.0.1", acme_exempt = true}]
+        deny = "10.0.0.2"
+        allow = "10.0.0.0/8"
+        """
+    config = load({}, "f", toml + ROUTED)
+    everybody = admission("10.0.0.0/8", "10.0.0.2")
+    assert config.admission_of(parse_listen(":443")) == everybody
+    assert config.admission_of(None) == everybody
+    own = admission("10.0.0.0/8", "10.0.0.1", acme_exempt=True)
+    assert config.admission_of(parse_listen(":8443")) == own
+    config = load({"deny": ("10.0.0.3",)}, "f", toml + ROUTED)
+    assert config.admission_of(parse_listen(":443")) == admission("10.0.0.0/8", "10.0.0.3")
+    assert config.admission_of(parse_listen(":8443")) == own
+    assert load({}, "f", ROUTED).admission_of(parse_listen(":443")) is None
+
+
+def test_the_rules_of_an_address_are_those_of_the_socket_that_was_handed_over_for_it() -> None:
+    handed = Activated(FdAddress(3), "tls", parse_listen(":443"))
+    config = load({}, "f", OWN.format(":443") + ROUTED, activated=[handed])
+    assert config.listen == (FdAddress(3),)
+    assert config.admission_of(FdAddress(3)) == admission("10.0.0.0/8")
+    both = [Activated(FdAddress(3 + x), "tls", parse_listen(("0.0.0.0:443", "[::]:443")[x]))
+            for x in (0, 1)]  # fmt: skip
+    config = load({}, "f", OWN.format(":443") + ROUTED, activated=both)
+    assert config.admission_of(FdAddress(4)) == admission("10.0.0.0/8")
+    config = load({}, "f", OWN.format("fd/3") + ROUTED, activated=[handed])
+    assert config.admission_of(FdAddress(3)) == admission("10.0.0.0/8")
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (OWN.format("10.0.0.1:443"), "listen: 10.0.0.1:443 has rules of its own, but all that "
+         "comes to :443 comes to one socket, which was handed over: give the rules to that "
+         "address"),
+        ("acme_exempt = true", "acme_exempt: is for allow and deny, and there is neither"),
+    ],
+)  # fmt: skip
+def test_rules_that_could_not_hold_are_told(toml: str, line: str) -> None:
+    handed = Activated(FdAddress(3), "tls", parse_listen(":443"))
+    with pytest.raises(ConfigError) as caught:
+        load({}, "f", toml + ROUTED, activated=[handed])
+    assert caught.value.problems == (line,)

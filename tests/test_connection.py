@@ -12,12 +12,14 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from snimux.access import Access, Admission
 from snimux.address import TcpAddress
 from snimux.client_hello import TLS, alert
 from snimux.config import Limits
 from snimux.connection import Outcome, Service, endpoint, serve, tune
 from snimux.http_head import HTTP, farewell
 from snimux.log import Field, logfmt
+from snimux.networks import Networks, parse_network
 from snimux.proxy_header import Endpoint, build
 from snimux.proxy_header import Version as ProxyVersion
 from snimux.relay import End, Relay, Tally, portable
@@ -79,6 +81,8 @@ async def serving(
     refused: Reason | None = None,
     http: bool = False,
     http_side: bool = True,
+    access: Access | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[Run]:
     near, client = await (unix_pair() if unix else tcp_pair())
     source = None if unix else endpoint(client.getsockname())
@@ -93,8 +97,11 @@ async def serving(
     if http:
         nowhere = Backend((TcpAddress("127.0.0.1", 1),), "v2")
         route = Route(parse_pattern(pattern), nowhere, backend if http_side else None)
+    route = replace(route, access=access)
     run = Run(client, source, own, listener)
-    service = Service(TLS, RouteTable([route]), limits, relay, run.outcomes.append)
+    service = Service(
+        TLS, RouteTable([route]), limits, relay, run.outcomes.append, admission=admission
+    )
     if is_proved:
         service = replace(service, proved={address})
     if http:
@@ -357,6 +364,68 @@ async def test_an_error_that_nobody_expected_ends_only_its_connection() -> None:
         await send_all(run.client, HELLO)
         outcome = await run.outcome()
     assert (outcome.ended, outcome.detail) == ("failed", r"(ValueError('boom\nboom'),)")
+
+
+# Who is let in.
+
+HERE = Networks((parse_network("127.0.0.0/8"),))
+ACME_HELLO = next(hello.data for hello in load() if hello.slug == "openssl-acme-tls-1")
+ACME_GET = GET.replace(b"/a?secret", b"/.well-known/acme-challenge/x")
+ACME_GET = ACME_GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize("access", [Access(deny=HERE), Access(allow=Networks())])
+async def test_a_listener_refuses_before_the_hello_is_read(access: Access) -> None:
+    admission = Admission(access)
+    for data in (HELLO, b""):
+        told, fields = await refused(data, admission=admission)
+        assert (told, fields["reason"]) == (alert(49), "access-denied")
+        told, fields = await told_by_http(data, admission=admission)
+        assert told.startswith(b"HTTP/1.1 403 ")
+        assert fields["reason"] == "access-denied"
+
+
+@pytest.mark.parametrize("access", [Access(deny=HERE), Access(allow=Networks())])
+async def test_a_route_refuses_once_it_is_known(access: Access) -> None:
+    told, fields = await refused(HELLO, access=access, name=NAME)
+    assert (told, fields["reason"], fields["route"]) == (alert(49), "access-denied", NAME)
+    for http_side in (True, False):
+        told, fields = await told_by_http(GET, access=access, name=NAME, http_side=http_side)
+        assert told.startswith(b"HTTP/1.1 403 ")
+    told, fields = await refused(HELLO, access=access, name=NAME, pattern="other.example")
+    assert (told, fields["reason"]) == (alert(112), "no-route")
+
+
+async def test_who_is_allowed_is_served_and_a_unix_client_where_unix_is() -> None:
+    for unix, allow in ((False, HERE), (True, Networks(unix=True))):
+        access = Access(allow=allow)
+        async with serving(access=access, admission=Admission(access), unix=unix) as run:
+            await send_all(run.client, HELLO)
+            with await run.accept() as backend:
+                assert await read(backend, len(HELLO)) == HELLO
+                run.client.close()
+    told, _ = await refused(HELLO, admission=Admission(Access(allow=HERE)), unix=True)
+    assert told == alert(49)
+
+
+async def test_validations_pass_lists_that_exempt_them_and_nothing_else_does() -> None:
+    exempt, strict = Access(deny=HERE, acme_exempt=True), Access(deny=HERE)
+    for http, data, other in ((False, ACME_HELLO, HELLO), (True, ACME_GET, GET)):
+        async with serving(access=exempt, admission=Admission(exempt), http=http) as run:
+            await send_all(run.client, data)
+            with await run.accept() as backend:
+                assert await read(backend, len(data)) == data
+                run.client.close()
+        for access, admission in ((exempt, strict), (strict, exempt)):
+            _, fields = await refused(
+                data, access=access, admission=Admission(admission), http=http,
+                name=None if admission is strict else NAME,
+            )  # fmt: skip
+            assert fields["reason"] == "access-denied"
+        for lists in ({"access": exempt}, {"admission": Admission(exempt)}):
+            told, fields = await refused(other, http=http, name=NAME, **lists)
+            assert fields["reason"] == "access-denied"
+            assert told == alert(49) or told.startswith(b"HTTP/1.1 403 ")
 
 
 # Plain HTTP.

@@ -124,3 +124,36 @@ def test_what_of_the_caddys_has_no_route_is_told_and_what_was_learnt_of_backends
         "PROXY protocol auto",
         "  127.0.0.1:8443                v2: understood",
     ]
+
+
+def test_who_is_let_in_is_shown() -> None:
+    file = """
+        deny = ["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24", "10.0.3.1", "::1",
+                "10.0.5.0/24", "unix"]
+        [[listen]]
+        address = "127.0.0.1:8443"
+        allow = "10.0.0.0/8"
+        acme_exempt = true
+        [[http]]
+        address = "127.0.0.1:8080"
+        deny = "10.0.0.1"
+        [[route]]
+        hosts = "dao.ciso.com"
+        to = "127.0.0.1:1"
+        allow = ["192.0.2.0/24", "unix"]
+        """
+    lines = described(load({}, "snimux.toml", file))
+    assert lines[: lines.index("limits")] == [
+        "listen",
+        "  127.0.0.1:8443",
+        "    allow 10.0.0.0/8",
+        "    deny 10.0.0.0/24, 10.0.1.0/24, 10.0.2.0/24, 10.0.3.1, ::1 and 2 more",
+        "    ACME's validations are exempt",
+        "  127.0.0.1:8080                    plain HTTP",
+        "    deny 10.0.0.1",
+        "routes",
+        "  dao.ciso.com                  ->  127.0.0.1:1",
+        "    plain HTTP                  ->  redirected to https",
+        "    allow 192.0.2.0/24, unix",
+        "  all else                      ->  refused with the alert unrecognized_name, or with 404",
+    ]

@@ -11,7 +11,7 @@ ROOT = Path(snimux.__file__).parent
 
 FLOORS = (
     ("hostname", "address", "verdict", "networks", "balance", "health"),
-    ("client_hello", "http_head", "proxy_header", "routes", "overlap"),
+    ("client_hello", "http_head", "proxy_header", "access", "routes", "overlap"),
     (
         "settings",
         "sources",
@@ -51,10 +51,11 @@ FLOORS = (
     ("cli", "__main__"),
 )
 # address uses hostname; http_head knows other protocols by client_hello's first_bytes; routes uses
-# proxy_header's Version; relay.portable its package.
+# access and proxy_header's Version; relay.portable its package.
 SAME_FLOOR = {
     ("address", "hostname"),
     ("http_head", "client_hello"),
+    ("routes", "access"),
     ("routes", "proxy_header"),
     ("sources", "settings"),
     ("config", "settings"),

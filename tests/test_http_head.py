@@ -371,6 +371,7 @@ def test_every_reason_has_its_farewell() -> None:
         Reason.UNEXPECTED_MESSAGE: 400,
         Reason.HELLO_TOO_LARGE: 431,
         Reason.HELLO_TIMEOUT: 408,
+        Reason.ACCESS_DENIED: 403,
         Reason.NO_ROUTE: 404,
         Reason.NO_HTTP: 404,
         Reason.BACKEND_DOWN: 502,

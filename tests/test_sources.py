@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snimux.access import Access
 from snimux.address import FdAddress, TcpAddress
+from snimux.networks import Networks, parse_network
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.sources import Source, read_flags, read_toml
 
@@ -265,3 +267,94 @@ def test_any_document_is_read_or_refused_in_words(document: dict[str, Any]) -> N
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused_in_words(text: str) -> None:
     assert all(read_toml(text).problems)
+
+
+# Who is let in.
+
+
+def networks(*texts: str, unix: bool = False) -> Networks:
+    return Networks(tuple(map(parse_network, texts)), unix)
+
+
+def test_listeners_may_be_strings_and_tables_each_with_rules_of_its_own() -> None:
+    mixed = """
+        allow = "10.0.0.0/8"
+        listen = [":443", {address = "127.0.0.1:8443", deny = ["10.1.0.0/16", "unix"]}]
+        [[http]]
+        address = ":80"
+        allow = ["::1"]
+        acme_exempt = true
+        """
+    source = read_toml(mixed)
+    assert problems(source) == []
+    assert source.listen == [TcpAddress("", 443), TcpAddress("127.0.0.1", 8443)]
+    assert source.http == [TcpAddress("", 80)]
+    assert source.rules == {"allow": networks("10.0.0.0/8")}
+    assert source.own_rules == {
+        TcpAddress("127.0.0.1", 8443): {"deny": networks("10.1.0.0/16", unix=True)},
+        TcpAddress("", 80): {"allow": networks("::1"), "acme_exempt": True},
+    }
+    typed = read_flags({"allow": ("10.0.0.0/8", "::1"), "deny": ("10.0.0.1",)})
+    assert problems(typed) == []
+    assert typed.rules == {"allow": networks("10.0.0.0/8", "::1"), "deny": networks("10.0.0.1")}
+
+
+def test_one_listener_may_be_a_table_of_its_own() -> None:
+    source = read_toml('[listen]\naddress = ":443"\ndeny = "10.0.0.1"')
+    assert problems(source) == []
+    assert source.own_rules == {TcpAddress("", 443): {"deny": networks("10.0.0.1")}}
+
+
+def test_a_route_says_whom_it_serves() -> None:
+    source = read_toml(
+        """
+        [[route]]
+        hosts = ["a.example", "b.example"]
+        to = "localhost:1"
+        allow = ["10.0.0.0/8"]
+        deny = "10.0.0.1"
+        acme_exempt = true
+        [[route]]
+        hosts = "c.example"
+        to = "localhost:1"
+        """
+    )
+    assert problems(source) == []
+    access = Access(networks("10.0.0.0/8"), networks("10.0.0.1"), acme_exempt=True)
+    assert [x.access for x in source.routes.values()] == [access, access, None]
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ('allow = "10.0.0.1/8"', "allow: '10.0.0.1/8': has bits set behind the prefix; write "
+         "10.0.0.0/8 for the network, or 10.0.0.1 for this address"),
+        ("deny = []", "deny: [] is not a string or a list of strings"),
+        ("deny = [1]", "deny: [1] is not a string or a list of strings"),
+        ("acme_exempt = 1", "acme_exempt: 1 is not true or false"),
+        ("listen = []", "listen: [] is not a string or a list of strings, or tables, each "
+         "headed [[listen]]"),
+        ("listen = [1]", "listen: [1] is not a string or a list of strings, or tables, each "
+         "headed [[listen]]"),
+        ("[[listen]]", "listen 1: address is missing"),
+        ("[[listen]]\naddress = 443", "listen 1: address: 443 is no address"),
+        ('[[http]]\naddress = "off"', "http 1: address: 'off' is no address"),
+        ('[[listen]]\naddress = "443"', "listen: '443': no port; perhaps :443"),
+        ('[[listen]]\naddress = ":443"\ndenied = "::1"',
+         "listen 1: unknown key 'denied'; did you mean deny?"),
+        ('[[listen]]\naddress = ":443"\ndeny = "office"', "listen 1: deny: 'office': no IP "
+         "network, such as 192.0.2.0/24 or 2001:db8::/32"),
+        ('[[route]]\nhosts = "a.example"\nto = "localhost:1"\nallow = ["::1/0"]', "route 1: allow: "
+         "'::1/0': has bits set behind the prefix; write ::/0 for the network, or ::1 for this "
+         "address"),
+        ('[[route]]\nhosts = "a.example"\nto = "localhost:1"\nacme_exempt = true',
+         "route 1: acme_exempt: is for allow and deny, and there is neither"),
+    ],
+)  # fmt: skip
+def test_every_mistake_about_who_is_let_in_names_its_key(toml: str, line: str) -> None:
+    assert problems(read_toml(toml)) == [line]
+
+
+def test_a_network_that_is_none_names_its_flag() -> None:
+    (line,) = problems(read_flags({"deny": ("10.0.0.0/33",)}))
+    assert line == "--deny: '10.0.0.0/33': the prefix is longer than the address"

@@ -18,10 +18,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import ListenAddress, TcpAddress, UnixAddress
+from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
-from snimux.supervisor import Handed, Team, handed_to_worker, pause, processors, supervise
+from snimux.supervisor import (
+    Handed,
+    Team,
+    _name,
+    handed_to_worker,
+    pause,
+    processors,
+    supervise,
+)
 from snimux.systemd import Manager
 from tests.caddy import free_port, short_directory, until
 from tests.sockets import open_descriptors
@@ -289,6 +297,28 @@ def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
     assert again is not None
     assert again.config == 7
     assert (handed.activated(), again.activated()) == ([], [("http", 8)])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "handed_over"),
+    [(":443", False), ("[::1]:0", False), ("localhost:443", False), ("unix//run/a=%3A:é", False),
+     ("fd/7", True)],
+)  # fmt: skip
+def test_a_worker_knows_what_each_listener_was_configured_by(
+    wanted: str, handed_over: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        listener = Listener(sock, None, "http", handed_over, parse_listen(wanted))
+        name, number = _name(listener), os.dup(sock.fileno())
+        assert ":" not in name
+        assert name.isascii()
+        handed = Handed(1, 0, 0, None, ((name, number),))
+        (again,) = handed.listeners()
+        with again.socket:
+            # what was handed over is known by its number, which is the worker's own
+            known = FdAddress(number) if handed_over else parse_listen(wanted)
+            assert (again.protocol, again.wanted) == ("http", known)
+        assert handed.activated() == ([("http", number)] if handed_over else [])
 
 
 @contextlib.asynccontextmanager

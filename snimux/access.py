@@ -1,0 +1,64 @@
+"""Who is served: lists of networks that are allowed or denied, and who is let past them.
+
+Whoever is in ``deny`` is refused; where there is ``allow``, whoever is not in it is, too.
+
+Certificate authorities validate from anywhere, so validations by ACME can be exempt. Whoever is
+let past a list so must not be able to ask for anything else: hence the bounds of
+``is_validation``.
+
+Source: RFC 8737 section 3 (acme-tls/1 is all that the hello offers), RFC 8555 sections 8.1 (a token
+is base64url) and 8.3 (HTTP-01), RFC 9112 section 9.6 (nothing behind a request that closes).
+"""
+
+import re
+from dataclasses import dataclass
+
+from snimux.networks import Networks
+from snimux.verdict import Hello
+
+_ACME_TLS = (b"acme-tls/1",)
+_HTTP_01 = re.compile(r"/\.well-known/acme-challenge/[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whom a listener or a route serves."""
+
+    allow: Networks | None = None
+    """None: everybody who is not denied."""
+    deny: Networks | None = None
+    acme_exempt: bool = False
+    """Whether validations by ACME are served whoever asks."""
+
+    def admits(self, host: str | None) -> bool:
+        """Whether a client is served, whatever it asks for.
+
+        Args:
+            host: its IP address in text; None for a UNIX socket.
+        """
+        if self.deny is not None and host in self.deny:
+            return False
+        return self.allow is None or host in self.allow
+
+    def admits_for(self, host: str | None, hello: Hello) -> bool:
+        """Whether a client is served what its hello asks for."""
+        return self.admits(host) or (self.acme_exempt and is_validation(hello))
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whom a listener lets in."""
+
+    access: Access
+
+
+def is_validation(hello: Hello) -> bool:
+    """Whether a hello can be for nothing but a validation by ACME, TLS-ALPN-01 or HTTP-01.
+
+    A request that leaves the connection open is none: what comes behind it is not looked at.
+    """
+    request = hello.request
+    if request is None:
+        return hello.alpn == _ACME_TLS
+    is_challenge = request.method == "GET" and _HTTP_01.fullmatch(request.target)
+    return request.closes and bool(is_challenge)
