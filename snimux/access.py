@@ -47,9 +47,15 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whom a listener lets in."""
+    """Whom a listener lets in, and whom it believes when told who the client is."""
 
-    access: Access
+    access: Access = Access()
+    proxy_from: Networks | None = None
+    """Who begins with a PROXY protocol header, each time; None: nobody."""
+
+    def believes(self, host: str | None) -> bool:
+        """Whether a connection from there begins with a PROXY protocol header."""
+        return self.proxy_from is not None and host in self.proxy_from
 
 
 def is_validation(hello: Hello) -> bool:

@@ -215,8 +215,10 @@ def _rules(
 
 def _admission(rules: _Rules) -> Admission | None:
     """Whom rules let in; None: everybody."""
-    access = Access(**rules)
-    return Admission(access) if "allow" in rules or "deny" in rules else None
+    lists = {key: value for key, value in rules.items() if key != "proxy_from"}
+    if not rules.keys() & {"allow", "deny", "proxy_from"}:
+        return None
+    return Admission(Access(**lists), rules.get("proxy_from"))
 
 
 def _with_activated(

@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -18,11 +18,13 @@ from snimux.address import DialAddress
 from snimux.backends import Backends
 from snimux.config import Limits
 from snimux.log import Field
-from snimux.proxy_header import Endpoint, Version
+from snimux.proxy_header import Endpoint, Header, Version
 from snimux.relay import Relay, Tally
 from snimux.routes import Backend, LiveTable, Route, RouteTable
 from snimux.upstream import NotDialled
 from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Reason, Verdict
+
+V = TypeVar("V")
 
 _READ_SIZE = 16 * 1024
 
@@ -52,8 +54,15 @@ class Outcome:
     """
 
     source: Endpoint | None
+    """The client's, as far as it is known."""
     protocol: str | None = None
     """None for TLS, which is not worth a word in every line."""
+    via: str | None = None
+    """Who said in a PROXY protocol header that ``source`` is the client's."""
+    destination: Endpoint | None = None
+    """Where the client connected to, if that was said."""
+    is_senders: bool = False
+    """Whether there was such a header that names no client."""
     hello: Hello | None = None
     route: Route | None = None
     to: Backend | None = None
@@ -67,12 +76,15 @@ class Outcome:
     ended: str = ""
     reason: Reason | None = None
     detail: str = ""
+    is_silent: bool = False
+    """Whether it is worth no line."""
 
     def fields(self) -> dict[str, Field]:
         """The fields of the log line, in order."""
         hello, route = self.hello, self.route
         return {
             "client": _shown(self.source),
+            "via": self.via,
             "protocol": self.protocol,
             "name": hello.name if hello else None,
             "alpn": _shown_alpn(hello.alpn) if hello and hello.alpn else None,
@@ -87,6 +99,10 @@ class Outcome:
             "reason": self.reason,
             "detail": self.detail or None,
         }
+
+
+def _host(source: Endpoint | None) -> str | None:
+    return None if source is None else source[0]
 
 
 def _shown(source: Endpoint | None) -> str:
@@ -115,6 +131,25 @@ def endpoint(name: Any) -> Endpoint | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """What ``leave`` undoes when a connection has ended; and why it is refused, if it is."""
+
+    leave: Callable[[], None]
+    refused: Reason | None = None
+
+
+def _enter(source: Endpoint | None, refused: Reason | None) -> Entry | None:
+    return _ENTERED if refused is None else Entry(_do_nothing, refused)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+_ENTERED = Entry(_do_nothing)
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What the connections of a listener share; ``report`` is told how each ended, once."""
 
@@ -135,13 +170,20 @@ class Service:
     """What connects to backends."""
     admission: Admission | None = None
     """Whom the listener lets in; None: everybody."""
+    enter: Callable[[Endpoint | None, Reason | None], Entry | None] = _enter
+    """Told of each client, and why it is refused, if it is; None: it is not worth a word."""
 
-    def denies(self, source: Endpoint | None) -> bool:
-        """Whether a client is refused, whatever its hello will be."""
+    def denies(self, outcome: Outcome) -> bool:
+        """Whether a client is refused, whatever its hello will be.
+
+        Balancers look whether this is alive by a header that names no client, and close. That is no
+        intruder's doing; so what comes next is waited for.
+        """
         if self.admission is None:
             return False
         access = self.admission.access
-        return not access.acme_exempt and not access.admits(source and source[0])
+        waits = access.acme_exempt or outcome.is_senders
+        return not waits and not access.admits(_host(outcome.source))
 
     def find(self, hello: Hello) -> Route | None:
         """The route of a hello, or None."""
@@ -164,20 +206,13 @@ class _Refusal:
     ended: str = "refused"
 
 
-async def serve(
-    client: socket.socket,
-    source: Endpoint | None,
-    service: Service,
-    *,
-    refused: Reason | None = None,
-) -> None:
+async def serve(client: socket.socket, source: Endpoint | None, service: Service) -> None:
     """Serve one client until its connection has ended.
 
     Args:
         client: the accepted socket, non-blocking.
-        source: the client's address; None on a UNIX socket.
+        source: who connected; None on a UNIX socket.
         service: what to serve it with.
-        refused: why the client is not to be served, if that is known already.
 
     Resource handling: closes ``client``, whatever happens. Raises nothing but ``trio.Cancelled``.
     """
@@ -185,35 +220,81 @@ async def serve(
     started = trio.current_time()
     try:
         with client:
-            if refused is None and service.denies(source):
-                refused = Reason.ACCESS_DENIED
-            if refused is None:
-                refusal = await _pass_on(client, outcome, service, started)
-            else:
-                refusal = _refuse(service, refused)
-            if refusal is not None:
-                outcome.ended = refusal.ended
-                outcome.reason, outcome.detail = refusal.reason, refusal.detail
-                await _say_farewell(client, refusal.farewell)
+            await _serve(client, outcome, service, started + service.limits.hello_timeout)
     except* Exception as group:  # not expected; but one connection must not end the others
         outcome.ended, outcome.detail = "failed", repr(group.exceptions)
     finally:
         outcome.ended = outcome.ended or "shutdown"  # cancelled
         outcome.seconds = trio.current_time() - started
-        service.report(outcome)
+        if not outcome.is_silent:
+            service.report(outcome)
+
+
+async def _serve(
+    client: socket.socket, outcome: Outcome, service: Service, deadline: float
+) -> None:
+    """Learn who the client is, count it among those of its source, and serve or refuse it."""
+    received = bytearray()
+    entry: Entry | None = _ENTERED
+    refusal = None
+    if service.admission is not None and service.admission.believes(_host(outcome.source)):
+        refusal = await _read_proxy_header(client, received, outcome, deadline)
+    if refusal is None:
+        refused = Reason.ACCESS_DENIED if service.denies(outcome) else None
+        entry = service.enter(outcome.source, refused)
+    if entry is None:
+        outcome.is_silent = True
+        return
+    try:
+        if entry.refused is not None:
+            refusal = _refuse(service, entry.refused)
+        if refusal is None:
+            refusal = await _pass_on(client, received, outcome, service, deadline)
+        if refusal is not None:
+            outcome.ended = refusal.ended
+            outcome.reason, outcome.detail = refusal.reason, refusal.detail
+            await _say_farewell(client, refusal.farewell)
+    finally:
+        entry.leave()
+
+
+async def _read_proxy_header(
+    client: socket.socket, received: bytearray, outcome: Outcome, deadline: float
+) -> _Refusal | None:
+    """Read who the client is, or say why that cannot be known; what came behind stays there."""
+    verdict: Header | Malformed | _Refusal
+    verdict = await _read(client, received, _peek_header, deadline)
+    match verdict:
+        case Header(None, None, size):
+            outcome.is_senders = True
+        case Header(source, destination, size):
+            outcome.via = _shown(outcome.source)
+            outcome.source, outcome.destination = source, destination
+        case Malformed(reason, detail, farewell):
+            return _Refusal(reason, detail, farewell)
+        case _Refusal():
+            return verdict
+    del received[:size]
+    return None
+
+
+def _peek_header(received: bytearray, since: NeedMore) -> NeedMore | Malformed | Header:
+    return proxy_header.peek(received)
 
 
 async def _pass_on(
-    client: socket.socket, outcome: Outcome, service: Service, started: float
+    client: socket.socket,
+    received: bytearray,
+    outcome: Outcome,
+    service: Service,
+    deadline: float,
 ) -> _Refusal | None:
     """Read the hello, dial its backend and relay; or say why not."""
-    received = bytearray()
-    deadline = started + service.limits.hello_timeout
     hello = await _read_hello(client, received, service, deadline)
     if isinstance(hello, _Refusal):
         return hello
     outcome.hello = hello
-    host = outcome.source and outcome.source[0]
+    host = _host(outcome.source)
     listener = service.admission
     if listener is not None and not listener.access.admits_for(host, hello):
         return _refuse(service, Reason.ACCESS_DENIED, hello=hello)
@@ -241,7 +322,7 @@ async def _pass_on(
         with dialled.socket as backend:
             tune(backend)
             outcome.backend = str(dialled.address)
-            header = _proxy_header(client, outcome.source, service.proxy(to, dialled.address))
+            header = _proxy_header(client, outcome, service.proxy(to, dialled.address))
             outcome.header_size = len(header)
             received[:0] = header
             outcome.ended = await service.relay(
@@ -260,7 +341,29 @@ async def _read_hello(
     client: socket.socket, received: bytearray, service: Service, deadline: float
 ) -> Hello | _Refusal:
     """Read until the hello is whole; ``received`` then holds it, and what came behind it."""
-    verdict: Verdict = START
+
+    def peek(received: bytearray, since: NeedMore) -> Verdict:
+        return service.protocol.peek(received, since, service.limits.max_hello)
+
+    verdict: Hello | Malformed | Foreign | _Refusal
+    verdict = await _read(client, received, peek, deadline)
+    match verdict:
+        case Hello() | _Refusal():
+            return verdict
+        case Malformed(reason, detail, farewell):
+            return _Refusal(reason, detail, farewell)
+        case Foreign(reason):
+            return _Refusal(reason, "", b"")
+
+
+async def _read(
+    client: socket.socket,
+    received: bytearray,
+    peek: Callable[[bytearray, NeedMore], V | NeedMore],
+    deadline: float,
+) -> V | _Refusal:
+    """Read until there is a verdict, by what is there already if it will do."""
+    verdict: V | NeedMore = peek(received, START) if received else START
     late = False
     while isinstance(verdict, NeedMore):
         try:
@@ -277,18 +380,12 @@ async def _read_hello(
         if not data:
             break
         received += data
-        verdict = service.protocol.peek(received, verdict, service.limits.max_hello)
-    match verdict:
-        case Hello():
-            return verdict
-        case Malformed(reason, detail, farewell):
-            return _Refusal(reason, detail, farewell)
-        case Foreign(reason):
-            return _Refusal(reason, "", b"")
-        case NeedMore():
-            reason = Reason.HELLO_TIMEOUT if late else Reason.HELLO_CUT_SHORT
-            detail = f"{len(received)} bytes came"
-            return _Refusal(reason if received else Reason.NO_BYTES, detail, verdict.farewell)
+        verdict = peek(received, verdict)
+    if not isinstance(verdict, NeedMore):
+        return verdict
+    reason = Reason.HELLO_TIMEOUT if late else Reason.HELLO_CUT_SHORT
+    detail = f"{len(received)} bytes came"
+    return _Refusal(reason if received else Reason.NO_BYTES, detail, verdict.farewell)
 
 
 def _refuse(
@@ -307,13 +404,15 @@ def _redirect(service: Service, hello: Hello) -> _Refusal:
     return _Refusal(None, location, redirect.farewell, "redirected")
 
 
-def _proxy_header(client: socket.socket, source: Endpoint | None, version: Version | None) -> bytes:
+def _proxy_header(client: socket.socket, outcome: Outcome, version: Version | None) -> bytes:
     if version is None:
         return b""
+    if outcome.destination is not None:
+        return proxy_header.build(version, outcome.source, outcome.destination)
     destination = None
     with contextlib.suppress(OSError):  # reset meanwhile: reading will tell
         destination = endpoint(client.getsockname())
-    return proxy_header.build(version, source, destination)
+    return proxy_header.build(version, outcome.source, destination)
 
 
 def tune(sock: socket.socket) -> None:

@@ -108,7 +108,12 @@ def _shown_backend(backend: Backend, defaults: BackendDefaults, note: str = "") 
 
 
 def _shown_admission(admission: Admission | None) -> list[str]:
-    return _shown_access(admission.access) if admission else []
+    if admission is None:
+        return []
+    lines = _shown_access(admission.access)
+    if admission.proxy_from:
+        lines.append(f"    PROXY protocol from {_cut(admission.proxy_from)}")
+    return lines
 
 
 def _shown_access(access: Access | None) -> list[str]:

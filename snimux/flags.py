@@ -40,6 +40,13 @@ def options(command: F) -> F:
             ("--allow", "CIDR", True, "refuse who is in none of these networks; repeatable"),
             ("--deny", "CIDR", True, "refuse who is in one of these networks; repeatable"),
             (
+                "--proxy-from",
+                "CIDR",
+                True,
+                "connections from there begin with a PROXY protocol header, v1 or v2, as those of "
+                "a balancer do, and it says who the client is; repeatable",
+            ),
+            (
                 "--route",
                 "HOST[,HOST...]=ADDR[,ADDR...]",
                 True,

@@ -21,7 +21,7 @@ from snimux.caddy import Plan
 from snimux.checks import Checker
 from snimux.client_hello import TLS
 from snimux.config import Config
-from snimux.connection import Outcome, Service, endpoint, tune
+from snimux.connection import Entry, Outcome, Service, endpoint, tune
 from snimux.connection import serve as serve_connection
 from snimux.discovery import Discovery
 from snimux.http_head import HTTP
@@ -251,6 +251,8 @@ class _Server:
         )
         self.checker.exchange(config.routes)
         self.discovery = Discovery(config, self.exchange, log)
+        self.places = places
+        self.per_source = config.limits.max_connections_per_source
         tls = Service(
             TLS,
             self.table,
@@ -261,13 +263,13 @@ class _Server:
             backends=self.backends,
             look_again=self.discovery.look_again if config.caddys else None,
         )
+        if self.per_source is not None:
+            tls = replace(tls, enter=self.enter)
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
         self.services = {service.protocol.name: service for service in (tls, http)}
-        self.places = places
         self.waiting = trio.lowlevel.ParkingLot()
         self.backed_off = -math.inf  # when last
         self.said_full = -math.inf  # when last
-        self.per_source = config.limits.max_connections_per_source
         self.scanners: Counter[Reason] = Counter()
         self.summed_up = trio.current_time()
 
@@ -346,25 +348,27 @@ class _Server:
         self, client: socket.socket, source: Endpoint | None, service: Service
     ) -> None:
         """Serve one connection, which has its room already."""
-        refused, leave = None, None
-        if source is not None and self.per_source is not None:
-            key = _source_key(source)
-            leave = self.places.enter(key, self.per_source)
-            if leave is None:
-                # Who is refused uses up no share of the source's, but a place while the refusal is
-                # said: a source that has as many of those as well is closed without a word.
-                refused = Reason.TOO_MANY_FROM_SOURCE
-                leave = self.places.enter(b"refused " + key, self.per_source)
-            if leave is None:
-                client.close()
-                self.give_room()
-                return
         try:
-            await serve_connection(client, source, service, refused=refused)
+            await serve_connection(client, source, service)
         finally:
-            if leave is not None:
-                leave()
             self.give_room()
+
+    def enter(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
+        """Count a client among those of its source, or among those of it that are refused.
+
+        Who is refused uses up no share of the source's, but a place while the refusal is said: a
+        source that has as many of those as well is closed without a word.
+        """
+        if source is None or self.per_source is None:
+            return Entry(lambda: None, refused)
+        key = _source_key(source)
+        if refused is None:
+            leave = self.places.enter(key, self.per_source)
+            if leave is not None:
+                return Entry(leave)
+            refused = Reason.TOO_MANY_FROM_SOURCE
+        leave = self.places.enter(b"refused " + key, self.per_source)
+        return None if leave is None else Entry(leave, refused)
 
     def exchange(self, found: Plan) -> None:
         """Serve other routes, but for connections that have theirs."""

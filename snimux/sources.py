@@ -32,7 +32,7 @@ T = TypeVar("T")
 OFF = "off"
 NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
 _ACCESS_KEYS = ("allow", "deny", "acme_exempt")
-_RULE_KEYS = _ACCESS_KEYS
+_RULE_KEYS = (*_ACCESS_KEYS, "proxy_from")
 _FILE_KEYS = (
     "listen", "http", "route", "default", "caddy", *(setting.key for setting in SETTINGS),
     *_RULE_KEYS,
@@ -161,9 +161,10 @@ def read_flags(flags: Mapping[str, Any]) -> Source:
     source.add_listen("--listen", flags.get("listen") or ())
     if flags.get("http"):
         source.add_http("--http", flags["http"])
-    for key in ("allow", "deny"):
+    for key in ("allow", "deny", "proxy_from"):
         if flags.get(key):
-            source.rules[key] = source.networks(f"--{key}", flags[key])
+            flag = "--" + key.replace("_", "-")
+            source.rules[key] = source.networks(flag, flags[key])
     for text in flags.get("route") or ():
         hosts, equals, to = text.partition("=")
         if not (hosts and equals and to):

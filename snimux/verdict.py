@@ -31,6 +31,8 @@ class Reason(StrEnum):
     HELLO_TOO_LARGE = "hello-too-large"
     HELLO_TIMEOUT = "hello-timeout"
     HELLO_CUT_SHORT = "hello-cut-short"
+    # From a balancer that is trusted to say who the client is.
+    BAD_PROXY_HEADER = "bad-proxy-header"
     # Who is not to be served, whatever it asks for, or not that.
     ACCESS_DENIED = "access-denied"
     # A good hello that cannot be served.

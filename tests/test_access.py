@@ -2,7 +2,7 @@
 
 import pytest
 
-from snimux.access import Access, is_validation
+from snimux.access import Access, Admission, is_validation
 from snimux.client_hello import TLS
 from snimux.http_head import HTTP
 from snimux.networks import Networks, parse_network
@@ -46,6 +46,13 @@ def test_who_is_denied_or_not_allowed_is_refused(
     hosts = ["192.0.2.1", "192.0.2.2", "2001:db8::1", None]
     assert [host for host in hosts if access.admits(host)] == admitted
     assert [host for host in hosts if access.admits_for(host, tls(b"acme-tls/1"))] == admitted
+
+
+def test_a_listener_believes_whom_it_is_told_to() -> None:
+    assert not Admission().believes("192.0.2.1")
+    assert not Admission().believes(None)
+    trusting = Admission(proxy_from=networks("192.0.2.0/24"))
+    assert [x for x in ("192.0.2.1", "192.0.3.1", None) if trusting.believes(x)] == ["192.0.2.1"]
 
 
 def test_validations_are_exempt_if_so_asked() -> None:

@@ -1,5 +1,8 @@
 """Who is let in, through the snimux command: real clients, real Caddys, real balancers."""
 
+import atexit
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -9,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests import muxes
-from tests.caddy import free_port, short_directory
+from tests import caddy, muxes
+from tests.caddy import Caddy, free_port, listens, short_directory, until
 from tests.clients import environment
-from tests.conftest import Sites
+from tests.conftest import Sites, need
 from tests.muxes import Mux
 
 NEEDS_CURL = pytest.mark.needs(lambda: not shutil.which("curl"), "needs curl: apt-get install curl")
@@ -25,6 +28,13 @@ def directory() -> Iterator[Path]:
     """A directory of the test's own, short enough for UNIX sockets."""
     with short_directory() as short:
         yield short
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    """What is left when the test is over."""
+    with contextlib.ExitStack() as own:
+        yield own
 
 
 async def curl(directory: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -100,3 +110,149 @@ async def test_lists_of_listeners_and_routes_hold_for_tls_and_plain_http(
             assert done.stdout.endswith(status)
         lines = await refusals(mux, 3, reason="access-denied")
         assert [line.get("route") for line in lines] == [None, "dao.ciso.com", None]
+
+
+# Behind a balancer.
+
+NEEDS_HAPROXY = pytest.mark.needs(
+    lambda: not shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"),
+    "needs haproxy: apt-get install haproxy",
+)
+
+# It says who it is told that its client is.
+_TELLS = """\
+who.test {
+	tls internal
+	respond "{remote_host}"
+}
+"""
+_READS_HEADERS = """servers {
+		listener_wrappers {
+			proxy_protocol {
+				allow 127.0.0.0/8
+			}
+			tls
+		}
+	}"""
+_HAPROXY = """\
+global
+    maxconn 100
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 10s
+    timeout server 10s
+    timeout check 10s
+{listens}
+"""
+_LISTEN = """\
+listen {name}
+    bind 127.0.0.1:{port}
+    server snimux {to} {version} check inter 50ms
+"""
+
+
+@pytest.fixture(scope="module")
+def who() -> Iterator[Caddy]:
+    """A Caddy that reads PROXY protocol headers, and tells its client who that is."""
+    need(caddy.missing())
+    with short_directory() as directory:
+        found = caddy.start(directory, _TELLS, options=_READS_HEADERS)
+        try:
+            trio.run(caddy.answering, found, ["who.test"])
+            yield found
+        finally:
+            found.stop()
+
+
+@contextlib.contextmanager
+def haproxy(directory: Path, *fronts: tuple[str, int, str]) -> Iterator[None]:
+    """HAProxy in front of a snimux: with which option, on which port, and where that is."""
+    sections = [
+        _LISTEN.format(name=f"front{number}", port=port, to=to, version=version)
+        for number, (version, port, to) in enumerate(fronts)
+    ]
+    file = directory / "haproxy.cfg"
+    file.write_text(_HAPROXY.format(listens="".join(sections)))
+    program = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    assert program is not None
+    with (directory / "haproxy.log").open("wb") as log:
+        process = subprocess.Popen([program, "-db", "-f", str(file)], stdout=log, stderr=log)
+    atexit.register(process.kill)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def clients(mux: Mux, via: str) -> set[str]:
+    """The addresses of the clients that had a route, by the log."""
+    lines = mux.lines(event="connection", route="who.test")
+    mine = [line for line in lines if str(line.get("via", "")).startswith(via)]
+    return {str(line["client"]).rpartition(":")[0] for line in mine}
+
+
+@NEEDS_CURL
+@NEEDS_HAPROXY
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_behind_haproxy_everyone_learns_who_the_client_is(
+    who: Caddy, directory: Path, stack: contextlib.ExitStack, workers: str
+) -> None:
+    name, ports, port = "who.test", [free_port() for _ in range(3)], free_port()
+    unix = directory / "s"
+    (directory / "snimux.toml").write_text(f"""
+        workers = {workers}
+        proxy_from = "127.0.0.1"
+        listen = ["127.0.0.1:{port}", {{address = "unix/{unix}", proxy_from = "unix"}}]
+        [[route]]
+        hosts = "{name}"
+        to = "127.0.0.1:{who.port}"
+        proxy = "v2"
+        deny = "127.0.0.3"
+        """)
+    fronts = [("send-proxy", f"127.0.0.1:{port}"), ("send-proxy-v2", f"127.0.0.1:{port}"),
+              ("send-proxy-v2-ssl", f"unix@{unix}")]  # fmt: skip
+    others = ["127.0.0.2", "127.0.0.3"] if sys.platform == "linux" else []
+    wanted = {"127.0.0.1", *others}
+    flags = ["--config", str(directory / "snimux.toml"), "--log-level", "debug"]
+    async with muxes.running(directory, *flags, listen=None) as mux:
+        stack.enter_context(
+            haproxy(directory, *((how, ports[x], to) for x, (how, to) in enumerate(fronts)))
+        )
+        for front in ports:
+            await until(lambda front=front: listens(front), "HAProxy listens")  # type: ignore[misc]
+        for front, (_, to) in zip(ports, fronts, strict=True):
+            for client in ["127.0.0.1", *others]:
+                said = await page(directory, who.root, front, "--interface", client, name=name)
+                if client == "127.0.0.3":
+                    assert "access denied" in said
+                else:
+                    assert said == client
+            by = "unix" if "unix" in to else "127.0.0.1:"
+            await until(lambda by=by: clients(mux, by) == wanted, "all are logged")  # type: ignore[misc]
+        # its checks connect, say so by a header, and close
+        await refusals(mux, 6, reason="no-bytes", level="debug")
+        reasons = {x.get("reason") for x in mux.lines(event="connection")}
+        assert reasons <= {None, "no-bytes", "access-denied"}
+
+
+@NEEDS_CURL
+async def test_curl_says_who_it_is_and_is_believed_only_where_it_is_trusted(
+    who: Caddy, directory: Path
+) -> None:
+    routes = [f"--route=who.test=127.0.0.1:{who.port}", "--proxy-protocol=v2"]
+    async with (
+        muxes.running(directory, *routes, "--proxy-from", "127.0.0.0/8") as trusting,
+        muxes.running(directory, *routes) as other,
+    ):
+        says = ("--haproxy-protocol",)
+        assert await page(directory, who.root, trusting.port, *says, name="who.test") == "127.0.0.1"
+        line = await trusting.log_line(event="connection", name="who.test")
+        assert line["via"] == line["client"]
+        await page(directory, who.root, trusting.port, name="who.test")
+        line = await trusting.log_line(reason="bad-proxy-header")
+        assert line["detail"] == "no PROXY protocol header"
+        assert await page(directory, who.root, other.port, name="who.test") == "127.0.0.1"
+        await page(directory, who.root, other.port, *says, name="who.test")
+        await other.log_line(reason="proxy-protocol")

@@ -428,6 +428,18 @@ def test_what_a_listener_says_itself_wins_and_flags_win_over_the_file() -> None:
     assert load({}, "f", ROUTED).admission_of(parse_listen(":443")) is None
 
 
+def test_a_balancer_is_believed_at_all_listeners_or_at_one() -> None:
+    trusted = Networks((parse_network("10.0.0.1"),), unix=True)
+    config = load({"proxy_from": ("10.0.0.1", "unix")}, "f", ROUTED)
+    assert config.admission == Admission(proxy_from=trusted)
+    toml = 'listen = [":81", {address = ":82", proxy_from = ["10.0.0.1", "unix"], deny = "::1"}]'
+    config = load({}, "f", toml + ROUTED)
+    assert config.admission_of(parse_listen(":81")) is None
+    denied = Networks((parse_network("::1"),))
+    own = Admission(Access(deny=denied), trusted)
+    assert config.admission_of(parse_listen(":82")) == own
+
+
 def test_the_rules_of_an_address_are_those_of_the_socket_that_was_handed_over_for_it() -> None:
     handed = Activated(FdAddress(3), "tls", parse_listen(":443"))
     config = load({}, "f", OWN.format(":443") + ROUTED, activated=[handed])

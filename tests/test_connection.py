@@ -3,8 +3,10 @@
 import contextlib
 import math
 import socket
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -16,7 +18,7 @@ from snimux.access import Access, Admission
 from snimux.address import TcpAddress
 from snimux.client_hello import TLS, alert
 from snimux.config import Limits
-from snimux.connection import Outcome, Service, endpoint, serve, tune
+from snimux.connection import Entry, Outcome, Service, endpoint, serve, tune
 from snimux.http_head import HTTP, farewell
 from snimux.log import Field, logfmt
 from snimux.networks import Networks, parse_network
@@ -83,6 +85,7 @@ async def serving(
     http_side: bool = True,
     access: Access | None = None,
     admission: Admission | None = None,
+    enter: Callable[[Endpoint | None, Reason | None], Entry | None] | None = None,
 ) -> AsyncIterator[Run]:
     near, client = await (unix_pair() if unix else tcp_pair())
     source = None if unix else endpoint(client.getsockname())
@@ -102,6 +105,10 @@ async def serving(
     service = Service(
         TLS, RouteTable([route]), limits, relay, run.outcomes.append, admission=admission
     )
+    if refused is not None:
+        service = replace(service, enter=lambda source, _: Entry(lambda: None, refused))
+    if enter is not None:
+        service = replace(service, enter=enter)
     if is_proved:
         service = replace(service, proved={address})
     if http:
@@ -109,7 +116,7 @@ async def serving(
 
     async def work() -> None:
         with run.scope:
-            await serve(near, source, service, refused=refused)
+            await serve(near, source, service)
         assert near.fileno() == -1
         run.done.set()
 
@@ -137,6 +144,7 @@ async def test_a_hello_is_passed_on_whole_and_the_answer_comes_back(behind: byte
     assert run.source is not None
     assert fields == {
         "client": f"127.0.0.1:{run.source[1]}",
+        "via": None,
         "protocol": None,
         "name": NAME,
         "alpn": "h2,http/1.1",
@@ -426,6 +434,236 @@ async def test_validations_pass_lists_that_exempt_them_and_nothing_else_does() -
             told, fields = await refused(other, http=http, name=NAME, **lists)
             assert fields["reason"] == "access-denied"
             assert told == alert(49) or told.startswith(b"HTTP/1.1 403 ")
+
+
+# Behind a balancer.
+
+CLIENT, FRONT = ("192.0.2.7", 49152), ("198.51.100.1", 443)
+CLIENT6, FRONT6 = ("2001:db8::7", 49152), ("2001:db8::1", 443)
+BALANCER = Admission(proxy_from=HERE)
+UNKNOWN = {"v1": build("v1", None, None), "v2": build("v2", None, None)}
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("ends", [(CLIENT, FRONT), (CLIENT6, FRONT6)])
+@pytest.mark.parametrize("pieces", ["whole", "apart", "bytes"])
+async def test_the_client_is_who_the_balancer_says(
+    version: ProxyVersion, ends: tuple[Endpoint, Endpoint], pieces: str
+) -> None:
+    header, behind = build(version, *ends), b"0-RTT"
+    sent = {
+        "whole": [header + HELLO + behind],
+        "apart": [header, HELLO + behind],
+        "bytes": [bytes([octet]) for octet in header + HELLO + behind],
+    }[pieces]
+    async with serving(admission=BALANCER, proxy="v2") as run:
+        for piece in sent:
+            await send_all(run.client, piece)
+            if pieces == "apart":
+                await wait_all_tasks_blocked(0.01)
+        with await run.accept() as backend:
+            told = build("v2", *ends) + HELLO + behind
+            assert await read(backend, len(told)) == told
+            reset(run.client)
+        fields = await run.fields()
+    assert run.source is not None
+    assert fields["client"] == ("[2001:db8::7]:49152" if ends[0] is CLIENT6 else "192.0.2.7:49152")
+    assert (fields["via"], fields["name"]) == (f"127.0.0.1:{run.source[1]}", NAME)
+    assert fields["up"] == len(HELLO + behind)
+
+
+async def test_a_balancer_of_plain_http_or_on_a_unix_socket_is_believed_too() -> None:
+    header = build("v2", CLIENT, FRONT)
+    for http, unix, data in ((True, False, GET), (False, True, HELLO)):
+        admission = Admission(proxy_from=Networks(HERE.listed, unix=True))
+        async with serving(admission=admission, http=http, unix=unix) as run:
+            await send_all(run.client, header + data)
+            with await run.accept() as backend:
+                assert await read(backend, len(data)) == data
+                run.client.close()
+            fields = await run.fields()
+        assert fields["client"] == "192.0.2.7:49152"
+        assert str(fields["via"]).startswith("unix" if unix else "127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (HELLO, "bad-proxy-header"),
+        (GET, "bad-proxy-header"),
+        (b"PROXY TCP4 x\r\n" + HELLO, "bad-proxy-header"),
+        (build("v2", CLIENT, FRONT)[:-1], "hello-cut-short"),
+        (b"PROXY TCP4", "hello-cut-short"),
+        (b"", "no-bytes"),
+        # balancers look in these ways whether this is alive
+        (UNKNOWN["v1"], "no-bytes"),
+        (UNKNOWN["v2"], "no-bytes"),
+        (build("v1", CLIENT, FRONT), "no-bytes"),
+    ],
+)
+async def test_a_balancer_that_does_not_say_who_the_client_is(data: bytes, reason: str) -> None:
+    """It is told nothing: the client would not understand, and the balancer does not read."""
+    for http in (False, True):
+        told, fields = await refused(data, admission=BALANCER, http=http)
+        assert (told, fields["reason"]) == (b"", reason)
+
+
+async def test_behind_its_header_hellos_are_refused_as_ever() -> None:
+    header = build("v1", CLIENT, FRONT)
+    for data, told, reason in (
+        (HELLO[:100], alert(50), "hello-cut-short"),
+        (b"SSH-2.0-x", b"", "ssh"),
+        (header, b"", "proxy-protocol"),
+    ):
+        heard, fields = await refused(header + data, admission=BALANCER)
+        assert (heard, fields["reason"]) == (told, reason)
+
+
+async def test_who_is_not_trusted_is_served_without_a_header_and_refused_with_one() -> None:
+    elsewhere = Admission(proxy_from=Networks((parse_network("192.0.2.0/24"),), unix=True))
+    async with serving(admission=elsewhere) as run:
+        await send_all(run.client, HELLO)
+        with await run.accept() as backend:
+            assert await read(backend, len(HELLO)) == HELLO
+            reset(run.client)
+        assert (await run.fields())["via"] is None
+    for version in ("v1", "v2"):
+        data = build(version, CLIENT, FRONT) + HELLO
+        told, fields = await refused(data, admission=elsewhere)
+        assert (told, fields["reason"]) == (b"", "proxy-protocol")
+
+
+@pytest.mark.parametrize("first", [b"", b"PROXY TCP4 ", build("v2", CLIENT, FRONT)])
+async def test_one_deadline_covers_the_header_and_the_hello(
+    first: bytes, mock_clock: MockClock
+) -> None:
+    async with serving(admission=BALANCER, limits=Limits(hello_timeout=5)) as run:
+        await wait_all_tasks_blocked(0.01)
+        mock_clock.jump(4)
+        await send_all(run.client, first)
+        await wait_all_tasks_blocked(0.01)
+        assert not run.outcomes
+        mock_clock.jump(1.1)
+        told, _ = await read_to_end(run.client)
+        run.client.close()
+        assert told == b""
+        reason = "hello-timeout" if first.startswith(b"PROXY") else "no-bytes"
+        assert (await run.fields())["reason"] == reason
+
+
+@pytest.mark.parametrize("exempt", [False, True])
+async def test_lists_are_for_the_client_and_not_for_the_balancer(exempt: bool) -> None:
+    office = Networks((parse_network("192.0.2.0/24"),))
+    other = build("v2", ("192.0.3.1", 1), FRONT)
+    for access in (Access(allow=office), Access(deny=Networks((parse_network("192.0.3.1"),)))):
+        admission = Admission(replace(access, acme_exempt=exempt), HERE)
+        async with serving(admission=admission, access=access) as run:
+            await send_all(run.client, build("v2", CLIENT, FRONT) + HELLO)
+            with await run.accept() as backend:
+                assert await read(backend, len(HELLO)) == HELLO
+                reset(run.client)
+        told, fields = await refused(
+            other + HELLO, admission=admission, name=NAME if exempt else None
+        )
+        assert (told, fields["reason"], fields["client"]) == (
+            alert(49), "access-denied", "192.0.3.1:1",
+        )  # fmt: skip
+        told, fields = await refused(other + HELLO, admission=BALANCER, access=access, name=NAME)
+        assert (told, fields["reason"]) == (alert(49), "access-denied")
+
+
+@pytest.mark.parametrize("header", UNKNOWN.values())
+async def test_who_is_unknown_is_judged_as_the_balancer_that_connects(header: bytes) -> None:
+    """Its checks, which close then, are no intruder's doing."""
+    office = Networks((parse_network("192.0.2.0/24"),))
+    closed = Admission(Access(allow=office), HERE)
+    told, fields = await refused(header, admission=closed)
+    assert (told, fields["reason"]) == (b"", "no-bytes")
+    told, fields = await refused(header + HELLO, admission=closed, name=NAME)
+    assert (told, fields["reason"]) == (alert(49), "access-denied")
+    both = Admission(Access(allow=Networks((*office.listed, *HERE.listed))), HERE)
+    async with serving(admission=both, proxy="v1") as run:
+        await send_all(run.client, header + HELLO)
+        with await run.accept() as backend:
+            own = build("v1", run.source, run.own)
+            assert await read(backend, len(own + HELLO)) == own + HELLO
+            reset(run.client)
+        assert (await run.fields())["via"] is None
+
+
+@dataclass
+class Counted:
+    """How many clients of each source are in, and all that were told to it."""
+
+    refuse: Reason | None = None
+    is_silent: bool = False
+    inside: Counter[str] = field(default_factory=Counter)
+    told: list[tuple[str, Reason | None]] = field(default_factory=list)
+
+    def enter(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
+        host = source[0] if source else "unix"
+        self.told.append((host, refused))
+        if self.is_silent:
+            return None
+        self.inside[host] += 1
+        return Entry(partial(self.inside.subtract, [host]), refused or self.refuse)
+
+
+@pytest.mark.parametrize("stage", ["header", "hello", "relay", "farewell", "refused"])
+async def test_a_client_is_counted_once_and_uncounted_once_whenever_it_is_cancelled(
+    stage: str,
+) -> None:
+    before = open_descriptors()
+    counted = Counted(Reason.TOO_MANY_FROM_SOURCE if stage == "refused" else None)
+    pattern = "other.example" if stage == "farewell" else NAME
+    sizes = {"header": 9, "hello": 9 + len(build("v1", CLIENT, FRONT))}
+    data = (build("v1", CLIENT, FRONT) + HELLO)[: sizes.get(stage)]
+    async with serving(admission=BALANCER, pattern=pattern, enter=counted.enter) as run:
+        await send_all(run.client, data)
+        backend = await run.accept() if stage == "relay" else None
+        await wait_all_tasks_blocked(0.02)
+        assert counted.inside == ({} if stage == "header" else {"192.0.2.7": 1})
+        run.scope.cancel()
+        await run.done.wait()
+        if backend is not None:
+            backend.close()
+    assert counted.told == ([] if stage == "header" else [("192.0.2.7", None)])
+    assert counted.inside.total() == 0
+    assert len(run.outcomes) == 1
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("header", [b"", build("v2", CLIENT, FRONT)])
+async def test_a_client_is_counted_once_however_it_ends(header: bytes) -> None:
+    admission = BALANCER if header else None
+    host = "192.0.2.7" if header else "127.0.0.1"
+    for data, kwargs in (
+        (HELLO, {"pattern": "other.example", "name": NAME}),
+        (HELLO, {"down": True, "name": NAME}),
+        (HELLO[:9], {}),
+        (b"SSH-", {}),
+    ):
+        counted = Counted()
+        await refused(header + data, admission=admission, enter=counted.enter, **kwargs)
+        assert counted.told == [(host, None)]
+        assert counted.inside.total() == 0
+
+
+async def test_who_is_denied_is_told_to_the_count() -> None:
+    counted = Counted()
+    admission = Admission(Access(deny=HERE))
+    told, _ = await refused(HELLO, admission=admission, enter=counted.enter)
+    assert told == alert(49)
+    assert counted.told == [("127.0.0.1", Reason.ACCESS_DENIED)]
+    assert counted.inside.total() == 0
+
+
+async def test_what_is_not_worth_a_word_is_closed_without_one_and_without_a_line() -> None:
+    async with serving(enter=Counted(is_silent=True).enter) as run:
+        told, _ = await read_to_end(run.client)
+        assert told == b""
+        await run.done.wait()
+    assert run.outcomes == []
 
 
 # Plain HTTP.

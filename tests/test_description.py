@@ -137,6 +137,7 @@ def test_who_is_let_in_is_shown() -> None:
         [[http]]
         address = "127.0.0.1:8080"
         deny = "10.0.0.1"
+        proxy_from = ["10.0.0.0/30", "unix"]
         [[route]]
         hosts = "dao.ciso.com"
         to = "127.0.0.1:1"
@@ -151,6 +152,7 @@ def test_who_is_let_in_is_shown() -> None:
         "    ACME's validations are exempt",
         "  127.0.0.1:8080                    plain HTTP",
         "    deny 10.0.0.1",
+        "    PROXY protocol from 10.0.0.0/30, unix",
         "routes",
         "  dao.ciso.com                  ->  127.0.0.1:1",
         "    plain HTTP                  ->  redirected to https",

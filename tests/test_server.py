@@ -19,12 +19,15 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from snimux.access import Access, Admission
 from snimux.address import TcpAddress, parse_listen
 from snimux.client_hello import alert
 from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
+from snimux.networks import Networks, parse_network
 from snimux.places import LocalPlaces
+from snimux.proxy_header import build
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.server import _https_port, _source_key, serve, status
 from snimux.systemd import Manager
@@ -77,6 +80,7 @@ async def running(
     http: int = 0,
     orders: int | None = None,
     manager: Manager | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[Running]:
     """A server until the test is over; stopped by two signals, if it is not before."""
     anywhere = TcpAddress("127.0.0.1", 0)
@@ -86,7 +90,7 @@ async def running(
         backend.listen(200)
         address = TcpAddress("127.0.0.1", backend.getsockname()[1])
         route = Route(parse_pattern("secure.ciso.com"), Backend((address,)))
-        config = Config((), (route,), limits, relay, "json", level)
+        config = Config((), (route,), limits, relay, "json", level, admission=admission)
         run = Running(listeners[0].socket.getsockname()[1], listeners, backend)
         log = Log(run.stream, form="json", level=level)
 
@@ -237,6 +241,47 @@ async def test_a_source_that_does_not_heed_its_refusals_is_closed_without_a_word
         assert not run.lines("full")
         for sock in (*stubborn, *first, *second):
             sock.close()
+
+
+HERE = Networks((parse_network("127.0.0.1"),))
+
+
+async def test_behind_a_balancer_a_source_is_who_it_says() -> None:
+    first, other = (build("v2", (f"192.0.2.{x}", 1), ("198.51.100.1", 443)) for x in (1, 2))
+    limits = Limits(max_connections_per_source=1)
+    async with running(limits, admission=Admission(proxy_from=HERE)) as run:
+        socks = []
+        for header in (first, other):
+            client = await run.connect(header + HELLO)
+            backend, _ = await run.backend.accept()
+            assert await read(backend, len(HELLO)) == HELLO
+            socks += [client, backend]
+        with await run.connect(first + HELLO) as third:
+            assert await read_to_end(third) == (alert(49), False)
+        await wait_all_tasks_blocked(0.02)
+        (line,) = run.lines("connection")
+        assert (line["reason"], line["client"]) == ("too-many-from-source", "192.0.2.1:1")
+        for sock in socks:
+            sock.close()
+        await wait_all_tasks_blocked(0.02)
+        again = await run.connect(first + HELLO)
+        backend, _ = await run.backend.accept()
+        for sock in (again, backend):
+            sock.close()
+
+
+async def test_who_is_denied_uses_up_no_share_and_no_more_places_than_that() -> None:
+    limits = Limits(max_connections_per_source=1)
+    denied = Admission(Access(deny=HERE))
+    async with running(limits, admission=denied) as run:
+        stubborn = [await run.connect(HELLO) for _ in range(5)]
+        ends = [await read_to_end(sock) for sock in stubborn]
+        assert ends[0] == (alert(49), False)
+        assert all(told in (b"", alert(49)) for told, _ in ends)
+        for sock in stubborn:
+            sock.close()
+        await wait_all_tasks_blocked(0.02)
+        assert {line["reason"] for line in run.lines("connection")} == {"access-denied"}
 
 
 def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:

@@ -294,9 +294,14 @@ def test_listeners_may_be_strings_and_tables_each_with_rules_of_its_own() -> Non
         TcpAddress("127.0.0.1", 8443): {"deny": networks("10.1.0.0/16", unix=True)},
         TcpAddress("", 80): {"allow": networks("::1"), "acme_exempt": True},
     }
-    typed = read_flags({"allow": ("10.0.0.0/8", "::1"), "deny": ("10.0.0.1",)})
+    flags = {"allow": ("10.0.0.0/8", "::1"), "deny": ("10.0.0.1",), "proxy_from": ("unix",)}
+    typed = read_flags(flags)
     assert problems(typed) == []
-    assert typed.rules == {"allow": networks("10.0.0.0/8", "::1"), "deny": networks("10.0.0.1")}
+    assert typed.rules == {
+        "allow": networks("10.0.0.0/8", "::1"),
+        "deny": networks("10.0.0.1"),
+        "proxy_from": networks(unix=True),
+    }
 
 
 def test_one_listener_may_be_a_table_of_its_own() -> None:
@@ -342,6 +347,10 @@ def test_a_route_says_whom_it_serves() -> None:
         ('[[listen]]\naddress = "443"', "listen: '443': no port; perhaps :443"),
         ('[[listen]]\naddress = ":443"\ndenied = "::1"',
          "listen 1: unknown key 'denied'; did you mean deny?"),
+        ('[[listen]]\naddress = ":443"\nproxy_from = true',
+         "listen 1: proxy_from: True is not a string or a list of strings"),
+        ('[[route]]\nhosts = "a.example"\nto = "localhost:1"\nproxy_from = "::1"',
+         "route 1: unknown key 'proxy_from'; did you mean proxy?"),
         ('[[listen]]\naddress = ":443"\ndeny = "office"', "listen 1: deny: 'office': no IP "
          "network, such as 192.0.2.0/24 or 2001:db8::/32"),
         ('[[route]]\nhosts = "a.example"\nto = "localhost:1"\nallow = ["::1/0"]', "route 1: allow: "
