@@ -7,8 +7,8 @@ Reading order, lowest floor first; a file imports only from lower floors, and fl
 no trio, no socket, no clock and no log:
 
 0. ``hostname`` (names and patterns), ``address`` (where to listen or dial), ``verdict`` (what a
-   peek can conclude), ``networks`` (CIDR), ``balance`` (which of several addresses first),
-   ``health`` (what checks say)
+   peek can conclude), ``networks`` (CIDR), ``pace`` (how fast one may come), ``balance`` (which of
+   several addresses first), ``health`` (what checks say)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
    ``access`` (who is served),
    ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)

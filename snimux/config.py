@@ -16,6 +16,7 @@ from snimux.balance import Balance
 from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.http_head import HTTP
 from snimux.overlap import is_covered, is_own, overlaps
+from snimux.pace import Pace
 from snimux.routes import Check, Route
 from snimux.settings import SETTINGS
 from snimux.sources import NOT_EXEMPT, OFF, Source, read_flags, read_toml
@@ -42,6 +43,22 @@ class Limits:
     max_connections_per_source: int | None = None
     """None: no limit."""
     drain: float = 30.0
+    max_rate_per_source: float | None = None
+    """New connections a second; None: no limit."""
+    max_burst_per_source: int = 50
+    """So many at once, whatever the rate is."""
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast new connections of one source may come; None: no limit."""
+        if self.max_rate_per_source is None:
+            return None
+        return Pace(self.max_rate_per_source, self.max_burst_per_source)
+
+    @property
+    def by_source(self) -> bool:
+        """Whether anything is counted by source."""
+        return self.max_connections_per_source is not None or self.pace is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,6 +264,10 @@ _WORDS = {
         HTTPStatus.TOO_MANY_REQUESTS,
         "There are too many connections from your address. Close some, and try again.",
     ),
+    Reason.RATE_LIMITED: (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "There are too many new connections from your address. Try again later.",
+    ),
 }
 _NO_HOST = "This request has no Host. Ask for the server by its name."
 

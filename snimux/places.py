@@ -6,7 +6,8 @@ enters for its source after; both are bounded, and a check and its count are one
 The workers' counts are in a file that all of them have in memory: a column for each worker, which
 nobody but the worker writes, so that giving back needs no lock, and a dead worker's column can be
 cleared. Taking needs one: a POSIX record lock, which the kernel releases if its holder dies.
-There each worker also shows that it is alive, and how many routes it has.
+There each worker also shows that it is alive, and how many routes it has. When each source may come
+again is in one column for all, as nothing of it is given back: what is past is free.
 
 Knows no sockets and no addresses: a source is some bytes.
 """
@@ -17,11 +18,14 @@ import math
 import mmap
 import os
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+
+from snimux.pace import Pace
 
 Leave = Callable[[], None]
 """Undoes an entry; to be called once."""
@@ -51,6 +55,15 @@ class Places(Protocol):
     def enter(self, source: bytes, limit: int) -> Leave | None:
         """Count one more of a source, if there are fewer than the limit; else None."""
 
+    def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
+        """Whether one more of a source may come now, and count it then.
+
+        Args:
+            source: which.
+            pace: how fast it may come.
+            now: nanoseconds of the machine's monotonic clock.
+        """
+
     def show_life(self, routes: int) -> None:
         """Let others see that this process serves, by so many routes."""
 
@@ -64,6 +77,7 @@ class LocalPlaces:
         self.taken_here = 0
         self._said_full = False
         self._by_source: dict[bytes, int] = {}
+        self._expected: OrderedDict[bytes, int] = OrderedDict()  # who came last is last
 
     def take(self) -> bool:
         """Take a place, if there is one."""
@@ -93,6 +107,20 @@ class LocalPlaces:
         self._by_source[source] = count + 1
         return partial(self._leave, source)
 
+    def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
+        """Whether one more of a source may come now, and count it then."""
+        expected = self._expected
+        while expected and next(iter(expected.values())) <= now:
+            expected.popitem(last=False)
+        if source not in expected and len(expected) >= _MOST_PACED:
+            return True  # as in ``SharedPlaces.enter``
+        following = pace.arrive(expected.get(source, 0), now)
+        if following is None:
+            return False
+        expected[source] = following
+        expected.move_to_end(source)
+        return True
+
     def show_life(self, routes: int) -> None:
         """Do nothing: there are no others."""
 
@@ -111,11 +139,11 @@ def _is_a_tenth_free(taken: int, limit: int) -> bool:
 # The file: a header of 64 bytes (what it is, columns, slots, limit, the key of the hash; in the
 # last word whether it was said that all are taken), then the sources' hashes, one a slot, then
 # the columns: for each slot how many the worker has, and behind them its routes, how often it has
-# shown life, and how many places it has in all. In the machine's own byte order: no other will
-# read it.
+# shown life, and how many places it has in all; then the hashes of those who came lately, one a
+# slot, and when each is expected again. In the machine's own byte order: no other will read it.
 _HEADER = struct.Struct("=8sIIQ16s")
 _HEADER_SIZE = 64
-_MAGIC = b"snimux 2"
+_MAGIC = b"snimux 3"
 _SAID_FULL = 15
 _HASH, _COUNT = 8, 4  # bytes
 _ROUTES, _BEATS, _TAKEN = -3, -2, -1  # from the end of a column
@@ -128,6 +156,9 @@ _WINDOW = 32
 _SLOTS_PER_SOURCE = 4
 # As many sources at a time are told apart: 24 MiB for four workers, if all were in use.
 _MOST_SOURCES = 2**18
+# As many that came lately are: 4 MiB, if all are in use. A scan from a whole network finds no more.
+_MOST_PACED = 2**16
+_PACED_SLOTS = _SLOTS_PER_SOURCE * _MOST_PACED + _WINDOW
 
 # Seconds. Nobody is woken by what another process gives back: a pause that nobody notices, and a
 # hundredth of the processor's time at most.
@@ -141,10 +172,11 @@ def lay_out(descriptor: int, *, workers: int, limit: int, by_source: bool) -> No
         descriptor: of the file.
         workers: how many; their numbers are from 1 up.
         limit: how many places there are for all.
-        by_source: whether anyone will ``enter``.
+        by_source: whether anyone will ``enter`` or ``arrive``.
     """
     slots = _SLOTS_PER_SOURCE * min(limit, _MOST_SOURCES) + _WINDOW if by_source else 0
-    os.ftruncate(descriptor, _column(workers + 1, slots))  # zeros, which take no memory yet
+    paces = 2 * _HASH * _PACED_SLOTS if by_source else 0
+    os.ftruncate(descriptor, _column(workers + 1, slots) + paces)  # zeros: they take no memory yet
     os.pwrite(descriptor, _HEADER.pack(_MAGIC, workers, slots, limit, os.urandom(16)), 0)
 
 
@@ -214,6 +246,8 @@ class SharedPlaces:
             for each in range(1, workers + 1)
         ]
         self._own = self._columns[number - 1]
+        paces = self._memory[_column(workers + 1, slots) :].cast("Q")
+        self._paced, self._expected = paces[: len(paces) // 2], paces[len(paces) // 2 :]
 
     @property
     def taken_here(self) -> int:
@@ -246,8 +280,7 @@ class SharedPlaces:
 
     def enter(self, source: bytes, limit: int) -> Leave | None:
         """Count one more of a source, if there are fewer than the limit; else None."""
-        digest = hashlib.blake2b(source, digest_size=_HASH, key=self._key).digest()
-        hashed = int.from_bytes(digest) or 1  # 0 is a slot that was never used
+        hashed = self._hash(source)
         with self._locked():
             slot = self._find(hashed)
             if slot is None:
@@ -260,6 +293,20 @@ class SharedPlaces:
             self._own[slot] += 1
         return partial(self._leave, slot)
 
+    def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
+        """Whether one more of a source may come now, and count it then."""
+        hashed = self._hash(source)
+        with self._locked():
+            slot = self._find_paced(hashed, now)
+            if slot is None:
+                return True  # as in ``enter``
+            known = self._expected[slot] if self._paced[slot] == hashed else 0
+            following = pace.arrive(known, now)
+            if following is None:
+                return False
+            self._paced[slot], self._expected[slot] = hashed, following
+        return True
+
     def show_life(self, routes: int) -> None:
         """Let the supervisor see that this worker serves, by so many routes."""
         self._own[_ROUTES] = routes
@@ -268,16 +315,17 @@ class SharedPlaces:
     def _leave(self, slot: int) -> None:
         self._own[slot] -= 1
 
+    def _hash(self, source: bytes) -> int:
+        digest = hashlib.blake2b(source, digest_size=_HASH, key=self._key).digest()
+        return int.from_bytes(digest) or 1  # 0 is a slot that was never used
+
     def _find(self, hashed: int) -> int | None:
         """The slot of a source, or one that is free for it."""
-        start = hashed % (len(self._hashes) - _WINDOW + 1)
-        window = self._hashes[start : start + _WINDOW].tolist()
-        if hashed in window:
-            return start + window.index(hashed)
-        for slot, other in enumerate(window, start):
-            if not other or not self._count(slot):
-                return slot
-        return None
+        return _find(self._hashes, hashed, lambda slot: not self._count(slot))
+
+    def _find_paced(self, hashed: int, now: int) -> int | None:
+        """The slot of a source that came lately, or one that is free for it."""
+        return _find(self._paced, hashed, lambda slot: self._expected[slot] <= now)
 
     def _count(self, slot: int) -> int:
         return sum([column[slot] for column in self._columns])
@@ -290,6 +338,18 @@ class SharedPlaces:
             yield
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+
+def _find(hashes: memoryview, hashed: int, is_free: Callable[[int], bool]) -> int | None:
+    """The slot of a hash, or one that is free for it; None if there is none where it points."""
+    start = hashed % (len(hashes) - _WINDOW + 1)
+    window = hashes[start : start + _WINDOW].tolist()
+    if hashed in window:
+        return start + window.index(hashed)
+    for slot, other in enumerate(window, start):
+        if not other or is_free(slot):
+            return slot
+    return None
 
 
 def _do_nothing() -> None:

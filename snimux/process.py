@@ -63,8 +63,7 @@ def run(config: Config, text: str | None, told: Manager) -> None:
         _run_until_stopped(partial(serve, config, places, listeners, log, manager=told))
         return
     # No worker takes more than it has descriptors for, so there are no more places.
-    by_source = limits.max_connections_per_source is not None
-    team = Team(workers, min(wanted, allowed), by_source, text, limits.drain)
+    team = Team(workers, min(wanted, allowed), limits.by_source, text, limits.drain)
     # As this process was started: by its script or -m, with the interpreter's own flags.
     command = [sys.executable, *sys.orig_argv[1:]]
     _run_until_stopped(partial(supervise, command, listeners, team, log, manager=told))

@@ -9,6 +9,7 @@ import math
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
@@ -253,6 +254,7 @@ class _Server:
         self.discovery = Discovery(config, self.exchange, log)
         self.places = places
         self.per_source = config.limits.max_connections_per_source
+        self.pace = config.limits.pace
         tls = Service(
             TLS,
             self.table,
@@ -263,7 +265,7 @@ class _Server:
             backends=self.backends,
             look_again=self.discovery.look_again if config.caddys else None,
         )
-        if self.per_source is not None:
+        if config.limits.by_source:
             tls = replace(tls, enter=self.enter)
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
         self.services = {service.protocol.name: service for service in (tls, http)}
@@ -359,16 +361,26 @@ class _Server:
         Who is refused uses up no share of the source's, but a place while the refusal is said: a
         source that has as many of those as well is closed without a word.
         """
-        if source is None or self.per_source is None:
+        if source is None:
             return Entry(lambda: None, refused)
         key = _source_key(source)
         if refused is None:
-            leave = self.places.enter(key, self.per_source)
-            if leave is not None:
-                return Entry(leave)
-            refused = Reason.TOO_MANY_FROM_SOURCE
-        leave = self.places.enter(b"refused " + key, self.per_source)
+            entry = self.enter_of(key)
+            if isinstance(entry, Entry):
+                return entry
+            refused = entry
+        most = self.per_source or self.config.limits.max_burst_per_source
+        leave = self.places.enter(b"refused " + key, most)
         return None if leave is None else Entry(leave, refused)
+
+    def enter_of(self, key: bytes) -> Entry | Reason:
+        """Count one more of a source, or say why there may not be one more."""
+        if self.pace and not self.places.arrive(key, self.pace, time.monotonic_ns()):
+            return Reason.RATE_LIMITED
+        if self.per_source is None:
+            return Entry(lambda: None)
+        leave = self.places.enter(key, self.per_source)
+        return Reason.TOO_MANY_FROM_SOURCE if leave is None else Entry(leave)
 
     def exchange(self, found: Plan) -> None:
         """Serve other routes, but for connections that have theirs."""

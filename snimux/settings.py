@@ -67,6 +67,21 @@ def _count(
     return parse
 
 
+def _rate(what: str, *, low: float, high: int, word: str) -> Callable[[object], float | None]:
+    wanted = f"a number of {what} or {word}"
+
+    def parse(value: object) -> float | None:
+        if value == word:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{shown(value)} is not {wanted}")
+        if not low <= value <= high:
+            raise ValueError(f"{shown(value)} is not {wanted}, from {low:g} to {high}")
+        return float(value)
+
+    return parse
+
+
 def choice(*words: str) -> Callable[[object], str]:
     """Reads one of some words; the reader raises ValueError for anything else."""
 
@@ -119,6 +134,22 @@ SETTINGS = (
         "off",
         "N|off",
         "connections at a time from one IPv4 address or IPv6 /64; more are refused",
+    ),
+    Setting(
+        "max_rate_per_source",
+        # One in a quarter of an hour; what the processor could not do by far.
+        _rate("connections a second", low=0.001, high=10**6, word="off"),
+        "off",
+        "N|off",
+        "new connections a second from one IPv4 address or IPv6 /64, on average; more are refused",
+    ),
+    Setting(
+        "max_burst_per_source",
+        # A browser opens six for each name of a page, and several may be behind one address.
+        _count("connections", high=10**6),
+        50,
+        "N",
+        "how many new ones of a source may come at once where their rate is limited",
     ),
     Setting(
         "balance",

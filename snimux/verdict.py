@@ -41,6 +41,7 @@ class Reason(StrEnum):
     BACKEND_DOWN = "backend-down"
     OUT_OF_RESOURCES = "out-of-resources"
     TOO_MANY_FROM_SOURCE = "too-many-from-source"
+    RATE_LIMITED = "rate-limited"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from snimux.client_hello import alert
 from tests import caddy, muxes
 from tests.caddy import Caddy, free_port, listens, short_directory, until
 from tests.clients import environment
 from tests.conftest import Sites, need
 from tests.muxes import Mux
+from tests.sockets import read_to_end, send_all
 
 NEEDS_CURL = pytest.mark.needs(lambda: not shutil.which("curl"), "needs curl: apt-get install curl")
 # elsewhere 127.0.0.1 is the only address of loopback
@@ -256,3 +258,18 @@ async def test_curl_says_who_it_is_and_is_believed_only_where_it_is_trusted(
         assert await page(directory, who.root, other.port, name="who.test") == "127.0.0.1"
         await page(directory, who.root, other.port, *says, name="who.test")
         await other.log_line(reason="proxy-protocol")
+
+
+async def test_a_rate_is_for_all_workers_together(directory: Path) -> None:
+    flags = ["--workers=2", "--max-rate-per-source=0.001", "--max-burst-per-source=6"]
+    async with muxes.running(directory, *flags, "--default=127.0.0.1:1") as mux:
+        told = []
+        for _ in range(40):
+            with trio.socket.socket() as client:
+                await client.connect(("127.0.0.1", mux.port))
+                await send_all(client, b"\x15\x03")  # no hello
+                told.append((await read_to_end(client))[0])
+        # some of the others may come before the refusals of those before have ended
+        assert told.count(alert(10)) == 6
+        assert set(told) <= {alert(10), alert(49), b""}
+        await refusals(mux, 6, reason="rate-limited")

@@ -34,6 +34,8 @@ def test_routes_are_shown_as_they_are_understood() -> None:
         "  max_connections               auto",
         "  max_connections_per_source    off",
         "  drain                         30",
+        "  max_rate_per_source           off",
+        "  max_burst_per_source          50",
     ]
 
 

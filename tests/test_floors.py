@@ -10,7 +10,7 @@ import snimux
 ROOT = Path(snimux.__file__).parent
 
 FLOORS = (
-    ("hostname", "address", "verdict", "networks", "balance", "health"),
+    ("hostname", "address", "verdict", "networks", "pace", "balance", "health"),
     ("client_hello", "http_head", "proxy_header", "access", "routes", "overlap"),
     (
         "settings",

@@ -377,6 +377,7 @@ def test_every_reason_has_its_farewell() -> None:
         Reason.BACKEND_DOWN: 502,
         Reason.OUT_OF_RESOURCES: 503,
         Reason.TOO_MANY_FROM_SOURCE: 429,
+        Reason.RATE_LIMITED: 429,
     }
     assert (HTTP.name, HTTP.default_port, HTTP.peek) == ("http", 80, peek)
     assert (HTTP.farewell, HTTP.redirect) == (farewell, redirect)

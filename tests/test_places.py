@@ -14,6 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from snimux import places as module
+from snimux.pace import Pace
 from snimux.places import (
     Leave,
     LocalPlaces,
@@ -25,6 +27,7 @@ from snimux.places import (
     look,
 )
 
+PACE = Pace(per_second=0.5, burst=2)
 SOURCES = [bytes([number]) * 4 for number in range(5)]
 
 
@@ -45,6 +48,8 @@ class _Machine(RuleBasedStateMachine):
         self.taken: Counter[int] = Counter()
         self.entered: list[tuple[int, bytes, Leave]] = []
         self.said_full = False
+        self.now = 10**9
+        self.expected: dict[bytes, int] = {}
 
     def teardown(self) -> None:
         self.file.close()
@@ -88,6 +93,17 @@ class _Machine(RuleBasedStateMachine):
     def leave(self, which: int) -> None:
         _, _, leave = self.entered.pop(which % len(self.entered))
         leave()
+
+    @rule(
+        worker=st.integers(0, 9),
+        source=st.sampled_from(SOURCES),
+        pause=st.sampled_from([0, 1, 10**9, 10**10]),
+    )
+    def arrive(self, worker: int, source: bytes, pause: int) -> None:
+        self.now += pause
+        following = PACE.arrive(self.expected.get(source, 0), self.now)
+        assert self.of(worker)[1].arrive(source, PACE, self.now) is (following is not None)
+        self.expected[source] = following or self.expected[source]
 
     @precondition(lambda self: self.workers > 1)
     @rule(worker=st.integers(0, 9))
@@ -159,7 +175,7 @@ def test_more_sources_than_can_be_told_apart_are_let_in() -> None:
 
 
 def test_the_file_is_bounded_and_small_where_sources_do_not_count() -> None:
-    for by_source, most in ((False, 150), (True, 25 * 2**20)):
+    for by_source, most in ((False, 150), (True, 29 * 2**20)):
         with shared(4, 10**9, by_source=by_source) as file:
             assert file.seek(0, 2) < most
             assert SharedPlaces(file.fileno(), 4, most=1).take()
@@ -180,26 +196,67 @@ def test_a_file_of_another_version_is_told() -> None:
         SharedPlaces(file.fileno(), 3, most=1)
 
 
+def scan(places: Places, count: int, now: int) -> list[bool]:
+    return [places.arrive(number.to_bytes(4), Pace(1, 1), now) for number in range(count)]
+
+
+def test_a_scan_from_many_sources_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_PACED", 100)
+    places = LocalPlaces(1)
+    assert scan(places, 1000, now=1) == [True] * 1000
+    assert len(places._expected) == 100
+    # those that are known are held to their pace, and so are new ones once there is room
+    assert scan(places, 101, now=2) == [False] * 100 + [True]
+    later = 2 * 10**9
+    assert scan(places, 100, now=later) == [True] * 100
+    assert places.arrive(b"another", Pace(1, 1), 2 * later)
+    assert list(places._expected) == [b"another"]
+
+
+def test_in_memory_that_is_shared_the_bound_is_the_file_s() -> None:
+    with shared(2, 1) as file:
+        workers = [SharedPlaces(file.fileno(), number, most=1) for number in (1, 2)]
+        size = file.seek(0, 2)
+        count = 20_000
+        assert scan(workers[0], count, now=1) == [True] * count
+        assert scan(workers[1], count, now=2) == [False] * count
+        assert scan(workers[1], count, now=2 * 10**9) == [True] * count
+        assert file.seek(0, 2) == size
+
+
+def test_more_sources_than_can_be_paced_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PACED_SLOTS", 64)
+    with shared(1, 1) as file:
+        places = SharedPlaces(file.fileno(), 1, most=1)
+        assert scan(places, 1000, now=1) == [True] * 1000
+        assert scan(places, 1000, now=2).count(False) > 32
+        assert places.enter(b"192.0.2.1", 1)
+
+
 # --- in several processes
 
 TAKE_AND_GIVE = """
 import os, sys
+from snimux.pace import Pace
 from snimux.places import SharedPlaces
 number, mark = int(sys.argv[1]), sys.argv[2]
 places = SharedPlaces(0, number, most=9)
-had = 0
+had = arrived = 0
 while had < 500:
     if places.take():
         # whoever has the only place makes the file that nobody else may find there
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
         os.unlink(mark)
         places.give()
+    if places.arrive(b"192.0.2.1", Pace(0.001, 700), 1):
+        arrived += 1
     leave = places.enter(b"192.0.2.1", 1)
     if leave:
         os.close(os.open(mark + "-source", os.O_CREAT | os.O_EXCL))
         os.unlink(mark + "-source")
         leave()
         had += 1
+print(arrived)
 """
 
 HOLD = """
@@ -218,11 +275,15 @@ def test_processes_exclude_each_other(tmp_path_factory: pytest.TempPathFactory) 
     with shared(3, 1) as file:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-c", TAKE_AND_GIVE, str(number), mark], stdin=file.fileno()
+                [sys.executable, "-c", TAKE_AND_GIVE, str(number), mark],
+                stdin=file.fileno(),
+                stdout=subprocess.PIPE,
             )
             for number in (1, 2, 3)
         ]
+        arrived = [int(process.communicate()[0]) for process in processes]
         assert [process.wait() for process in processes] == [0, 0, 0]
+        assert sum(arrived) == 700
         last = SharedPlaces(file.fileno(), 1, most=9)
         assert last.take()
         assert last.enter(b"192.0.2.1", 1)

@@ -20,7 +20,7 @@ from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.access import Access, Admission
-from snimux.address import TcpAddress, parse_listen
+from snimux.address import TcpAddress, UnixAddress, parse_listen
 from snimux.client_hello import alert
 from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
@@ -282,6 +282,61 @@ async def test_who_is_denied_uses_up_no_share_and_no_more_places_than_that() -> 
             sock.close()
         await wait_all_tasks_blocked(0.02)
         assert {line["reason"] for line in run.lines("connection")} == {"access-denied"}
+
+
+@pytest.mark.parametrize("per_source", [None, 9])
+async def test_new_connections_of_a_source_may_come_no_faster(per_source: int | None) -> None:
+    limits = Limits(
+        max_rate_per_source=0.001, max_burst_per_source=2, max_connections_per_source=per_source
+    )
+    first, other = (build("v1", (f"192.0.2.{x}", 1), ("198.51.100.1", 443)) for x in (1, 2))
+    async with running(limits, admission=Admission(proxy_from=HERE), http=1) as run:
+        for header in (first, other, first):
+            client = await run.connect(header + HELLO)
+            backend, _ = await run.backend.accept()
+            assert await read(backend, len(HELLO)) == HELLO
+            client.close()
+            backend.close()
+        with await run.connect(first + HELLO) as client:
+            assert await read_to_end(client) == (alert(49), False)
+        port = run.listeners[1].socket.getsockname()[1]
+        with await run.connect(first, port) as client:
+            told, _ = await read_to_end(client)
+            assert told.startswith(b"HTTP/1.1 429 ")
+        await wait_all_tasks_blocked(0.02)
+        lines = [line for line in run.lines("connection") if line["ended"] == "refused"]
+        assert {(x["reason"], x["client"]) for x in lines} == {("rate-limited", "192.0.2.1:1")}
+
+
+async def test_who_comes_too_fast_has_no_more_refusals_at_a_time_than_its_burst() -> None:
+    limits = Limits(max_rate_per_source=0.001, max_burst_per_source=2)
+    async with running(limits, max_connections=10) as run:
+        for _ in range(2):
+            for sock in await run.relayed():
+                sock.close()
+        stubborn = [await run.connect(HELLO) for _ in range(30)]
+        ends = [await read_to_end(sock) for sock in stubborn]
+        assert ends.count((alert(49), False)) >= 2
+        assert all(told in (b"", alert(49)) for told, _ in ends)
+        assert not run.lines("full")
+        for sock in stubborn:
+            sock.close()
+
+
+async def test_who_comes_by_a_unix_socket_is_of_no_source() -> None:
+    limits = Limits(max_rate_per_source=0.001, max_burst_per_source=1)
+    with short_directory() as directory:
+        places, stream = LocalPlaces(9), io.StringIO()
+        listeners = open_listeners([UnixAddress(str(directory / "s"))])
+        config = Config((), (), limits, "auto", "json", "info")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, config, places, listeners, Log(stream, form="json"))
+            for _ in range(3):
+                with trio.socket.socket(socket.AF_UNIX) as client:
+                    await client.connect(str(directory / "s"))
+                    await send_all(client, HELLO)
+                    assert await read_to_end(client) == (alert(112), False)
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:

@@ -1,6 +1,7 @@
 """``snimux.settings``: one table for keys, flags and help. What each accepts: ``test_sources``."""
 
 import math
+import re
 
 import pytest
 
@@ -21,6 +22,25 @@ def test_keys_are_distinct_and_words_are_read() -> None:
     assert parsed["max_connections"]("auto") is None
     assert parsed["workers"]("auto") is None
     assert parsed["max_connections_per_source"]("off") is None
+    assert parsed["max_rate_per_source"]("off") is None
+    assert parsed["max_rate_per_source"](0.5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0 is not a number of connections a second or off, from 0.001 to 1000000"),
+        (-1, "-1 is not a number"),
+        (math.nan, "nan is not a number"),
+        (math.inf, "inf is not a number"),
+        (True, "True is not a number of connections a second or off"),
+        ("10/s", "'10/s' is not a number of connections a second or off"),
+    ],
+)
+def test_a_rate_is_a_number_above_nothing(value: object, words: str) -> None:
+    parse = next(x.parse for x in SETTINGS if x.key == "max_rate_per_source")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        parse(value)
 
 
 def test_a_choice_takes_its_words_only() -> None:
