@@ -31,6 +31,9 @@ T = TypeVar("T")
 
 OFF = "off"
 NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
+# Of known keys as many as can be read are listed.
+_LISTED = 12
+_NAMED_AS_FLAGS = "keys are named as the flags are; snimux --help lists these"
 _ACCESS_KEYS = ("allow", "deny", "acme_exempt")
 _RULE_KEYS = (*_ACCESS_KEYS, "proxy_from")
 _FILE_KEYS = (
@@ -371,7 +374,10 @@ def _check_keys(
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            all_known = (
+                f"known are {', '.join(known)}" if len(known) <= _LISTED else _NAMED_AS_FLAGS
+            )
+            hint = f"did you mean {near[0]}?" if near else all_known
             source.problems.append(f"{where}unknown key {shown(key)}; {hint}")
 
 
