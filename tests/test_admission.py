@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,7 +112,8 @@ async def test_lists_of_listeners_and_routes_hold_for_tls_and_plain_http(
             )  # fmt: skip
             assert done.stdout.endswith(status)
         lines = await refusals(mux, 3, reason="access-denied")
-        assert [line.get("route") for line in lines] == [None, "dao.ciso.com", None]
+        # Of two workers one may write its line before the other, whoever came first.
+        assert Counter(line.get("route") for line in lines) == {None: 2, "dao.ciso.com": 1}
 
 
 # Behind a balancer.
