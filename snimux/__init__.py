@@ -16,12 +16,12 @@ no trio, no socket, no clock and no log:
    -> Config), ``caddy`` (Caddy's configuration -> routes), ``facts`` (what the doctor found),
    ``advice`` (what to write), ``diagnosis`` (how it is; the package itself first, ``judge`` last)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
-   ``upstream`` (dial an address), ``backends`` (dial one of several, or wait for it), ``names``
-   (look names up), ``listeners`` (listen), ``places`` (count connections), ``systemd`` (hand
-   descriptors over, say how the service is), ``admin`` (ask a Caddy), ``probe`` (ask a backend
-   whether it understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
-   a backend's), ``report`` (findings -> words); in ``relay`` the interface first, then
-   ``portable``, then ``engine``
+   ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
+   several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count
+   connections), ``systemd`` (hand descriptors over, say how the service is), ``admin`` (ask a
+   Caddy), ``probe`` (ask a backend whether it understands the PROXY protocol), ``survey`` (look at
+   the system), ``certificate`` (see a backend's), ``report`` (findings -> words); in ``relay`` the
+   interface first, then ``portable``, then ``engine``
 4. ``connection`` (one connection's life), ``discovery`` (the route table as the Caddys change),
    ``proxy_auto`` (which backends understand the PROXY protocol), ``checks`` (which are up),
    ``pulse`` (see that connections are served)

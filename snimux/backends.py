@@ -147,7 +147,8 @@ class Backends:
         addresses: Sequence[DialAddress] = backend.addresses
         if len(addresses) > 1:
             addresses = self._in_order(backend, source)
-        dialled = await self._dial(addresses, dial_timeout)
+        seen_as = source if backend.transparent else None
+        dialled = await self._dial(addresses, dial_timeout, seen_as)
         if isinstance(dialled, Dialled) or dialled.exhausted or self.nursery is None:
             return dialled
         started = trio.current_time()
@@ -162,7 +163,7 @@ class Backends:
             if not is_there:
                 dialled = replace(dialled, detail=f"{dialled.detail}; the client left")
                 break
-            dialled = await self._dial(self._in_order(backend, source), dial_timeout)
+            dialled = await self._dial(self._in_order(backend, source), dial_timeout, seen_as)
         return replace(dialled, waited=trio.current_time() - started)
 
     def leave(self, address: DialAddress) -> None:
@@ -193,7 +194,14 @@ class Backends:
         return state
 
     def _in_order(self, backend: Backend, source: Endpoint | None) -> Sequence[DialAddress]:
-        """All its addresses, the one first that is to have the connection."""
+        """All its addresses for that source, the one first that is to have the connection."""
+        in_order = self._all_in_order(backend, source)
+        if not backend.transparent:
+            return in_order
+        usable = backend.addresses_for(source and source[0])
+        return [address for address in in_order if address in usable]
+
+    def _all_in_order(self, backend: Backend, source: Endpoint | None) -> Sequence[DialAddress]:
         addresses = backend.addresses
         balance = backend.balance or self.defaults.balance
         if balance == "first" and not self.down:
@@ -216,9 +224,9 @@ class Backends:
         return [addresses[place] for place in places]
 
     async def _dial(
-        self, addresses: Iterable[DialAddress], dial_timeout: float
+        self, addresses: Iterable[DialAddress], dial_timeout: float, source: Endpoint | None
     ) -> Dialled | NotDialled:
-        """Dial some addresses in order, until one answers."""
+        """Dial some addresses in order, from a client's if that is given, until one answers."""
         faults = []
         exhausted = False
         for address in addresses:
@@ -227,7 +235,7 @@ class Backends:
             returns = state.returns
             dialled: Dialled | NotDialled | None = None
             try:
-                dialled = await dial(address, dial_timeout=dial_timeout)
+                dialled = await dial(address, dial_timeout=dial_timeout, source=source)
             finally:
                 if not isinstance(dialled, Dialled):
                     state.connections -= 1

@@ -311,6 +311,9 @@ async def _pass_on(
     if to is None:
         return _redirect(service, hello)
     outcome.to = to
+    if to.transparent and not to.addresses_for(host):
+        detail = "transparent, and the client has no address of the family that the backend has"
+        return _refuse(service, Reason.NO_SOURCE, detail, hello)
     dialled = await service.backends.reach(
         to, client, outcome.source, dial_timeout=service.limits.dial_timeout
     )

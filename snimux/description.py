@@ -98,6 +98,7 @@ def _shown_backend(backend: Backend, defaults: BackendDefaults, note: str = "") 
     notes += [f"balance {balance}"] if balance != "first" and len(backend.addresses) > 1 else []
     notes += [f"wait {_limit('wait', backend.wait)}"] if backend.wait is not None else []
     notes += [f"check {backend.check}"] if backend.check is not None else []
+    notes += ["transparent"] * backend.transparent
     notes += [note] if note else []
     weights = [f" (weight {weight})" if weight != 1 else "" for weight in backend.weights]
     to = (", else " if balance == "first" else ", ").join(

@@ -256,6 +256,10 @@ _WORDS = {
         HTTPStatus.BAD_GATEWAY,
         "The server of this name does not answer. Try again later.",
     ),
+    Reason.NO_SOURCE: (
+        HTTPStatus.BAD_GATEWAY,
+        "The server of this name cannot be reached from an address like yours.",
+    ),
     Reason.OUT_OF_RESOURCES: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "There is no room for more connections now. Try again later.",

@@ -25,6 +25,7 @@ from snimux.relay.pipes import MOST
 from snimux.server import STOP_SIGNALS, serve
 from snimux.supervisor import Handed, Team, processors, supervise
 from snimux.systemd import HandoverError, Manager, Named, manager, receive
+from snimux.transparent import missing
 
 # Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups, probes
 # and checks.
@@ -54,6 +55,9 @@ def run(config: Config, text: str | None, told: Manager) -> None:
     wanted = limits.max_connections or allowed
     if wanted > allowed:
         log.write("warning", "few-descriptors", {"max_connections": wanted, "room_for": allowed})
+    lacking = missing(config.routes)
+    if lacking:
+        fail(1, lacking)
     try:
         listeners = open_listeners(config.listen, config.http)
     except ListenError as error:

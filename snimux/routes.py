@@ -13,7 +13,7 @@ from typing import Literal
 
 from snimux import hostname
 from snimux.access import Access
-from snimux.address import DialAddress
+from snimux.address import DialAddress, TcpAddress
 from snimux.balance import Balance
 from snimux.proxy_header import Version
 
@@ -41,8 +41,8 @@ class Backend:
     """Where connections go: addresses, tried until one connects.
 
     ``proxy`` is the version of the PROXY protocol header that it is sent, if any; "auto" is v2 to
-    the addresses that are proved to understand it, which others know. What is None is as the
-    settings of the same name say.
+    the addresses that are proved to understand it, which others know. ``transparent`` says that it
+    is dialled from the client's own address. What is None is as the settings of the same name say.
     """
 
     addresses: tuple[DialAddress, ...]
@@ -54,9 +54,23 @@ class Backend:
     wait: float | None = None
     """Seconds that a connection waits for an address to come back."""
     check: Check | None = None
+    transparent: bool = False
 
     def __str__(self) -> str:
         return ",".join(map(str, self.addresses))
+
+    def addresses_for(self, host: str | None) -> tuple[DialAddress, ...]:
+        """Those that can be dialled for a client: of its family, where it is to be seen there.
+
+        Args:
+            host: the client's IP address in text; None if it has none.
+        """
+        if not self.transparent:
+            return self.addresses
+        is_v6 = None if host is None else ":" in host
+        return tuple(
+            x for x in self.addresses if isinstance(x, TcpAddress) and (":" in x.host) is is_v6
+        )
 
 
 @dataclass(frozen=True, slots=True)

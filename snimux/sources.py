@@ -17,6 +17,7 @@ from snimux.address import (
     AddressError,
     AdminAddress,
     ListenAddress,
+    TcpAddress,
     parse_admin,
     parse_dial,
     parse_listen,
@@ -42,7 +43,7 @@ _FILE_KEYS = (
 )  # fmt: skip
 _OF_A_BACKEND = tuple(x for x in SETTINGS if x.key in ("balance", "wait", "check"))
 _ROUTE_KEYS = (
-    "hosts", "to", "proxy", "http", "http_proxy", *_ACCESS_KEYS,
+    "hosts", "to", "proxy", "http", "http_proxy", "transparent", *_ACCESS_KEYS,
     *(setting.key for setting in _OF_A_BACKEND)
 )  # fmt: skip
 _ADDRESS_KEYS = ("address", "weight")
@@ -283,11 +284,15 @@ def _read_rules(
         if key != "acme_exempt":
             texts = _strings(source, f"{where}{key}", value)
             rules[key] = source.networks(f"{where}{key}", texts)
-        elif isinstance(value, bool):
-            rules[key] = value
         else:
-            source.problems.append(f"{where}{key}: {shown(value)} is not true or false")
+            rules[key] = _is_true(source, f"{where}{key}", value)
     return rules
+
+
+def _is_true(source: Source, where: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        source.problems.append(f"{where}: {shown(value)} is not true or false")
+    return value is True
 
 
 def _read_access(source: Source, where: str, table: Mapping[str, object]) -> Access | None:
@@ -310,6 +315,8 @@ def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None
     hosts = _strings(source, f"{where}: hosts", table.get("hosts", ["absent"]))
     backend = _read_backend(source, where, table, "to", "proxy")
     http = _read_backend(source, where, table, "http", "http_proxy")
+    if "transparent" in table and _is_true(source, f"{where}: transparent", table["transparent"]):
+        backend, http = (_transparent(source, f"{where}: transparent", x) for x in (backend, http))
     access = _read_access(source, where, table)
     said: dict[str, Any] = {
         x.key: source.attempt(f"{where}: {x.key}", x.parse, table[x.key])
@@ -353,6 +360,18 @@ def _addresses(source: Source, where: str, value: object) -> tuple[list[str], tu
         return [], ()
     is_weighted = any(share != 1 for share in weights)
     return _strings(source, where, addresses), tuple(weights) if is_weighted else ()
+
+
+def _transparent(source: Source, where: str, backend: Backend | None) -> Backend | None:
+    """The same backend, dialled from the client's own address."""
+    if backend is None:
+        return None
+    source.problems += [
+        f"{where}: {address} is no IP address; a client's own is of the family that a backend has"
+        for address in backend.addresses
+        if not (isinstance(address, TcpAddress) and address.is_numeric)
+    ]
+    return replace(backend, transparent=True)
 
 
 def _read_caddy(source: Source, where: str, table: Mapping[str, object]) -> None:

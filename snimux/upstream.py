@@ -12,6 +12,8 @@ from typing import Any
 import trio
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
+from snimux.proxy_header import Endpoint
+from snimux.transparent import bind_as
 
 # What socket() and connect() say when this process or machine has nothing left to dial with:
 # descriptors, memory, source ports.
@@ -47,18 +49,21 @@ class NotDialled:
     waited: float | None = None
 
 
-async def dial(address: DialAddress, *, dial_timeout: float) -> Dialled | NotDialled:
+async def dial(
+    address: DialAddress, *, dial_timeout: float, source: Endpoint | None = None
+) -> Dialled | NotDialled:
     """Connect to an address.
 
     Args:
         address: where to.
         dial_timeout: seconds for it, name look-up included.
+        source: an address, of a client, from which an IP address is dialled; None: from here.
 
     Returns:
         The socket, or why there is none. Raises nothing but ``trio.Cancelled``.
     """
     try:
-        return Dialled(await _connect(address, dial_timeout), address)
+        return Dialled(await _connect(address, dial_timeout, source), address)
     except trio.TooSlowError:
         return NotDialled(f"{address}: no answer in {dial_timeout:g} s", False)
     except OSError as error:
@@ -66,13 +71,15 @@ async def dial(address: DialAddress, *, dial_timeout: float) -> Dialled | NotDia
         return NotDialled(f"{address}: {_words(cause)}", cause.errno in _EXHAUSTED)
 
 
-async def _connect(address: DialAddress, timeout: float) -> socket.socket:
+async def _connect(address: DialAddress, timeout: float, source: Endpoint | None) -> socket.socket:
     if isinstance(address, TcpAddress) and not address.is_numeric:
         sock = await _connect_by_name(address.host, address.port, timeout)
     else:
         sock = socket.socket(_family(address))
     try:
         sock.setblocking(False)
+        if source is not None:
+            _bind_as(sock, source)
         match address:
             case UnixAddress(path):
                 await _connect_unix(sock, path, timeout)
@@ -84,6 +91,13 @@ async def _connect(address: DialAddress, timeout: float) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _bind_as(sock: socket.socket, source: Endpoint) -> None:
+    try:
+        bind_as(sock, source)
+    except OSError as error:  # a link-local address, say: that is no fault of the backend
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from error
 
 
 def _family(address: DialAddress) -> socket.AddressFamily:

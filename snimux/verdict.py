@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NO_ROUTE = "no-route"
     NO_HTTP = "no-http"
     BACKEND_DOWN = "backend-down"
+    NO_SOURCE = "no-source"
     OUT_OF_RESOURCES = "out-of-resources"
     TOO_MANY_FROM_SOURCE = "too-many-from-source"
     RATE_LIMITED = "rate-limited"

@@ -115,9 +115,9 @@ def dials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DialAddress, float]]:
     """Every address that is dialled from now on, and when."""
     found: list[tuple[DialAddress, float]] = []
 
-    async def noting(address: DialAddress, *, dial_timeout: float) -> Dialled | NotDialled:
+    async def noting(address: DialAddress, **how: Any) -> Dialled | NotDialled:
         found.append((address, trio.current_time()))
-        return await dial(address, dial_timeout=dial_timeout)
+        return await dial(address, **how)
 
     monkeypatch.setattr("snimux.backends.dial", noting)
     return found

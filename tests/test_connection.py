@@ -84,6 +84,7 @@ async def serving(
     http: bool = False,
     http_side: bool = True,
     access: Access | None = None,
+    transparent: bool = False,
     admission: Admission | None = None,
     enter: Callable[[Endpoint | None, Reason | None], Entry | None] | None = None,
 ) -> AsyncIterator[Run]:
@@ -95,7 +96,7 @@ async def serving(
     if not down:
         listener.listen(1)
     address = TcpAddress("127.0.0.1", listener.getsockname()[1])
-    backend = Backend((address,), proxy)
+    backend = Backend((address,), proxy, transparent=transparent)
     route = Route(parse_pattern(pattern), backend)
     if http:
         nowhere = Backend((TcpAddress("127.0.0.1", 1),), "v2")
@@ -434,6 +435,16 @@ async def test_validations_pass_lists_that_exempt_them_and_nothing_else_does() -
             told, fields = await refused(other, http=http, name=NAME, **lists)
             assert fields["reason"] == "access-denied"
             assert told == alert(49) or told.startswith(b"HTTP/1.1 403 ")
+
+
+async def test_who_has_no_address_of_the_backend_s_family_cannot_be_shown_to_it() -> None:
+    v6 = Admission(proxy_from=Networks(HERE.listed, unix=True))
+    for unix, header in ((True, b""), (False, build("v2", ("2001:db8::7", 1), ("2001:db8::1", 2)))):
+        admission = v6 if header else None
+        told, fields = await refused(
+            header + HELLO, transparent=True, unix=unix, admission=admission, name=NAME
+        )
+        assert (told, fields["reason"]) == (alert(80), "no-source")
 
 
 # Behind a balancer.

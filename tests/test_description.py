@@ -39,6 +39,13 @@ def test_routes_are_shown_as_they_are_understood() -> None:
     ]
 
 
+def test_what_is_transparent_is_said() -> None:
+    file = '[[route]]\nhosts = "*"\nto = "127.0.0.1:1"\nproxy = "v2"\ntransparent = true'
+    assert "  *                             ->  127.0.0.1:1  (PROXY protocol v2, transparent)" in (
+        described(load({}, "snimux.toml", file))
+    )
+
+
 def test_where_plain_http_goes_is_shown() -> None:
     file = """
         listen = "127.0.0.1:8443"

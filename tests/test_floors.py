@@ -27,6 +27,7 @@ FLOORS = (
     ),
     (
         "log",
+        "transparent",
         "upstream",
         "backends",
         "names",
@@ -85,6 +86,7 @@ SAME_FLOOR = {
     ("backends", "upstream"),
     ("names", "log"),
     ("admin", "upstream"),
+    ("upstream", "transparent"),
     ("probe", "upstream"),
     ("certificate", "upstream"),
     ("relay.portable", "relay.__init__"),

@@ -375,6 +375,7 @@ def test_every_reason_has_its_farewell() -> None:
         Reason.NO_ROUTE: 404,
         Reason.NO_HTTP: 404,
         Reason.BACKEND_DOWN: 502,
+        Reason.NO_SOURCE: 502,
         Reason.OUT_OF_RESOURCES: 503,
         Reason.TOO_MANY_FROM_SOURCE: 429,
         Reason.RATE_LIMITED: 429,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.address import TcpAddress, UnixAddress
+from snimux.address import TcpAddress, UnixAddress, parse_dial
 from snimux.hostname import patterns_matching
 from snimux.routes import (
     Backend,
@@ -156,3 +156,15 @@ def test_plain_http_knows_no_alpn() -> None:
 def test_a_table_knows_how_many_patterns_it_has() -> None:
     assert len(RouteTable()) == 0
     assert len(table_of("a.b", "a.b/h2", "*.b", "a.b")) == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses"),
+    [("192.0.2.7", ["127.0.0.1:1", "10.0.0.1:1"]), ("2001:db8::7", ["[::1]:1"]), (None, [])],
+)
+def test_a_transparent_backend_has_addresses_for_clients_of_their_family(
+    host: str | None, addresses: list[str]
+) -> None:
+    of_all = tuple(map(parse_dial, ["127.0.0.1:1", "[::1]:1", "10.0.0.1:1"]))
+    assert list(map(str, Backend(of_all, transparent=True).addresses_for(host))) == addresses
+    assert Backend(of_all).addresses_for(host) == of_all

@@ -367,3 +367,23 @@ def test_every_mistake_about_who_is_let_in_names_its_key(toml: str, line: str) -
 def test_a_network_that_is_none_names_its_flag() -> None:
     (line,) = problems(read_flags({"deny": ("10.0.0.0/33",)}))
     assert line == "--deny: '10.0.0.0/33': the prefix is longer than the address"
+
+
+def test_a_route_may_be_transparent() -> None:
+    toml = '[[route]]\nhosts = "{0}"\nto = "127.0.0.1:1"\nhttp = "[::1]:2"\ntransparent = {0}\n'
+    source = read_toml(toml.format("true") + toml.format("false"))
+    assert problems(source) == []
+    backends = [(x.backend, x.http) for x in source.routes.values()]
+    assert [[x and x.transparent for x in pair] for pair in backends] == [[True] * 2, [False] * 2]
+
+
+@pytest.mark.parametrize("address", ["unix//run/a.sock", "localhost:1"])
+@pytest.mark.parametrize("key", ["to", "http"])
+def test_what_is_transparent_goes_to_ip_addresses(address: str, key: str) -> None:
+    toml = f'[[route]]\nhosts = "a"\n{key} = ["[::1]:1", "{address}"]\ntransparent = true'
+    assert problems(read_toml(toml)) == [
+        f"route 1: transparent: {address} is no IP address; a client's own is of the family that "
+        "a backend has"
+    ]
+    (line,) = problems(read_toml('[[route]]\nhosts = "a"\nto = "[::1]:1"\ntransparent = "yes"'))
+    assert line == "route 1: transparent: 'yes' is not true or false"
