@@ -111,6 +111,13 @@ async def running(**said: Any) -> AsyncIterator[Run]:
 
 
 @pytest.fixture
+def autojump_clock(autojump_clock: MockClock) -> MockClock:
+    """It jumps when nothing has happened for a moment: on a busy machine a connection takes one."""
+    autojump_clock.autojump_threshold = 0.02
+    return autojump_clock
+
+
+@pytest.fixture
 def dials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DialAddress, float]]:
     """Every address that is dialled from now on, and when."""
     found: list[tuple[DialAddress, float]] = []
@@ -124,6 +131,7 @@ def dials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DialAddress, float]]:
 
 
 async def test_the_first_that_answers_is_taken_and_what_does_not_is_tried_last(
+    mock_clock: MockClock,
     dials: list[tuple[DialAddress, float]],
 ) -> None:
     with places(2) as (first, second), places(1, listening=False) as (down,):
@@ -136,7 +144,9 @@ async def test_the_first_that_answers_is_taken_and_what_does_not_is_tried_last(
             assert run.said() == [(str(down.address), "down")]
 
 
-async def test_all_are_tried_where_all_are_down_and_every_fault_is_told() -> None:
+async def test_all_are_tried_where_all_are_down_and_every_fault_is_told(
+    mock_clock: MockClock,
+) -> None:
     with places(3, listening=False) as found, places(1) as (up,):
         addresses = [place.address for place in found]
         async with running(wait=0.0) as run:
@@ -324,7 +334,7 @@ async def test_by_turns_and_by_connections() -> None:
             assert [states[address].connections for address in addresses] == [2, 4, 2]
 
 
-async def test_by_source_and_the_sick_ones_sources_come_back() -> None:
+async def test_by_source_and_the_sick_ones_sources_come_back(mock_clock: MockClock) -> None:
     with places(1, listening=False) as (sick,), places(3) as others:
         addresses = [place.address for place in (sick, *others)]
         sources = [f"192.0.2.{number}" for number in range(40)]
@@ -362,7 +372,7 @@ async def test_what_fails_its_checks_is_tried_last() -> None:
             assert [state for _, state in run.said()] == ["down", "up"] * 2
 
 
-async def test_a_check_that_passes_is_an_answer() -> None:
+async def test_a_check_that_passes_is_an_answer(mock_clock: MockClock) -> None:
     with places(1, listening=False) as (place,), places(1) as (other,):
         async with running() as run:
             assert await run.reached(place.address, other.address) == other.address

@@ -132,6 +132,11 @@ async def said(tls: trio.SSLStream[trio.SocketStream]) -> str:
     return body.decode()
 
 
+async def ended(mux: Mux, count: int) -> None:
+    """Wait until so many connections have ended, and are counted no more."""
+    await until(lambda: len(mux.lines(event="connection")) == count, f"{count} lines")
+
+
 @pytest.fixture
 def pool() -> Iterator[Pool]:
     """Nobody of it runs yet; ended with the test."""
@@ -170,7 +175,7 @@ async def test_a_caddy_that_restarts_costs_no_connection(pool: Pool) -> None:
             await mux.log_line(event="backend", state="down", backend=pool.address("one"))
             pool.start("one")
         assert answers == ["one"] * 60
-        await until(lambda: len(mux.lines(event="connection")) == 61, "61 lines")
+        await ended(mux, 61)
         assert not mux.lines(ended="refused")
         assert sum("waited" in line for line in mux.lines(event="connection")) >= 1
         assert [x["state"] for x in mux.lines(event="backend")] == ["down", "up"]
@@ -198,10 +203,13 @@ async def test_the_one_with_the_fewest_connections_has_the_next(pool: Pool) -> N
         assert Counter(words) == {"one": 2, "two": 2}
         for tls in held:
             await trio.aclose_forcefully(tls)
-        await until(lambda: len(mux.lines(event="connection")) == 4, "4 lines")
+        await ended(mux, 4)
 
         first = await pool.connect(mux)
-        others = [await pool.ask(mux) for _ in range(3)]
+        others = []
+        for number in range(5, 8):
+            others.append(await pool.ask(mux))
+            await ended(mux, number)
         assert len(set(others)) == 1  # the one that `first` is not at
         assert await said(first) not in others
         await trio.aclose_forcefully(first)
