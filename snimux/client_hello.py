@@ -333,14 +333,15 @@ def _scan(
             break
         end = fragment + (received[scanned + 3] << 8 | received[scanned + 4])
         if expected is None:
-            head = _message(received, _HANDSHAKE_HEADER)
+            # Not further than this record: those behind it have not been looked at.
+            head = _message(received, _HANDSHAKE_HEADER, end)
             fault = _handshake_fault(head, max_hello)
             if fault is not None:
                 return fault
             if len(head) == _HANDSHAKE_HEADER:
                 expected = _HANDSHAKE_HEADER + int.from_bytes(head[1:], "big")
         if expected is not None and gathered + min(end, size) - fragment >= expected:
-            return _message(received, expected), fragment + expected - gathered
+            return _message(received, expected, end), fragment + expected - gathered
         if size < end:
             break
         gathered += end - fragment
@@ -375,11 +376,11 @@ def _handshake_fault(head: bytes, max_hello: int) -> Malformed | None:
     return None
 
 
-def _message(received: bytes | bytearray, count: int) -> bytes:
-    """The first ``count`` bytes of the message within its records; fewer if there are fewer."""
+def _message(received: bytes | bytearray, count: int, end: int) -> bytes:
+    """The first ``count`` bytes of the message in the records up to ``end``, or what is there."""
     fragments = []
     at = 0
-    while count > 0 and at + _RECORD_HEADER <= len(received):
+    while count > 0 and at < end:
         length = received[at + 3] << 8 | received[at + 4]
         at += _RECORD_HEADER
         fragments.append(received[at : at + min(length, count)])

@@ -250,6 +250,7 @@ COMPRESSION = GOOD.index(b"\x13\x02") + 2
         (record(message(GOOD)[:50]) + record(b""), Reason.MALFORMED_HELLO, 50),
         (record(message(GOOD)[:2]) + record(b""), Reason.MALFORMED_HELLO, 50),
         (record(b"\1") + record(b"\1", version=0x0201), Reason.MALFORMED_HELLO, 50),
+        (record(b"\1\0") + record(b"\xff\xff", 23), Reason.UNEXPECTED_MESSAGE, 10),
         # the handshake message
         (record(message(GOOD, 2)), Reason.UNEXPECTED_MESSAGE, 10),
         (record(message(b"", 0)), Reason.UNEXPECTED_MESSAGE, 10),
