@@ -8,13 +8,14 @@ ARGS =
 PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 IN_VENV = $(VENV)/bin/python
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench fuzz clean
 
 help:
 	@echo 'make demo           two real Caddys in each other'\''s way, then with snimux in front'
 	@echo 'make demo KEEP=1    the same, left running to try it with curl or a browser'
 	@echo 'make test           the tests; ARGS go to pytest: make test ARGS="-k routes -x"'
 	@echo 'make bench          snimux beside its peers, in a minute; ARGS go to python -m bench'
+	@echo 'make fuzz           look for bytes that break a reader; SECONDS=60 for each target'
 	@echo 'make clean          remove what the others made'
 	@echo
 	@echo 'All is installed into $(VENV) (VENV=...), by a Python from 3.11 up (PYTHON=...).'
@@ -28,15 +29,19 @@ test: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	@$(IN_VENV) -m bench --quick $(ARGS)
 
+SECONDS = 60
+fuzz: $(VENV)/.installed-fuzz
+	@$(IN_VENV) -m fuzz --seconds $(SECONDS) $(ARGS)
+
 # pyvenv.cfg: whatever else VENV may name is not for this rule to remove.
 clean:
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
-	@rm -rf build dist snimux.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf build dist snimux.egg-info .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@rm -f .coverage .coverage.*
 	@find */ -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra: installed again when what is to be installed has changed.
-$(VENV)/.installed-demo $(VENV)/.installed-test: $(VENV)/.made setup.cfg pyproject.toml
+$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-fuzz: $(VENV)/.made setup.cfg pyproject.toml
 	@extra='$(patsubst $(VENV)/.installed-%,%,$@)'; \
 	echo "Installing snimux[$$extra] into $(VENV) ..."; \
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check -e ".[$$extra]"
