@@ -8,7 +8,7 @@ ARGS =
 PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 IN_VENV = $(VENV)/bin/python
 
-.PHONY: help demo test bench fuzz clean
+.PHONY: help demo test bench fuzz tlsfuzzer clean
 
 help:
 	@echo 'make demo           two real Caddys in each other'\''s way, then with snimux in front'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test           the tests; ARGS go to pytest: make test ARGS="-k routes -x"'
 	@echo 'make bench          snimux beside its peers, in a minute; ARGS go to python -m bench'
 	@echo 'make fuzz           look for bytes that break a reader; SECONDS=60 for each target'
+	@echo 'make tlsfuzzer      its scripts, from a working tree TLSFUZZER=DIR, with and without snimux'
 	@echo 'make clean          remove what the others made'
 	@echo
 	@echo 'All is installed into $(VENV) (VENV=...), by a Python from 3.11 up (PYTHON=...).'
@@ -32,6 +33,15 @@ bench: $(VENV)/.installed-test
 SECONDS = 60
 fuzz: $(VENV)/.installed-fuzz
 	@$(IN_VENV) -m fuzz --seconds $(SECONDS) $(ARGS)
+
+# The scripts want a tlslite-ng of their own, newer than that of the tests.
+tlsfuzzer: $(VENV)/.installed-test
+	@test -d '$(TLSFUZZER)/scripts' || \
+	    { echo 'make: TLSFUZZER=DIR is to be a working tree of tlsfuzzer.' >&2; exit 1; }
+	@test -x $(VENV)/tlsfuzzer/bin/python || $(IN_VENV) -m venv $(VENV)/tlsfuzzer
+	@$(VENV)/tlsfuzzer/bin/pip install --quiet --disable-pip-version-check \
+	    -r '$(TLSFUZZER)/requirements.txt'
+	@$(IN_VENV) -m fuzz.tlsfuzzer --python $(VENV)/tlsfuzzer/bin/python $(ARGS) '$(TLSFUZZER)'
 
 # pyvenv.cfg: whatever else VENV may name is not for this rule to remove.
 clean:
