@@ -39,7 +39,7 @@ def main(
     replay: Path | None,
     keep: bool,
 ) -> None:
-    """Search for bytes of which a TARGET is not true: client_hello, http_head, caddy, config."""
+    """Search for bytes of which a TARGET is not true; without one, each: see fuzz/targets.py."""
     for name in names:
         if name not in TARGETS:
             raise click.UsageError(f"no target {name!r}; there are {', '.join(TARGETS)}")

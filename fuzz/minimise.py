@@ -36,11 +36,12 @@ def reached(target: Target, data: bytes) -> frozenset[Step]:
             before[frame] = frame.f_lineno
         return trace
 
+    others = sys.gettrace()
     sys.settrace(trace)
     try:
         target.check(data)
     finally:
-        sys.settrace(None)
+        sys.settrace(others)
     return frozenset(steps)
 
 

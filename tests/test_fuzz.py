@@ -62,7 +62,9 @@ def test_what_reaches_something_new_is_kept_and_nothing_else(tmp_path: Path) -> 
 def test_the_command_searches_replays_and_knows_its_targets(tmp_path: Path) -> None:
     def fuzz(*args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "fuzz", *args]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
+        )
 
     searched = fuzz("http_head", "--hypothesis", "--runs", "20", "--seed", "1")
     assert (searched.stdout, searched.returncode) == ("http_head: 20 runs by Hypothesis\n", 0)
