@@ -90,7 +90,7 @@ class Difference:
 
     script: str
     conversation: str
-    """A pattern of ``fnmatch``."""
+    """Patterns of ``fnmatch``."""
     refused: str
     """What snimux says in its log of each."""
     why: str
@@ -212,7 +212,8 @@ def without_reason(compared: Compared, apart: Iterable[str], known: list[Differe
         reasons = [
             each.refused
             for each in known
-            if each.script == compared.script and fnmatch.fnmatchcase(name, each.conversation)
+            if fnmatch.fnmatchcase(compared.script, each.script)
+            and fnmatch.fnmatchcase(name, each.conversation)
         ]
         reason = next((reason for reason in reasons if left[reason]), None)
         if reason is None:
