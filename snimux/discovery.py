@@ -44,7 +44,9 @@ class Discovery:
         self.exchange = exchange
         self.log = log
         self.sites: dict[AdminAddress, Sites | None] = {}  # None: no good answer yet
-        self.all_heard = trio.Event()
+        self.scopes: dict[AdminAddress, trio.CancelScope] = {}  # of those that are asked
+        self.heard = trio.lowlevel.ParkingLot()
+        self.nursery: trio.Nursery | None = None
         self.hurry = trio.Event()
         self.rounds = 0  # in which somebody was in a hurry
         self.hurried = -math.inf  # when last
@@ -57,14 +59,49 @@ class Discovery:
         Args:
             task_status: told once all have answered, or after a second.
         """
-        async with trio.open_nursery() as nursery:
-            for address in self.config.caddys:
-                tell, early = partial(self.hear, address), partial(self.pause, address)
-                nursery.start_soon(partial(follow, address, tell, early=early))
-            with trio.move_on_after(_FIRST_ANSWERS):
-                await self.all_heard.wait()
-            self.say_who_is_silent()
-            task_status.started()
+        try:
+            async with trio.open_nursery() as self.nursery:
+                await self.begin(self.config.caddys)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self.nursery = None
+
+    async def begin(self, caddys: Iterable[AdminAddress]) -> None:
+        """Ask these from now on, too, and wait until all have answered, or for a second."""
+        new = [address for address in caddys if address not in self.scopes]
+        for address in new:
+            if self.nursery is not None:
+                self.scopes[address] = trio.CancelScope()
+                self.nursery.start_soon(self._follow, address, self.scopes[address])
+        with trio.move_on_after(_FIRST_ANSWERS):
+            while any(address not in self.sites for address in new):
+                await self.heard.park()
+        self.say_who_is_silent(new)
+
+    def turn_to(self, config: Config) -> None:
+        """Have another configuration from now on; who is no longer in it is not asked any more.
+
+        Whoever is new in it is to be asked first, by ``begin``. What is known of others is kept.
+        """
+        self.config = config
+        for address in self.scopes.keys() - set(config.caddys):
+            self.scopes.pop(address).cancel()
+            self.sites.pop(address, None)
+            self._answered(address)
+
+    async def _follow(self, address: AdminAddress, scope: trio.CancelScope) -> None:
+        def tell(news: News) -> None:
+            if not scope.cancel_called:  # it may have been while the answer was understood
+                self.hear(address, news)
+
+        with scope:
+            await follow(address, tell, early=partial(self.pause, address))
+
+    def hurry_up(self) -> None:
+        """Ask all Caddys at once, unless they are being asked already."""
+        if self.scopes and not self.unheard:
+            self.ask_at_once()
 
     async def look_again(self) -> None:
         """Ask all Caddys anew, as soon as may be, and wait for what they say; but not for long.
@@ -95,10 +132,13 @@ class Discovery:
 
     async def pause(self, address: AdminAddress) -> None:
         """Wait until somebody is in a hurry; a Caddy has just answered, or was found not to."""
+        self._answered(address)
+        await self.hurry.wait()
+
+    def _answered(self, address: AdminAddress) -> None:
         self.unheard.discard(address)
         if not self.unheard:
             self.heard_again.set()
-        await self.hurry.wait()
 
     def hear(self, address: AdminAddress, news: News) -> None:
         """Take news of a Caddy; what it served last holds while there is nothing better."""
@@ -116,12 +156,11 @@ class Discovery:
                 self.log.write("warning", "caddy", fields)
             case Back():
                 self.log.write("info", "caddy", {"caddy": str(address), "state": "back"})
-        if len(self.sites) == len(self.config.caddys):
-            self.all_heard.set()
+        self.heard.unpark_all()
 
-    def say_who_is_silent(self) -> None:
-        """Log which Caddys have not been heard of, well or ill."""
-        for address in self.config.caddys:
+    def say_who_is_silent(self, caddys: Iterable[AdminAddress]) -> None:
+        """Log which of these Caddys have not been heard of, well or ill."""
+        for address in caddys:
             if address not in self.sites:
                 fields = {"caddy": str(address), "state": "no answer yet", "routes": "none yet"}
                 self.log.write("warning", "caddy", fields)

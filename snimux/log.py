@@ -51,14 +51,18 @@ class Log:
         self.batches = False
         """Whether lines are kept until ``flush``, which somebody calls then, and often."""
         self._stream = stream
-        self._render = json_line if form == "json" else logfmt
-        self._wanted = frozenset(LEVELS[LEVELS.index(level) :])
+        self.change(form=form, level=level)
         self._descriptor = _descriptor(stream)
         self._pending: list[str] = []
         self._oldest = 0.0  # when the first of these was written
         self._lost = 0
         self._second = -1  # of the last line, and how it is spelled
         self._spelled = ""
+
+    def change(self, *, form: str, level: str) -> None:
+        """Write the lines from here on in another form, and of another level or above."""
+        self._render = json_line if form == "json" else logfmt
+        self._wanted = frozenset(LEVELS[LEVELS.index(level) :])
 
     def write(self, level: Level, event: str, fields: Mapping[str, Field]) -> None:
         """Write one line: time (UTC), level, event, then the fields that have a value."""

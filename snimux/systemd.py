@@ -14,6 +14,7 @@ import fcntl
 import math
 import os
 import socket
+import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import NoReturn
 
@@ -30,6 +31,9 @@ _NOT_EXECUTED = 127
 # often; and how much longer than the drain stopping may take.
 _EVERY = 5.0
 _TO_END = 5.0
+
+# Characters: so much of a fault is in the line that people look at; the log has it whole.
+_LONGEST_FAULT = 200
 
 
 class HandoverError(ValueError):
@@ -159,6 +163,7 @@ class Manager:
         """Whether it knows that the service is ready."""
         self._address = address or ""
         self._status = ""
+        self._fault = ""
 
     def serving(self, status: str) -> None:
         """Say that the service serves, as was just seen; to be called again and again.
@@ -166,6 +171,7 @@ class Manager:
         Args:
             status: one line for people, said when it has changed.
         """
+        status += self._fault
         said = [] if self.watchdog is None else ["WATCHDOG=1"]
         if not self.is_ready:
             said = ["READY=1", f"MAINPID={os.getpid()}"]
@@ -173,6 +179,25 @@ class Manager:
             said.append(f"STATUS={status}")
         if said and self._tell(said):
             self.is_ready, self._status = True, status
+
+    def reloading(self) -> None:
+        """Say that the configuration is read again, from now until ``reloaded``."""
+        if self.is_ready:  # else a READY is still to come, which would end it
+            # The clock is systemd's: it tells this one from those that were asked for before.
+            now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            self._tell(["RELOADING=1", f"MONOTONIC_USEC={now}"])
+
+    def reloaded(self, status: str, *, fault: str = "") -> None:
+        """Say that it has been read.
+
+        Args:
+            status: one line for people.
+            fault: why nothing came of it, if so: a part of the status until something does.
+        """
+        self._fault = f"; not reloaded: {fault[:_LONGEST_FAULT]}" if fault else ""
+        if self.is_ready:
+            self._status = status + self._fault
+            self._tell(["READY=1", f"STATUS={self._status}"])
 
     def stopping(self, status: str, *, within: float) -> None:
         """Say that the service stops.

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.address import AdminAddress, FdAddress, TcpAddress, UnixAddress
+from snimux.address import AdminAddress, FdAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.admin import Back, Changed, Lost
 from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
 from snimux.client_hello import alert
@@ -79,12 +79,64 @@ def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> None:
         "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 3,
         "added": "a.example, b.example, explicit.example",
     }  # fmt: skip
-    assert not told.discovery.all_heard.is_set()
     told.discovery.hear(ONE, Changed(sites("b.example", port=3)))
-    assert told.discovery.all_heard.is_set()
     assert [told.port(f"{x}.example") for x in ("a", "b", "c", "explicit")] == [2, 3, None, 1]
     assert table is not told.table.current
     assert table.find("a.example", ()) is None
+
+
+def test_with_another_configuration_what_is_known_of_those_that_stay_is_kept() -> None:
+    told = Told(ONE, TWO)
+    told.discovery.hear(ONE, Changed(sites("a.example", port=2)))
+    told.discovery.hear(TWO, Changed(sites("b.example", port=3)))
+    for address in (ONE, TWO):
+        told.discovery.scopes[address] = trio.CancelScope()
+    config = replace(told.discovery.config, caddys=(TWO,))
+    told.discovery.turn_to(config)
+    assert told.discovery.scopes.keys() == {TWO}
+    told.exchange(planned(config, told.discovery.sites))
+    assert [told.port(f"{x}.example") for x in "ab"] == [None, 3]
+    told.discovery.turn_to(replace(config, caddys=(TWO, ONE)))
+    told.exchange(planned(told.discovery.config, told.discovery.sites))
+    assert [told.port(f"{x}.example") for x in "ab"] == [None, 3]
+
+
+async def test_who_is_new_is_asked_before_and_who_is_gone_no_more(
+    mock_clock: MockClock, tmp_path: Path
+) -> None:
+    one, two = (FileAddress(str(tmp_path / name)) for name in ("one", "two"))
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(autosaved(f"{name}.example"))
+    told = Told(one)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(told.discovery.run)
+        config = replace(told.discovery.config, caddys=(two,))
+        await told.discovery.begin(config.caddys)
+        assert [told.port(f"{x}.example") for x in ("one", "two")] == [8443, None]
+        told.discovery.turn_to(config)
+        told.exchange(planned(config, told.discovery.sites))
+        assert [told.port(f"{x}.example") for x in ("one", "two")] == [None, 8443]
+        lines = told.stream.getvalue()
+        (tmp_path / "one").write_text(autosaved("three.example"))
+        await wait_all_tasks_blocked()
+        mock_clock.jump(2)
+        await wait_all_tasks_blocked(0.02)
+        assert told.stream.getvalue() == lines
+        (tmp_path / "two").write_text(autosaved("four.example"))
+        told.discovery.hurry_up()
+        told.discovery.hurry_up()
+        with trio.move_on_after(1):
+            await told.discovery.heard.park()
+        assert told.port("four.example") == 8443
+        nursery.cancel_scope.cancel()
+    assert not told.discovery.nursery
+
+
+def autosaved(host: str) -> str:
+    """What a Caddy saves that serves a host."""
+    server = {"listen": [":8443"], "routes": [{"match": [{"host": [host]}]}],
+              "tls_connection_policies": [{}]}  # fmt: skip
+    return json.dumps({"apps": {"http": {"servers": {"one": server}}}})
 
 
 def test_what_was_handed_over_is_snimuxs_own() -> None:
@@ -122,7 +174,6 @@ def test_a_change_is_one_line() -> None:
 def test_what_was_served_last_holds_while_there_is_nothing_better() -> None:
     told = Told(ONE)
     told.discovery.hear(ONE, Lost("Connection refused"))
-    assert told.discovery.all_heard.is_set()
     lost = {"level": "warning", "caddy": "unix//run/one", "state": "lost"}
     assert told.last() == {**lost, "routes": "none yet", "detail": "Connection refused"}
     told.discovery.hear(ONE, Changed(sites("a.example")))

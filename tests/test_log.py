@@ -153,3 +153,13 @@ def test_every_line_of_a_worker_has_its_number() -> None:
     log = Log(stream, worker=2)
     log.write("info", "one", {"key": "value"})
     assert stream.getvalue().endswith(" event=one key=value worker=2\n")
+
+
+def test_form_and_level_can_change() -> None:
+    stream = io.StringIO()
+    log = Log(stream, level="error")
+    log.write("info", "thing", {"n": 1})
+    log.change(form="json", level="debug")
+    log.write("debug", "thing", {"n": 2})
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["n"] == 2

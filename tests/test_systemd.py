@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -175,6 +176,37 @@ def all_said(sock: socket.socket) -> list[list[str]]:
 
 
 READY = ["READY=1", f"MAINPID={os.getpid()}"]
+
+
+def test_a_reload_begins_at_a_time_and_ends_in_ready() -> None:
+    with short_directory() as directory, told(str(directory / "s")) as sock:
+        manager = Manager(str(directory / "s"))
+        manager.reloading()
+        manager.reloaded("early")
+        assert all_said(sock) == []
+        manager.serving("fine")
+        all_said(sock)
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        manager.reloading()
+        ((word, at),) = all_said(sock)
+        assert word == "RELOADING=1"
+        assert (
+            before
+            <= int(at.removeprefix("MONOTONIC_USEC="))
+            <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        )
+        manager.reloaded("fine", fault="f: no" + "o" * 500)
+        ((word, said),) = all_said(sock)
+        assert word == "READY=1"
+        assert said == "STATUS=fine; not reloaded: f: no" + "o" * 195
+        manager.serving("fine")
+        assert all_said(sock) == []
+        manager.serving("well")
+        assert all_said(sock)[0][0].startswith("STATUS=well; not reloaded: f: no")
+        manager.reloaded("well")
+        assert all_said(sock) == [["READY=1", "STATUS=well"]]
+        manager.serving("well")
+        assert all_said(sock) == []
 
 
 def test_it_is_ready_once_and_its_status_is_said_when_it_changes() -> None:

@@ -1,0 +1,119 @@
+"""Orders to a worker, with descriptors, and its answers: lines of JSON over a UNIX stream socket.
+
+Knows how an order travels, not what comes of it. The end of the stream says that the other side
+is gone.
+
+Source: unix(7), SCM_RIGHTS: descriptors arrive with the first byte of what they were sent with.
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import trio
+
+What = Literal["drain", "close", "ask", "listener", "reload", "reloaded"]
+
+_READ_SIZE = 64 * 1024
+# As many descriptors as Linux sends in one go (SCM_MAX_FD); an order has one.
+_MOST_DESCRIPTORS = 253
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done, or was.
+
+    ``drain`` and ``close`` are stages of an end; ``ask`` has the Caddys asked at once. ``listener``
+    hands over a socket (``number`` is its). ``reload`` (``number`` is the reload's) hands over the
+    configuration's text, and ``serve`` says by number which listeners are for which protocol from
+    then on: all others are to be closed. ``reloaded`` is the answer.
+    """
+
+    what: What
+    number: int = 0
+    serve: Mapping[int, str] = field(default_factory=dict)
+    descriptors: tuple[int, ...] = ()
+
+
+class Gone(Exception):
+    """The other side is gone, or does not read: this order did not reach it whole."""
+
+
+def send(sock: socket.socket, order: Order) -> None:
+    """Send an order, at once.
+
+    Raises:
+        Gone: it could not be sent. Nothing may be sent after that, for part of it may have been.
+    """
+    words = {
+        "what": order.what,
+        "number": order.number,
+        "serve": order.serve,
+        "descriptors": len(order.descriptors),
+    }
+    data = json.dumps(words).encode() + b"\n"
+    try:
+        sent = socket.send_fds(sock, [data], order.descriptors)
+    except OSError as error:  # EAGAIN: it has not read for a long time
+        raise Gone(os.strerror(error.errno or 0)) from None
+    if sent < len(data):
+        raise Gone("it does not read its orders")
+
+
+class Orders:
+    """What comes in on a socket, which is non-blocking, and stays its owner's."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._received = bytearray()
+        self._descriptors: list[int] = []
+
+    async def receive(self) -> Order | None:
+        """The next order; None when the other side is gone.
+
+        Raises:
+            ValueError: what came is no order, or without its descriptors.
+            trio.ClosedResourceError: the socket was closed here meanwhile.
+
+        Resource handling: whoever receives an order owns its descriptors.
+        """
+        while b"\n" not in self._received:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                data, descriptors, _, _ = socket.recv_fds(
+                    self._socket, _READ_SIZE, _MOST_DESCRIPTORS
+                )
+            except BlockingIOError:
+                continue
+            except OSError:  # reset: it left before it had read all; or closed here
+                return None
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            self._descriptors += descriptors
+            if not data:
+                return None
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        words = json.loads(line)
+        count = words["descriptors"]
+        taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+        if len(taken) < count:  # this process has no room for more
+            _close(taken)
+            raise ValueError("the descriptors of an order did not arrive")
+        serve = {int(number): protocol for number, protocol in words["serve"].items()}
+        return Order(words["what"], words["number"], serve, tuple(taken))
+
+    def close(self) -> None:
+        """Close what came and was not taken."""
+        _close(self._descriptors)
+        self._descriptors = []
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

@@ -1,0 +1,65 @@
+"""See when a file has changed: by looking at it once a second.
+
+A change is told when the file was the same twice in a row: one that is being written is not taken
+for whole, which TOML would not show (half of the routes may be good, too). What is looked at is the
+file that the path leads to, through whichever links: Kubernetes exchanges those.
+
+By looking, and not inotify or kqueue: those are of a file or a directory, not of a path, and not
+there on every file system. Knows nothing of what is in the file.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+
+import trio
+
+State = tuple[int, ...]
+"""What of a file is other when its content is."""
+
+_EVERY = 1.0  # seconds
+
+
+def look(path: str) -> State | None:
+    """How a file is now; None for what is none that could be read again, such as a pipe.
+
+    Raises:
+        OSError: it is not there, or cannot be reached.
+    """
+    found = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    # ctime beside mtime: cp -p keeps that, and a file that may be read at last has this alone.
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return *times, found.st_size, found.st_ino, found.st_dev
+
+
+async def watch(
+    path: str,
+    known: Callable[[], State | None],
+    changed: Callable[[], None],
+    missing: Callable[[str], None],
+) -> None:
+    """Look at a file, until cancelled.
+
+    Args:
+        path: of the file.
+        known: how it was when it was last read; None if it is to be read in any case.
+        changed: told when it is otherwise for a second; again and again until that is ``known``.
+        missing: told why it cannot be looked at, once until it can be.
+    """
+    last: State | None = None
+    is_missing = False
+    while True:
+        await trio.sleep(_EVERY)
+        try:
+            now = look(path)
+        except OSError as error:
+            if not is_missing:
+                missing(error.strerror or str(error))
+            is_missing, last = True, None
+            continue
+        is_missing = False
+        if now is not None and now == last and now != known():
+            changed()
+        last = now
