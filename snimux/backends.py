@@ -13,7 +13,7 @@ Source: HAProxy (``balance``, ``rise``, ``fall``), nginx (``max_fails``), Caddy
 
 import random
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -24,7 +24,7 @@ from snimux.config import BackendDefaults
 from snimux.health import UP, Checked
 from snimux.log import Log
 from snimux.proxy_header import Endpoint
-from snimux.routes import Backend, Route
+from snimux.routes import Backend
 from snimux.upstream import Dialled, NotDialled, dial
 
 # Seconds between two dials of an address that somebody waits for: at first and at the most, which
@@ -106,15 +106,8 @@ class Backends:
         finally:
             self.nursery = None
 
-    def exchange(self, routes: Iterable[Route], defaults: BackendDefaults | None = None) -> None:
-        """Forget what no route has; what one has stays as it is known.
-
-        Args:
-            routes: all that there are now.
-            defaults: if they are others now.
-        """
-        self.defaults = defaults or self.defaults
-        backends = {backend for route in routes for backend in route.backends}
+    def exchange(self, backends: Set[Backend]) -> None:
+        """Forget what none of these has, which are all that there are now; keep what is known."""
         kept = {address for backend in backends for address in backend.addresses}
         self.turns = {x: turns for x, turns in self.turns.items() if x in backends}
         for address, state in list(self.states.items()):

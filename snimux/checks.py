@@ -100,9 +100,9 @@ class Checker:
         finally:
             self.nursery = None
 
-    def exchange(self, routes: Iterable[Route]) -> None:
-        """Check what these want from now on; what is checked as before goes on."""
-        before, self.wanted = self.wanted, wanted(routes, self.backends.defaults)
+    def exchange(self, all_wanted: Mapping[DialAddress, Wanted]) -> None:
+        """Check these from now on; what is checked as before goes on."""
+        before, self.wanted = self.wanted, all_wanted
         for address in before.keys() - self.wanted.keys():
             self._end(address)
             self.backends.unchecked(address)

@@ -6,6 +6,7 @@ ask a Caddy. 2: the flags or the configuration file are wrong; every problem has
 What the shared flags are is ``flags``' to know, how a process serves ``process``'.
 """
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -21,15 +22,18 @@ from snimux import __version__, advice, report
 from snimux.address import AdminAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Sites
-from snimux.config import Config
+from snimux.config import Config, load
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
 from snimux.facts import Facts
-from snimux.flags import configured, fail, merge, options, read_file, search_option
-from snimux.process import handed_over, run, run_worker
+from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
+from snimux.process import handed_over, hold_hang_up, run, run_worker
 from snimux.proxy_auto import ask_all, asked, concluded, remark
+from snimux.reload import File
 from snimux.supervisor import handed_to_worker
+from snimux.watch import State
+from snimux.watch import look as look_at_file
 
 _EPILOG = """\b
 EXAMPLES
@@ -75,12 +79,16 @@ PORT 80
 SYSTEMD
   Listening sockets that are handed over (LISTEN_FDS) are instead of the default addresses, and of
   given ones that they cover: those named tls and http for that; of others those on port 80 for
-  plain HTTP, and all else for TLS. NOTIFY_SOCKET is told READY, STATUS, STOPPING and WATCHDOG.
+  plain HTTP, and all else for TLS. NOTIFY_SOCKET is told READY, RELOADING, STATUS, STOPPING and
+  WATCHDOG.
 
 \b
 SIGNALS
   TERM, INT  stop accepting, and drain; a second one closes what is still open; a
              third one kills workers that are stuck
+  HUP        read the --config FILE again, and ask the Caddys: what is good is in effect
+             at once for new connections, what is wrong changes nothing. A FILE that has
+             changed is read again without it, but with --watch off
 
 \b
 EXIT STATUS
@@ -115,14 +123,20 @@ def main(context: click.Context, /, **flags: Any) -> None:
     """
     context.obj = flags
     if context.invoked_subcommand is None:
+        hold_hang_up()
         named, told = handed_over()
         worker = handed_to_worker(named)
-        text = worker.config_text() if worker else read_file(flags["config"])
-        config = configured(flags, text, worker.activated() if worker else named)
+        handed = sockets(worker.activated() if worker else named)
+        name = flags["config"]
+        state = _state(name) if name else None  # before it is read: a later change is another
+        text = worker.config_text() if worker else read_file(name)
+        config = configured(flags, text, handed)
+        parse = partial(load, flags, name, activated=handed)
+        file = None if text is None else File(name, text, parse, state)
         if worker:
-            run_worker(config, worker)
+            run_worker(config, file, worker)
         else:
-            run(config, text, told)
+            run(config, file, told)
 
 
 @main.command(epilog="The flags are those of snimux itself.")
@@ -193,6 +207,13 @@ def init(
             fail(1, f"--output: {output}: {error.strerror}")
     for line in advice.letter(facts, found, output or "FILE"):
         click.echo(line)
+
+
+def _state(name: str) -> State | None:
+    """How a file is, as far as can be seen."""
+    with contextlib.suppress(OSError):
+        return look_at_file(name)
+    return None
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:

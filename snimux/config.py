@@ -102,6 +102,8 @@ class Config:
     """Where to ask for further routes; the first has a name that several have."""
     workers: int | None = 1
     """None: as many as there are processors for this process."""
+    watch: str = "on"
+    """Whether the file is read again when it has changed, "on" or "off"."""
     without_proxy: frozenset[AdminAddress] = frozenset()
     """The Caddys of those whose sites are sent no PROXY protocol header in any case."""
     handed_over: tuple[ListenAddress, ...] = ()
@@ -123,7 +125,7 @@ class Config:
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
 _DEFAULT_HTTP = f":{HTTP.default_port}"
-_NO_LIMITS = ("relay", "log_format", "log_level", "workers")
+_NO_LIMITS = ("relay", "log_format", "log_level", "workers", "watch")
 _FOR_BACKENDS = tuple(x.name for x in fields(BackendDefaults))
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from snimux.config import Config, ConfigError, load
+from snimux.config import Activated, Config, ConfigError, load
 from snimux.listeners import ListenError, activated
 from snimux.settings import SETTINGS
 from snimux.systemd import Named
@@ -97,7 +97,7 @@ def merge(group_flags: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str,
 def configured(
     flags: Mapping[str, Any],
     text: str | None,
-    handed: Sequence[Named] = (),
+    handed: Sequence[Activated] = (),
     *,
     needs_routes: bool = True,
 ) -> Config:
@@ -111,11 +111,17 @@ def configured(
     """
     name = flags["config"] or ""
     try:
-        return load(flags, name, text, activated=activated(handed), needs_routes=needs_routes)
-    except ListenError as error:
-        fail(1, str(error))
+        return load(flags, name, text, activated=handed, needs_routes=needs_routes)
     except ConfigError as error:
         fail(2, *error.problems)
+
+
+def sockets(named: Sequence[Named]) -> list[Activated]:
+    """The listening sockets of what was handed over; or an exit."""
+    try:
+        return activated(named)
+    except ListenError as error:
+        fail(1, str(error))
 
 
 def read_file(name: str | None) -> str | None:

@@ -46,6 +46,8 @@ class Listener:
     """Whether it was there before this process."""
     wanted: ListenAddress | None = None
     """The address as it was configured, by which it is known again; None if that is not known."""
+    number: int = 0
+    """By which a supervisor and its workers know it; 0 where there are none."""
 
     def __str__(self) -> str:
         """The address that it listens on, with the port that it got."""

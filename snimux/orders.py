@@ -28,15 +28,17 @@ class Order:
     """What is to be done, or was.
 
     ``drain`` and ``close`` are stages of an end; ``ask`` has the Caddys asked at once. ``listener``
-    hands over a socket (``number`` is its). ``reload`` (``number`` is the reload's) hands over the
-    configuration's text, and ``serve`` says by number which listeners are for which protocol from
-    then on: all others are to be closed. ``reloaded`` is the answer.
+    hands over a socket: ``number`` is its, and ``address`` where it was to listen. ``reload``
+    (``number`` is the reload's) hands over the configuration's text, and ``serve`` says by number
+    which listeners are for which protocol from then on: all others are to be closed. ``reloaded``
+    is the answer.
     """
 
     what: What
     number: int = 0
     serve: Mapping[int, str] = field(default_factory=dict)
     descriptors: tuple[int, ...] = ()
+    address: str = ""
 
 
 class Gone(Exception):
@@ -52,6 +54,7 @@ def send(sock: socket.socket, order: Order) -> None:
     words = {
         "what": order.what,
         "number": order.number,
+        "address": order.address,
         "serve": order.serve,
         "descriptors": len(order.descriptors),
     }
@@ -105,7 +108,7 @@ class Orders:
             _close(taken)
             raise ValueError("the descriptors of an order did not arrive")
         serve = {int(number): protocol for number, protocol in words["serve"].items()}
-        return Order(words["what"], words["number"], serve, tuple(taken))
+        return Order(words["what"], words["number"], serve, tuple(taken), words["address"])
 
     def close(self) -> None:
         """Close what came and was not taken."""

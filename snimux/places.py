@@ -18,6 +18,7 @@ import math
 import mmap
 import os
 import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,10 +35,12 @@ Leave = Callable[[], None]
 class Places(Protocol):
     """The places of the whole, as one process sees them."""
 
-    limit: int
-    """How many there are for all."""
     look_again: float
     """When none is free: seconds after which others may have given one back."""
+
+    @property
+    def limit(self) -> int:
+        """How many there are for all."""
 
     @property
     def taken_here(self) -> int:
@@ -63,6 +66,9 @@ class Places(Protocol):
             pace: how fast it may come.
             now: nanoseconds of the machine's monotonic clock.
         """
+
+    def resize(self, limit: int) -> None:
+        """Have so many from now on; if more are taken, none is until there are fewer."""
 
     def show_life(self, routes: int) -> None:
         """Let others see that this process serves, by so many routes."""
@@ -121,6 +127,11 @@ class LocalPlaces:
         expected.move_to_end(source)
         return True
 
+    def resize(self, limit: int) -> None:
+        """Have so many from now on; if more are taken, none is until there are fewer."""
+        self.limit = limit
+        self._said_full = False
+
     def show_life(self, routes: int) -> None:
         """Do nothing: there are no others."""
 
@@ -144,6 +155,7 @@ def _is_a_tenth_free(taken: int, limit: int) -> bool:
 _HEADER = struct.Struct("=8sIIQ16s")
 _HEADER_SIZE = 64
 _MAGIC = b"snimux 3"
+_LIMIT = 2  # as which of the header's words of 8 bytes
 _SAID_FULL = 15
 _HASH, _COUNT = 8, 4  # bytes
 _ROUTES, _BEATS, _TAKEN = -3, -2, -1  # from the end of a column
@@ -160,22 +172,25 @@ _MOST_SOURCES = 2**18
 _MOST_PACED = 2**16
 _PACED_SLOTS = _SLOTS_PER_SOURCE * _MOST_PACED + _WINDOW
 
+# Bytes that are looked at in one go for what is to be cleared.
+_PIECE = 64 * 1024
+
 # Seconds. Nobody is woken by what another process gives back: a pause that nobody notices, and a
 # hundredth of the processor's time at most.
 _LOOK_AGAIN = 0.02
 
 
-def lay_out(descriptor: int, *, workers: int, limit: int, by_source: bool) -> None:
+def lay_out(descriptor: int, *, workers: int, limit: int, most: int) -> None:
     """Make an empty file the places of some workers.
 
     Args:
         descriptor: of the file.
         workers: how many; their numbers are from 1 up.
         limit: how many places there are for all.
-        by_source: whether anyone will ``enter`` or ``arrive``.
+        most: as many as there may ever be.
     """
-    slots = _SLOTS_PER_SOURCE * min(limit, _MOST_SOURCES) + _WINDOW if by_source else 0
-    paces = 2 * _HASH * _PACED_SLOTS if by_source else 0
+    slots = _SLOTS_PER_SOURCE * min(most, _MOST_SOURCES) + _WINDOW
+    paces = 2 * _HASH * _PACED_SLOTS
     os.ftruncate(descriptor, _column(workers + 1, slots) + paces)  # zeros: they take no memory yet
     os.pwrite(descriptor, _HEADER.pack(_MAGIC, workers, slots, limit, os.urandom(16)), 0)
 
@@ -183,8 +198,18 @@ def lay_out(descriptor: int, *, workers: int, limit: int, by_source: bool) -> No
 def clear(descriptor: int, number: int) -> None:
     """Give back what a worker that has ended had taken."""
     slots = _slots(descriptor)
-    os.pwrite(descriptor, bytes(_COUNT * slots + _TAIL.size), _column(number, slots))
+    start, end = _column(number, slots), _column(number + 1, slots)
+    for place in range(start, end, _PIECE):
+        size = min(_PIECE, end - place)
+        if any(os.pread(descriptor, size, place)):  # else there may be no memory for it yet
+            os.pwrite(descriptor, bytes(size), place)
     os.pwrite(descriptor, bytes(_COUNT), _COUNT * _SAID_FULL)  # there may be room now
+
+
+def resize(descriptor: int, limit: int) -> None:
+    """Have so many places for all from now on; all workers see it at once."""
+    os.pwrite(descriptor, limit.to_bytes(_HASH, sys.byteorder), _HASH * _LIMIT)
+    os.pwrite(descriptor, bytes(_COUNT), _COUNT * _SAID_FULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +258,14 @@ class SharedPlaces:
             ValueError: the file is of another version of snimux.
         """
         self._memory = memoryview(mmap.mmap(descriptor, 0))
-        magic, workers, slots, self.limit, self._key = _HEADER.unpack_from(self._memory)
+        magic, workers, slots, _, self._key = _HEADER.unpack_from(self._memory)
         if magic != _MAGIC or number > workers:
             raise ValueError("the supervisor is of another version of snimux: restart it")
         self.look_again = _LOOK_AGAIN
         self._descriptor = descriptor
         self._most = most
         self._header = self._memory[:_HEADER_SIZE].cast("I")
+        self._limits = self._memory[:_HEADER_SIZE].cast("Q")
         self._hashes = self._memory[_HEADER_SIZE : _column(1, slots)].cast("Q")
         self._columns = [
             self._memory[_column(each, slots) : _column(each + 1, slots)].cast("I")
@@ -248,6 +274,11 @@ class SharedPlaces:
         self._own = self._columns[number - 1]
         paces = self._memory[_column(workers + 1, slots) :].cast("Q")
         self._paced, self._expected = paces[: len(paces) // 2], paces[len(paces) // 2 :]
+
+    @property
+    def limit(self) -> int:
+        """How many there are for all."""
+        return self._limits[_LIMIT]
 
     @property
     def taken_here(self) -> int:
@@ -306,6 +337,9 @@ class SharedPlaces:
                 return False
             self._paced[slot], self._expected[slot] = hashed, following
         return True
+
+    def resize(self, limit: int) -> None:
+        """Do nothing: the supervisor does."""
 
     def show_life(self, routes: int) -> None:
         """Let the supervisor see that this worker serves, by so many routes."""

@@ -12,16 +12,18 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 import trio
 
-from snimux.config import Config
+from snimux.config import Config, ConfigError, Limits
 from snimux.flags import fail
 from snimux.listeners import ListenError, open_listeners
-from snimux.log import Log
+from snimux.log import Field, Log
 from snimux.places import LocalPlaces, SharedPlaces
 from snimux.relay.pipes import MOST
+from snimux.reload import File, Source
 from snimux.server import STOP_SIGNALS, serve
 from snimux.supervisor import Handed, Team, processors, supervise
 from snimux.systemd import HandoverError, Manager, Named, manager, receive
@@ -32,6 +34,21 @@ from snimux.transparent import missing
 _RESERVED_DESCRIPTORS = 48
 
 
+# Looking through all that there is takes about as long (10 ms) as through so many routes.
+_MANY_ROUTES = 10_000
+
+_WISHES = (signal.SIGHUP, *STOP_SIGNALS)
+
+
+def hold_hang_up() -> None:
+    """Have SIGHUP wait until the server heeds it: to whom it wants to reload it is no end.
+
+    Of a worker it waits for ever: to reload is the supervisor's to say, but what reloads a service
+    may signal each of its processes.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+
+
 def handed_over() -> tuple[list[Named], Manager]:
     """What was handed to this process, and whom it is to tell how it is."""
     try:
@@ -40,40 +57,60 @@ def handed_over() -> tuple[list[Named], Manager]:
         fail(1, str(error))
 
 
-def run(config: Config, text: str | None, told: Manager) -> None:
+def run(config: Config, file: File | None, told: Manager) -> None:
     """Serve, alone or by workers, until told to stop.
 
     Args:
         config: what to serve.
-        text: of the file that it was read from, if any: workers read the same.
+        file: that it was read from, if any: workers read the same, and so does a reload.
         told: the service manager.
     """
     log = _log(config)
     workers = config.workers or processors()
-    limits = config.limits
     allowed = workers * max(_room_for(_raise_descriptor_limit()), 1)
-    wanted = limits.max_connections or allowed
-    if wanted > allowed:
-        log.write("warning", "few-descriptors", {"max_connections": wanted, "room_for": allowed})
     lacking = missing(config.routes)
     if lacking:
         fail(1, lacking)
+
+    def limit(limits: Limits) -> int:
+        wanted = limits.max_connections or allowed
+        if wanted > allowed:
+            fields: dict[str, Field] = {"max_connections": wanted, "room_for": allowed}
+            log.write("warning", "few-descriptors", fields)
+        # No worker takes more than it has descriptors for, so there are no more places.
+        return wanted if workers == 1 else min(wanted, allowed)
+
+    most = limit(config.limits)
+    source = file and Source(replace(file, parse=_permitted(file.parse)), limit, _settle_many)
     try:
         listeners = open_listeners(config.listen, config.http)
     except ListenError as error:
         fail(1, str(error))
     if workers == 1:
-        places = LocalPlaces(wanted)
-        _run_until_stopped(partial(serve, config, places, listeners, log, manager=told))
+        server = partial(serve, config, LocalPlaces(most), listeners, log)
+        _run_until_stopped(partial(server, manager=told, source=source))
         return
-    # No worker takes more than it has descriptors for, so there are no more places.
-    team = Team(workers, min(wanted, allowed), limits.by_source, text, limits.drain)
+    team = Team(workers, most, allowed, config, file.text if file else None)
     # As this process was started: by its script or -m, with the interpreter's own flags.
     command = [sys.executable, *sys.orig_argv[1:]]
-    _run_until_stopped(partial(supervise, command, listeners, team, log, manager=told))
+    supervisor = partial(supervise, command, listeners, team, log)
+    _run_until_stopped(partial(supervisor, manager=told, source=source))
 
 
-def run_worker(config: Config, handed: Handed) -> None:
+def _permitted(parse: Callable[[str], Config]) -> Callable[[str], Config]:
+    """The same reader, for which what this process may not do is a problem, too."""
+
+    def checked(text: str) -> Config:
+        config = parse(text)
+        lacking = missing(config.routes)
+        if lacking:
+            raise ConfigError([lacking])
+        return config
+
+    return checked
+
+
+def run_worker(config: Config, file: File | None, handed: Handed) -> None:
     """Serve as one of several, with what the supervisor handed over, until told to stop."""
     log = _log(config, worker=handed.number)
     most = max(_room_for(_raise_descriptor_limit()), 1)
@@ -82,7 +119,9 @@ def run_worker(config: Config, handed: Handed) -> None:
     except ValueError as error:
         fail(1, str(error))
     listeners = handed.listeners()
-    _run_until_stopped(partial(serve, config, places, listeners, log, orders=handed.orders))
+    source = file and Source(file, lambda _: places.limit, _settle_many)
+    server = partial(serve, config, places, listeners, log)
+    _run_until_stopped(partial(server, orders=handed.orders, source=source))
 
 
 def _log(config: Config, *, worker: int | None = None) -> Log:
@@ -91,17 +130,28 @@ def _log(config: Config, *, worker: int | None = None) -> Log:
     return Log(stream, form=config.log_format, level=config.log_level, worker=worker)
 
 
-def _run_until_stopped(main: Callable[[], Awaitable[None]]) -> None:
-    # What is there by now stays: the collector need not look through 100,000 routes again.
+def _settle_many(config: Config) -> None:
+    """Settle again after a reload, if that is worth the while it takes."""
+    if len(config.routes) >= _MANY_ROUTES:
+        _settle()
+
+
+def _settle() -> None:
+    """Let the collector know that what is there by now stays: 100,000 routes, perhaps."""
+    gc.unfreeze()  # what has become garbage since the last time
     gc.collect()
     gc.freeze()
-    # From here on a stop signal is a wish, not an end: one that comes before the server heeds it
+
+
+def _run_until_stopped(main: Callable[[], Awaitable[None]]) -> None:
+    _settle()
+    # From here on a signal is a wish, not an end: one that comes before the server heeds it
     # waits, and one that comes when all is over is void. (A handler, because a signal that is
     # ignored would not wait; ignored in the end, because Python takes its handlers away first.)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    _handle_stop_signals(lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WISHES)
+    _handle_wishes(lambda *_: None)
     trio.run(main)
-    _handle_stop_signals(signal.SIG_IGN)
+    _handle_wishes(signal.SIG_IGN)
 
 
 def _room_for(descriptors: int) -> int:
@@ -114,8 +164,8 @@ def _room_for(descriptors: int) -> int:
     return (descriptors - _RESERVED_DESCRIPTORS - pipes) // 2
 
 
-def _handle_stop_signals(handler: Callable[[int, object], None] | signal.Handlers) -> None:
-    for number in STOP_SIGNALS:
+def _handle_wishes(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    for number in _WISHES:
         signal.signal(number, handler)
 
 

@@ -1,4 +1,4 @@
-"""Accept connections, within limits, until told to stop; then drain.
+"""Accept connections, within limits, until told to stop; then drain. Take other routes and limits.
 
 The only place that lists the protocols, and the only one that sees all connections.
 """
@@ -11,30 +11,33 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import trio
 
-from snimux.address import FdAddress, TcpAddress
+from snimux.address import DialAddress, FdAddress, TcpAddress
 from snimux.backends import Backends
 from snimux.caddy import Plan
-from snimux.checks import Checker
+from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
-from snimux.config import Config
+from snimux.config import BackendDefaults, Config
 from snimux.connection import Entry, Outcome, Service, endpoint, tune
 from snimux.connection import serve as serve_connection
-from snimux.discovery import Discovery
+from snimux.discovery import Discovery, planned
 from snimux.http_head import HTTP
 from snimux.listeners import Listener
 from snimux.log import Level, Log
 from snimux.names import Names
+from snimux.orders import Orders
 from snimux.places import Places
-from snimux.proxy_auto import Prober, asked
+from snimux.proxy_auto import Asked, Prober, asked
 from snimux.proxy_header import Endpoint
 from snimux.pulse import pulse
 from snimux.relay import Relay, portable
-from snimux.routes import LiveTable, RouteTable
+from snimux.reload import Follower, NotFollowed, Reloader, Source, say_listeners
+from snimux.routes import Backend, LiveTable, RouteTable
 from snimux.systemd import Manager
 from snimux.verdict import Reason
 
@@ -88,26 +91,34 @@ async def serve(
     *,
     orders: int | None = None,
     manager: Manager | None = None,
+    source: Source | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal closes what is still open.
+
+    SIGHUP, but of a worker, has the Caddys asked at once, and the configuration read again.
 
     Args:
         config: what to serve, and within which limits.
         places: of the connections, over all listeners.
         listeners: where to accept.
         log: told of every connection, once.
-        orders: of a worker, the pipe from its supervisor: a byte is as good as a signal, its end
-            as good as the first one.
+        orders: of a worker, the socket from its supervisor: an order is as good as a signal, its
+            end as good as the first one.
         manager: told that connections are served, for as long as it is so; a worker has none.
+        source: where the configuration comes from, if it can be read again.
         task_status: told once signals are heeded and connections accepted.
 
     Resource handling: closes the listeners, as soon as it stops accepting, and ``orders``.
     """
     async with _relay(config.relay, log) as relay:
-        https_port = _https_port(config, listeners)
-        server = _Server(config, places, log, relay, https_port, manager or Manager())
-        await _serve(server, listeners, log, orders, task_status)
+        server = _Server(config, places, listeners, log, relay, manager or Manager(), source)
+        with contextlib.ExitStack() as sockets:
+            supervisor = None
+            if orders is not None:
+                supervisor = sockets.enter_context(socket.socket(fileno=orders))
+                supervisor.setblocking(False)
+            await _serve(server, log, supervisor, task_status)
 
 
 class _Flusher(trio.abc.Instrument):
@@ -154,42 +165,43 @@ async def _relay(kind: str, log: Log) -> AsyncIterator[Relay]:
 
 async def _serve(
     server: "_Server",
-    listeners: Sequence[Listener],
     log: Log,
-    orders: int | None,
+    supervisor: socket.socket | None,
     task_status: trio.TaskStatus[None],
 ) -> None:
     drain, close = stages = trio.Event(), trio.Event()
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one may be waiting already
+    heeded = STOP_SIGNALS if supervisor else (*STOP_SIGNALS, signal.SIGHUP)
+    # Ended before anything else, but not waited for as they accept: what is read takes a while.
+    reloading = trio.CancelScope()
+    with trio.open_signal_receiver(*heeded) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)  # one may be waiting already
         async with trio.open_nursery() as watch:
-            watch.start_soon(_heed, signals, stages)
-            if orders is not None:
-                watch.start_soon(_obey, orders, stages, log)
+            reload = server.reload(supervisor)
+            watch.start_soon(_heed, signals, stages, server, reload)
+            if supervisor is not None:
+                watch.start_soon(_obey, supervisor, stages, server, reload)
             # These go on while connections drain.
             await watch.start(server.names.run)
             await watch.start(server.backends.run)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
-                    if server.config.caddys:
-                        await accepting.start(server.discovery.run)
+                    await accepting.start(server.discovery.run)
                     await accepting.start(server.prober.run)
                     await accepting.start(server.checker.run)
-                    for listener in listeners:
-                        if orders is None:  # else the supervisor has said it, once for all workers
-                            where = {"address": str(listener), "protocol": listener.protocol}
-                            log.write("info", "listening", where)
-                        tune(listener.socket)
-                        service = server.service(listener)
-                        accepting.start_soon(server.accept, listener, service, connections)
+                    server.open(accepting, connections)
+                    if supervisor is None:  # else it has said it, once for all workers
+                        say_listeners(log, server.listeners)
                     accepting.start_soon(server.sum_up_now_and_then)
                     if server.manager.is_there:
                         watch.start_soon(server.show_life, server.manager.every)
-                    elif orders is not None:
+                    elif supervisor is not None:
                         watch.start_soon(server.show_life, _WORKER_BEATS)
+                    if reload is not None:
+                        watch.start_soon(_reload, reload, reloading, drain, log)
                     task_status.started()
                     with _batching(log):
                         await drain.wait()
+                    reloading.cancel()
                     accepting.cancel_scope.cancel()
                 server.drain(connections.cancel_scope)
                 watch.start_soon(_cancel_when, close, connections.cancel_scope)
@@ -198,30 +210,88 @@ async def _serve(
         log.write("info", "stopped", {})
 
 
-async def _heed(signals: AsyncIterator[int], stages: Sequence[trio.Event]) -> None:
-    for stage in stages:
-        await anext(signals)
-        stage.set()
+async def _heed(
+    signals: AsyncIterator[int],
+    stages: Sequence[trio.Event],
+    server: "_Server",
+    reload: Reloader | Follower | None,
+) -> None:
+    left = iter(stages)
+    async for number in signals:
+        if number == signal.SIGHUP:
+            server.discovery.hurry_up()
+            if isinstance(reload, Reloader):
+                reload.ask()
+            else:
+                server.log.write("info", "reloaded", {"detail": "no --config FILE to read again"})
+        else:
+            for _, stage in zip((number,), left, strict=False):
+                stage.set()
 
 
-async def _obey(orders: int, stages: Sequence[trio.Event], log: Log) -> None:
+async def _obey(
+    supervisor: socket.socket,
+    stages: Sequence[trio.Event],
+    server: "_Server",
+    reload: Reloader | Follower | None,
+) -> None:
     """Heed the supervisor.
 
     Signals and orders are counted apart: what stops a whole service (systemd) signals each of its
     processes, and one wish that comes both ways is still one.
     """
     left = iter(stages)
-    async with trio.lowlevel.FdStream(orders) as stream:
-        async for data in stream:
-            for _, stage in zip(data, left, strict=False):
-                stage.set()
-        log.write("error", "supervisor-gone", {})
-        stages[0].set()
+    with contextlib.closing(Orders(supervisor)) as orders:
+        try:
+            while order := await orders.receive():
+                if order.what in ("drain", "close"):
+                    for _, stage in zip((order,), left, strict=False):
+                        stage.set()
+                elif order.what == "ask":
+                    server.discovery.hurry_up()
+                elif isinstance(reload, Follower):
+                    reload.hear(order)
+        except ValueError as error:
+            server.log.write("error", "reload-failed", {"detail": str(error)})
+    server.log.write("error", "supervisor-gone", {})
+    stages[0].set()
+
+
+async def _reload(
+    reload: Reloader | Follower, scope: trio.CancelScope, drain: trio.Event, log: Log
+) -> None:
+    with scope:
+        try:
+            await reload.run()
+        except NotFollowed as error:
+            # The supervisor starts another one, which has what it needs from the start.
+            log.write("error", "reload-failed", {"detail": str(error)})
+            drain.set()
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class _Door:
+    """A listener that is accepted on; which protocol is served on it may change."""
+
+    listener: Listener
+    service: Service
+    """What connections are served with that are accepted from now on."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    closed: trio.Event = field(default_factory=trio.Event)
+
+
+class _Routing(NamedTuple):
+    """What follows from the routes; how long it takes to make depends on how many they are."""
+
+    table: RouteTable
+    asked: Mapping[DialAddress, Asked]
+    backends: Set[Backend]
+    checked: Mapping[DialAddress, Wanted]
 
 
 class _Server:
@@ -231,13 +301,16 @@ class _Server:
         self,
         config: Config,
         places: Places,
+        listeners: Sequence[Listener],
         log: Log,
         relay: Relay,
-        https_port: int,
         manager: Manager,
+        source: Source | None,
     ) -> None:
         self.config = config
-        self.drain_time = config.limits.drain
+        self.accepting: trio.Nursery | None = None
+        self.connections: trio.Nursery | None = None
+        self.source = source
         self.log = log
         self.relay = relay
         self.manager = manager
@@ -250,16 +323,24 @@ class _Server:
         self.checker = Checker(
             self.backends, self.prober.proved, check_timeout=config.limits.dial_timeout
         )
-        self.checker.exchange(config.routes)
+        self.checker.exchange(wanted(config.routes, config.backends))
         self.discovery = Discovery(config, self.exchange, log)
         self.places = places
-        self.per_source = config.limits.max_connections_per_source
-        self.pace = config.limits.pace
+        self.services = self.serving(config, listeners)
+        self.doors = [_Door(each, self.service(each)) for each in listeners]
+        self.waiting = trio.lowlevel.ParkingLot()
+        self.backed_off = -math.inf  # when last
+        self.said_full = -math.inf  # when last
+        self.scanners: Counter[Reason] = Counter()
+        self.summed_up = trio.current_time()
+
+    def serving(self, config: Config, listeners: Sequence[Listener]) -> dict[str, Service]:
+        """What connections are served with that begin from now on, by protocol."""
         tls = Service(
             TLS,
             self.table,
             config.limits,
-            relay,
+            self.relay,
             self.report,
             proved=self.prober.proved,
             backends=self.backends,
@@ -267,59 +348,68 @@ class _Server:
         )
         if config.limits.by_source:
             tls = replace(tls, enter=self.enter)
+        https_port = _https_port(config, listeners)
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
-        self.services = {service.protocol.name: service for service in (tls, http)}
-        self.waiting = trio.lowlevel.ParkingLot()
-        self.backed_off = -math.inf  # when last
-        self.said_full = -math.inf  # when last
-        self.scanners: Counter[Reason] = Counter()
-        self.summed_up = trio.current_time()
+        return {service.protocol.name: service for service in (tls, http)}
 
     def service(self, listener: Listener) -> Service:
         """What a listener's connections are served with."""
         service = self.services[listener.protocol]
         return replace(service, admission=self.config.admission_of(listener.wanted))
 
-    async def accept(self, listener: Listener, service: Service, connections: trio.Nursery) -> None:
+    @property
+    def listeners(self) -> list[Listener]:
+        """What is accepted on."""
+        return [door.listener for door in self.doors]
+
+    def open(self, accepting: trio.Nursery, connections: trio.Nursery) -> None:
+        """Accept from now on, in one nursery, and serve in the other."""
+        self.accepting, self.connections = accepting, connections
+        for door in self.doors:
+            tune(door.listener.socket)
+            accepting.start_soon(self.accept, door, connections)
+
+    async def accept(self, door: _Door, connections: trio.Nursery) -> None:
         """Accept until cancelled; closes the listener in the end."""
+        sock = door.listener.socket
         try:
-            while True:
-                # Room is taken only for a connection that is there: else idle listeners would hold
-                # places that a busy one needs.
-                await trio.lowlevel.wait_readable(listener.socket)
-                if not self.places.take():
-                    await self.wait_for_room()
-                    continue
-                try:
-                    self.accept_one(listener, service, connections)
-                    self.accept_queued(listener, service, connections, most=_AT_A_TIME)
-                except OSError as error:
-                    await self.back_off(error)
+            with door.scope:
+                while True:
+                    # Room is taken only for a connection that is there: else idle listeners would
+                    # hold places that a busy one needs.
+                    await trio.lowlevel.wait_readable(sock)
+                    if not self.places.take():
+                        await self.wait_for_room()
+                        continue
+                    try:
+                        self.accept_one(door, connections)
+                        self.accept_queued(door, connections, most=_AT_A_TIME)
+                    except OSError as error:
+                        await self.back_off(error)
         finally:
             # Closing resets what is still in the queue: connections that their clients hold for
             # established. What comes faster than it is emptied is not waited for.
             with contextlib.suppress(OSError):
-                self.accept_queued(listener, service, connections, most=_QUEUE)
-            listener.close()
+                self.accept_queued(door, connections, most=_QUEUE)
+            door.listener.close()
+            door.closed.set()
 
-    def accept_queued(
-        self, listener: Listener, service: Service, connections: trio.Nursery, *, most: int
-    ) -> None:
+    def accept_queued(self, door: _Door, connections: trio.Nursery, *, most: int) -> None:
         """Accept what is there and has room; raises OSError in the end, mostly EAGAIN."""
         for _ in range(most):
             if not self.places.take():
                 return
-            self.accept_one(listener, service, connections)
+            self.accept_one(door, connections)
 
-    def accept_one(self, listener: Listener, service: Service, connections: trio.Nursery) -> None:
+    def accept_one(self, door: _Door, connections: trio.Nursery) -> None:
         """Accept a connection for which room is taken; if that raises, the room is given back."""
         try:
-            client, name = listener.socket.accept()
+            client, name = door.listener.socket.accept()
         except OSError:
             self.give_room()
             raise
         client.setblocking(False)
-        connections.start_soon(self.handle, client, endpoint(name), service)
+        connections.start_soon(self.handle, client, endpoint(name), door.service)
 
     async def wait_for_room(self) -> None:
         """Wait until there may be a place again; say so once when all are taken."""
@@ -369,25 +459,85 @@ class _Server:
             if isinstance(entry, Entry):
                 return entry
             refused = entry
-        most = self.per_source or self.config.limits.max_burst_per_source
+        limits = self.config.limits
+        most = limits.max_connections_per_source or limits.max_burst_per_source
         leave = self.places.enter(b"refused " + key, most)
         return None if leave is None else Entry(leave, refused)
 
     def enter_of(self, key: bytes) -> Entry | Reason:
         """Count one more of a source, or say why there may not be one more."""
-        if self.pace and not self.places.arrive(key, self.pace, time.monotonic_ns()):
+        limits = self.config.limits
+        if limits.pace and not self.places.arrive(key, limits.pace, time.monotonic_ns()):
             return Reason.RATE_LIMITED
-        if self.per_source is None:
+        if limits.max_connections_per_source is None:
             return Entry(lambda: None)
-        leave = self.places.enter(key, self.per_source)
+        leave = self.places.enter(key, limits.max_connections_per_source)
         return Reason.TOO_MANY_FROM_SOURCE if leave is None else Entry(leave)
 
     def exchange(self, found: Plan) -> None:
         """Serve other routes, but for connections that have theirs."""
-        self.prober.exchange(asked(found.routes, found.listeners))
-        self.backends.exchange(found.routes)
-        self.checker.exchange(found.routes)
-        self.table.current = RouteTable(found.routes)
+        self.route_by(_routing(found, self.config.backends))
+
+    def route_by(self, routing: _Routing) -> None:
+        """Find routes in another table from now on."""
+        self.prober.exchange(routing.asked)
+        self.backends.exchange(routing.backends)
+        self.checker.exchange(routing.checked)
+        self.table.current = routing.table
+
+    def reload(self, supervisor: socket.socket | None) -> Reloader | Follower | None:
+        """What has other configurations put into effect, of a worker by its supervisor."""
+        if self.source is None:
+            return None
+        if supervisor is None:
+            return Reloader(self.source, self, self.log, self.manager)
+        return Follower(self.source, self, supervisor)
+
+    async def take(self, config: Config, listeners: Sequence[Listener], text: str) -> None:
+        """Serve by another configuration, on other listeners; close those that are left out.
+
+        Connections that have begun keep what they have.
+        """
+        await self.discovery.begin(config.caddys)
+        sites = dict(self.discovery.sites)
+        routing = await trio.to_thread.run_sync(
+            lambda: _routing(planned(config, sites), config.backends), abandon_on_cancel=True
+        )
+        if sites != self.discovery.sites:  # there was news meanwhile
+            routing = _routing(planned(config, self.discovery.sites), config.backends)
+        for door in self.change(config, listeners, routing):
+            await door.closed.wait()
+
+    def change(
+        self, config: Config, listeners: Sequence[Listener], routing: _Routing
+    ) -> list[_Door]:
+        """Be another server from one moment to the next; the doors that close now."""
+        assert self.accepting is not None
+        assert self.connections is not None
+        self.config = config
+        self.log.change(form=config.log_format, level=config.log_level)
+        self.discovery.turn_to(config)
+        self.backends.defaults = config.backends
+        self.checker.check_timeout = config.limits.dial_timeout
+        self.route_by(routing)
+        self.services = self.serving(config, listeners)
+        if self.source is not None:
+            self.places.resize(self.source.limit(config.limits))
+            self.waiting.unpark_all()
+        there = {door.listener.socket: door for door in self.doors}
+        self.doors = []
+        for listener in listeners:
+            door = there.pop(listener.socket, None)
+            if door is None:
+                door = _Door(listener, self.service(listener))
+                tune(listener.socket)
+                self.accepting.start_soon(self.accept, door, self.connections)
+            door.listener = listener  # of the other protocol, perhaps
+            door.service = self.service(listener)
+            self.doors.append(door)
+        for door in there.values():
+            door.scope.cancel()
+        return list(there.values())
 
     def report(self, outcome: Outcome) -> None:
         """Log and count how a connection ended."""
@@ -432,10 +582,11 @@ class _Server:
 
     def drain(self, connections: trio.CancelScope) -> None:
         """Give open connections their time to end."""
+        drain_time = self.config.limits.drain
         self.draining = True
-        self.manager.stopping(self.status(), within=self.drain_time)
-        connections.deadline = trio.current_time() + self.drain_time
-        seconds = "off" if self.drain_time == math.inf else self.drain_time
+        self.manager.stopping(self.status(), within=drain_time)
+        connections.deadline = trio.current_time() + drain_time
+        seconds = "off" if drain_time == math.inf else drain_time
         open_now = self.places.taken_here
         self.log.write("info", "draining", {"connections": open_now, "seconds": seconds})
 
@@ -449,6 +600,15 @@ def status(connections: int, routes: int, *, workers: int = 0, draining: bool = 
     }
     words = ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
     return f"draining: {words}" if draining else words
+
+
+def _routing(found: Plan, defaults: BackendDefaults) -> _Routing:
+    return _Routing(
+        RouteTable(found.routes),
+        asked(found.routes, found.listeners),
+        {backend for route in found.routes for backend in route.backends},
+        wanted(found.routes, defaults),
+    )
 
 
 def _https_port(config: Config, listeners: Sequence[Listener]) -> int:

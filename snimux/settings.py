@@ -201,6 +201,13 @@ SETTINGS = (
         "N|auto",
         "processes that share the work; auto is one for each processor that snimux may use",
     ),
+    Setting(
+        "watch",
+        choice("on", "off"),
+        "on",
+        "on|off",
+        "read the --config FILE again when it has changed; SIGHUP does so in any case",
+    ),
     Setting("log_format", choice("logfmt", "json"), "logfmt", "logfmt|json", "form of a log line"),
     Setting(
         "log_level",

@@ -2,22 +2,24 @@
 
 The supervisor holds the listening sockets and never accepts. Each worker is the same command
 again, which is handed by the supervisor: the sockets; ``places``, the counts that all share;
-``config``, the file's text as it was when it was checked; and ``worker-K``, a pipe for orders, by
-which it knows that it is one. A pipe rather than signals: its end tells that the supervisor is
-gone, and what is in it waits until the worker is ready to read.
+``config``, the file's text as it was when it was checked; and ``worker-K``, a socket for orders, by
+which it knows that it is one. A socket rather than signals: its end tells that the supervisor is
+gone, what is in it waits until the worker is ready to read, and other listeners come by it.
+
+A reload is the supervisor's first: what it could not do is not ordered. Those who start later have
+what is in effect then.
 
 No SO_REUSEPORT: the sockets' queues belong to all workers, so none is lost with one of them.
 
 Knows nothing of connections: a worker is ``server.serve``.
 """
 
-import math
 import os
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
@@ -26,20 +28,28 @@ import trio
 
 from snimux import places, systemd
 from snimux.address import FdAddress, parse_listen
-from snimux.listeners import Listener
+from snimux.config import Config
+from snimux.listeners import Listener, besides
 from snimux.log import Field, Log
+from snimux.orders import Gone, Order, Orders, What, send
+from snimux.reload import Reloader, Source, content, say_listeners
 from snimux.server import STOP_SIGNALS, status
 
 _WORKER, _PLACES, _CONFIG = "worker-", "places", "config"
-_ACTIVATED = "activated-"  # before the protocol's name: the supervisor was handed the socket itself
+# The name of a socket is the protocol's, the listener's number, and where it was to listen; with
+# this before it the supervisor was handed the socket itself.
+_ACTIVATED = "activated-"
 
-# Orders that a worker knows: to drain, and to close what is open.
-_STAGES = 2
+# What a worker is told, one after the other, to end.
+_STAGES: tuple[What, ...] = ("drain", "close")
 
 # Seconds. How often to look whether a worker serves until the first one does; and how long one may
 # be silent, at the least, before it counts as stuck: they show life every second.
 _SOON = 0.1
 _SILENT = 10.0
+
+# Seconds that the workers have to reload before that is said of those who have not.
+_PATIENCE = 30.0
 
 # One that died before was young, and the next may be no better: the second in a row waits a
 # second, and each further one twice as long, up to the longest. Seconds.
@@ -60,11 +70,7 @@ class Handed:
 
     def config_text(self) -> str | None:
         """The text of the configuration file; None where there is none."""
-        if self.config is None:
-            return None
-        # The position in the file is shared with the other workers, so it is not used.
-        size = os.fstat(self.config).st_size
-        return os.pread(self.config, size, 0).decode("utf-8")
+        return None if self.config is None else content(self.config)
 
     def listeners(self) -> list[Listener]:
         """The listeners, which leave UNIX sockets' files to the supervisor."""
@@ -73,23 +79,31 @@ class Handed:
     def activated(self) -> list[systemd.Named]:
         """Those of the sockets that the supervisor was handed itself."""
         return [
-            (name.removeprefix(_ACTIVATED).partition("=")[0], descriptor)
+            (name.removeprefix(_ACTIVATED).rpartition("-")[0], descriptor)
             for name, descriptor in self.sockets
             if name.startswith(_ACTIVATED)
         ]
 
 
 def _name(listener: Listener) -> str:
-    """The protocol of a listener that is handed to workers, and what it was configured by."""
+    """What a listener is handed to workers by."""
+    name = f"{listener.protocol}-{listener.socket.fileno()}"
     if listener.handed_over or listener.wanted is None:
-        return _ACTIVATED * listener.handed_over + listener.protocol
-    return f"{listener.protocol}={quote(str(listener.wanted), safe='/')}"  # no colon in a name
+        return _ACTIVATED * listener.handed_over + name
+    return f"{name}={quote(str(listener.wanted), safe='/')}"  # no colon in a name
 
 
 def _listener(name: str, descriptor: int) -> Listener:
-    protocol, _, wanted = name.removeprefix(_ACTIVATED).partition("=")
+    what, _, wanted = name.removeprefix(_ACTIVATED).partition("=")
+    protocol, _, number = what.rpartition("-")
     address = parse_listen(unquote(wanted)) if wanted else FdAddress(descriptor)
-    return Listener(socket.socket(fileno=descriptor), protocol=protocol, wanted=address)
+    sock = socket.socket(fileno=descriptor)
+    return Listener(sock, protocol=protocol, wanted=address, number=int(number))
+
+
+def _handing(listener: Listener) -> Order:
+    number = listener.socket.fileno()
+    return Order("listener", number, descriptors=(number,), address=str(listener.wanted))
 
 
 def handed_to_worker(descriptors: Sequence[systemd.Named]) -> Handed | None:
@@ -117,15 +131,14 @@ def pause(young_deaths: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """How many workers, and what they share: see ``places.lay_out`` for limit and ``by_source``."""
+    """How many workers, and what they share: see ``places.lay_out`` for limit and ``most``."""
 
     workers: int
     limit: int
-    by_source: bool
-    config: str | None
-    """The text of the configuration file, if there is one."""
-    drain: float = math.inf
-    """Seconds that they may take to end."""
+    most: int
+    config: Config
+    text: str | None
+    """Of the configuration file, if there is one."""
 
 
 async def supervise(
@@ -135,11 +148,13 @@ async def supervise(
     log: Log,
     *,
     manager: systemd.Manager | None = None,
+    source: Source | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Have workers until SIGTERM or SIGINT; then tell them to drain, and wait for all.
 
-    A second signal tells them to close what is still open, a third one kills them.
+    A second signal tells them to close what is still open, a third one kills them. SIGHUP has the
+    Caddys asked at once, and the configuration read again.
 
     Args:
         command: path of the program that each worker is, and its arguments.
@@ -148,31 +163,26 @@ async def supervise(
         log: told when one is started, and when one dies.
         manager: told that connections are served: as soon as one worker does, and then for as long
             as none is stuck.
+        source: where the configuration comes from, if it can be read again.
         task_status: told once signals are heeded.
 
     Resource handling: closes the listeners when told to stop.
     """
     with ExitStack() as files:
-        shared = [(_name(listener), listener.socket.fileno()) for listener in listeners]
-        counts = _unnamed_file(_PLACES, files)
-        places.lay_out(counts, workers=team.workers, limit=team.limit, by_source=team.by_source)
-        shared.append((_PLACES, counts))
-        if team.config is not None:
-            shared.append((_CONFIG, _unnamed_file(_CONFIG, files, team.config.encode())))
+        counts = _unnamed_file(_PLACES)
+        files.callback(os.close, counts)
+        places.lay_out(counts, workers=team.workers, limit=team.limit, most=team.most)
         manager = manager or systemd.Manager()
-        supervisor = _Supervisor(command, listeners, shared, counts, log, manager, team.drain)
-        with trio.open_signal_receiver(signal.SIGCHLD, *STOP_SIGNALS) as signals:
+        supervisor = _Supervisor(command, listeners, team, counts, log, manager, source)
+        files.callback(supervisor.use_text, None)
+        heeded = (signal.SIGCHLD, signal.SIGHUP, *STOP_SIGNALS)
+        with trio.open_signal_receiver(*heeded) as signals:
             # One may be waiting already; and whoever started this may have blocked SIGCHLD.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, *STOP_SIGNALS))
-            for listener in listeners:
-                where: dict[str, Field] = {
-                    "address": str(listener),
-                    "protocol": listener.protocol,
-                    "workers": team.workers,
-                }
-                log.write("info", "listening", where)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
+            say_listeners(log, listeners, workers=team.workers)
             async with trio.open_nursery() as watch:
                 watch.start_soon(supervisor.heed, signals)
+                watch.start_soon(supervisor.reload)
                 if manager.is_there:
                     watch.start_soon(supervisor.watch)
                 async with trio.open_nursery() as keeping:
@@ -183,15 +193,14 @@ async def supervise(
         log.write("info", "stopped", {})
 
 
-def _unnamed_file(name: str, files: ExitStack, content: bytes = b"") -> int:
-    """A new file that has no name anywhere, closed with the others."""
+def _unnamed_file(name: str, content: bytes = b"") -> int:
+    """A new file that has no name anywhere."""
     if sys.platform == "linux":
         # In memory: there may be no directory that can be written to.
         descriptor = os.memfd_create(f"snimux-{name}")
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    files.callback(os.close, descriptor)
     with os.fdopen(descriptor, "wb", closefd=False) as writing:
         writing.write(content)
     return descriptor
@@ -199,11 +208,11 @@ def _unnamed_file(name: str, files: ExitStack, content: bytes = b"") -> int:
 
 @dataclass(slots=True)
 class _Worker:
-    """One process: the pipe for its orders, and how it ended, once it has."""
+    """One process: the socket for its orders, and how it ended, once it has."""
 
     number: int
     pid: int
-    orders: int
+    socket: socket.socket
     ended: trio.Event = field(default_factory=trio.Event)
     exit_code: int = 0
     """As of ``os.waitstatus_to_exitcode``: negative for a signal."""
@@ -213,11 +222,30 @@ class _Worker:
     """When it had shown life, or was started."""
     silent: bool = False
     """Whether it should have shown life since."""
+    reloaded: int = 0
+    """The last reload that it has done."""
+    answered: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
-    def order(self) -> None:
-        """Have it go one stage further to its end."""
-        with suppress(BrokenPipeError):  # it has just ended
-            os.write(self.orders, b".")
+    def order(self, *orders: Order) -> None:
+        """Give it orders, or let it know that there will be none any more.
+
+        Who has not read for so long that they do not fit is stuck. Should it ever read again, it
+        finds the end, drains, and is replaced by one that knows all.
+        """
+        try:
+            for each in orders:
+                send(self.socket, each)
+        except Gone:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+
+    async def hear(self) -> None:
+        """Take its answers, until it has ended."""
+        answers = Orders(self.socket)
+        with suppress(trio.ClosedResourceError, ValueError):
+            while answer := await answers.receive():
+                self.reloaded = answer.number
+                self.answered.unpark_all()
 
     def fields(self) -> dict[str, Field]:
         """How it ended, for the log."""
@@ -235,19 +263,24 @@ class _Supervisor:
         self,
         command: Sequence[str],
         listeners: Sequence[Listener],
-        shared: Sequence[systemd.Named],
+        team: Team,
         counts: int,
         log: Log,
         manager: systemd.Manager,
-        drain: float,
+        source: Source | None,
     ) -> None:
         self.command = command
+        self.config = team.config
         self.listeners = listeners
-        self.shared = shared
         self.counts = counts
+        self.text: int | None = None
+        self.use_text(team.text)
         self.log = log
         self.manager = manager
-        self.drain = drain
+        self.source = source
+        self.reloader = source and Reloader(source, self, log, manager)
+        self.reloading = trio.CancelScope()
+        self.reloads = 0
         self.patience = max((manager.watchdog or 0) / 2, _SILENT)
         self.alive: dict[int, _Worker] = {}
         self.stopping = trio.Event()
@@ -258,8 +291,75 @@ class _Supervisor:
         async for number in signals:
             if number == signal.SIGCHLD:
                 self.reap()
+            elif number == signal.SIGHUP:
+                self.hang_up()
             else:
                 self.stop()
+
+    def hang_up(self) -> None:
+        """Have all Caddys asked at once, and the configuration read again."""
+        for worker in self.alive.values():
+            worker.order(Order("ask"))
+        if self.reloader:
+            self.reloader.ask()
+        else:
+            self.log.write("info", "reloaded", {"detail": "no --config FILE to read again"})
+
+    async def reload(self) -> None:
+        """Reload when that is wanted, until told to stop."""
+        with self.reloading:
+            if self.reloader:
+                await self.reloader.run()
+
+    async def take(self, config: Config, listeners: Sequence[Listener], text: str) -> None:
+        """Have all workers serve by another configuration, on other listeners.
+
+        Whoever has not done so after a while does it when it can.
+        """
+        before = self.listeners
+        self.use_text(text)
+        self.config, self.listeners = config, listeners
+        self.log.change(form=config.log_format, level=config.log_level)
+        if self.source:
+            places.resize(self.counts, self.source.limit(config.limits))
+        # First: whoever closes a listener last resets what is in its queue, and the workers empty
+        # it before.
+        for listener in besides(before, listeners):
+            listener.close()
+        self.reloads = number = self.reloads + 1
+        told = list(self.alive.values())
+        for worker in told:
+            worker.order(*self.orders(besides(listeners, before)))
+        with trio.move_on_after(_PATIENCE):
+            for worker in told:
+                while worker.reloaded < number and not worker.ended.is_set():
+                    await worker.answered.park()
+        for worker in told:
+            if worker.reloaded < number and not worker.ended.is_set():
+                fields = {"worker": worker.number, "seconds": _PATIENCE}
+                self.log.write("warning", "worker-not-reloaded", fields)
+
+    def orders(self, new: Iterable[Listener]) -> list[Order]:
+        """What a worker is told to do as the others do now, if these listeners are new to it."""
+        assert self.text is not None
+        serve = {x.socket.fileno(): x.protocol for x in self.listeners}
+        return [
+            *(_handing(listener) for listener in new),
+            Order("reload", self.reloads, serve=serve, descriptors=(self.text,)),
+        ]
+
+    def use_text(self, text: str | None) -> None:
+        """Hand this text of the configuration to the workers from now on."""
+        new = None if text is None else _unnamed_file(_CONFIG, text.encode())
+        before, self.text = self.text, new
+        if before is not None:
+            os.close(before)
+
+    def shared(self) -> list[systemd.Named]:
+        """What all workers are handed."""
+        listening = [(_name(listener), listener.socket.fileno()) for listener in self.listeners]
+        config = [] if self.text is None else [(_CONFIG, self.text)]
+        return [*listening, (_PLACES, self.counts), *config]
 
     def reap(self) -> None:
         """See which workers have ended; of other children nothing is known here."""
@@ -267,9 +367,11 @@ class _Supervisor:
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
                 del self.alive[pid]
-                os.close(worker.orders)
+                trio.lowlevel.notify_closing(worker.socket)
+                worker.socket.close()
                 worker.exit_code = os.waitstatus_to_exitcode(status)
                 worker.ended.set()
+                worker.answered.unpark_all()
 
     def stop(self) -> None:
         """Go one stage further: replace nobody, and let all drain; let all close; kill all.
@@ -279,15 +381,16 @@ class _Supervisor:
         self.told += 1
         if not self.stopping.is_set():
             self.stopping.set()
+            self.reloading.cancel()
             # First: whoever closes a listener last resets what is in its queue, and the workers
             # empty it before.
             for listener in self.listeners:
                 listener.close()
             self.look()
-            self.manager.stopping(self.status(), within=self.drain)
+            self.manager.stopping(self.status(), within=self.config.limits.drain)
         for worker in self.alive.values():
-            if self.told <= _STAGES:
-                worker.order()
+            if self.told <= len(_STAGES):
+                worker.order(Order(_STAGES[self.told - 1]))
             else:
                 os.kill(worker.pid, signal.SIGKILL)
 
@@ -354,28 +457,30 @@ class _Supervisor:
         except OSError as error:
             return {"detail": f"not started: {error.strerror}"}
         self.log.write("info", "worker-started", {"worker": number, "pid": worker.pid})
+        await worker.hear()
         await worker.ended.wait()
         places.clear(self.counts, number)
         return {"pid": worker.pid, **worker.fields()}
 
     def start(self, number: int) -> _Worker:
         """Start a worker; raises OSError."""
-        reader, writer = os.pipe()
-        # A stop signal waits until the worker heeds it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        # A stop signal waits until the worker heeds it, and SIGHUP until it does not.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, *STOP_SIGNALS))
         try:
             pid = systemd.start(
                 self.command,
-                [(f"{_WORKER}{number}", reader), *self.shared],
+                [(f"{_WORKER}{number}", far.fileno()), *self.shared()],
                 environment=os.environ,
                 # A Ctrl-C is for the supervisor: its workers are told by it.
                 new_session=True,
             )
         except OSError:
-            os.close(writer)
+            near.close()
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(reader)
-        worker = self.alive[pid] = _Worker(number, pid, writer)
+            far.close()
+        worker = self.alive[pid] = _Worker(number, pid, near)
         return worker

@@ -408,7 +408,8 @@ async def test_an_exchange_keeps_what_stays(autojump_clock: MockClock) -> None:
             await run.reached(busy.address, up.address, balance="round_robin")
             await run.reached(stays.address, goes.address, up.address)
             assert run.backends.down == {stays.address, goes.address}
-            run.backends.exchange([route(stays.address, up.address)], BackendDefaults(wait=0.0))
+            run.backends.defaults = BackendDefaults(wait=0.0)
+            run.backends.exchange({Backend((stays.address, up.address))})
             assert run.backends.down == {stays.address}
             assert set(run.backends.states) == {stays.address, busy.address, up.address}
             assert not run.backends.turns
@@ -417,7 +418,7 @@ async def test_an_exchange_keeps_what_stays(autojump_clock: MockClock) -> None:
             await trio.sleep(2)
             assert run.said()[2:] == [(str(stays.address), "up")]
             run.backends.leave(busy.address)
-            run.backends.exchange([])
+            run.backends.exchange(set())
             assert set(run.backends.states) == {up.address}
             assert run.backends.defaults == BackendDefaults(wait=0.0)
 

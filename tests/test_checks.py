@@ -87,6 +87,9 @@ class Run:
     server: Server
     stream: io.StringIO
 
+    def check(self, routes: list[Route]) -> None:
+        self.checker.exchange(wanted(routes, self.backends.defaults))
+
     @property
     def said(self) -> list[tuple[str, str]]:
         lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
@@ -120,7 +123,7 @@ async def test_a_server_that_accepts_and_answers_no_hello_is_down(
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
     async with running("silence", check="tls") as run:
-        run.checker.exchange([route("a.test", run.server.address)])
+        run.check([route("a.test", run.server.address)])
         await trio.sleep(24)
         assert run.said == []
         await trio.sleep(12)
@@ -135,13 +138,13 @@ async def test_a_server_that_accepts_and_answers_no_hello_is_down(
 async def test_checks_come_on_time_and_no_more_often(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.05
     async with running(check="tls", check_every=3.0) as run:
-        run.checker.exchange([route("a.test", run.server.address)])
+        run.check([route("a.test", run.server.address)])
         await trio.sleep(10)
-        run.checker.exchange([route("a.test", run.server.address), route("*", A, check="off")])
+        run.check([route("a.test", run.server.address), route("*", A, check="off")])
         assert run.server.at == pytest.approx([0, 3, 6, 9], abs=0.1)
         await trio.sleep(3)
         assert len(run.server.at) == 5
-        run.checker.exchange([])
+        run.check([])
         await trio.sleep(30)
         assert len(run.server.at) == 5
         assert run.said == []
@@ -150,13 +153,13 @@ async def test_checks_come_on_time_and_no_more_often(autojump_clock: MockClock) 
 async def test_what_is_no_server_hello_fails(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.05
     async with running("noise", check="tls", fall=1) as run:
-        run.checker.exchange([route("a.test", run.server.address)])
+        run.check([route("a.test", run.server.address)])
         await trio.sleep(1)
         assert run.said == [("down", "check: no answer, but b'220 mail.example'")]
         # asked another way it may be up, and is thought so as long as it is asked no more
-        run.checker.exchange([])
+        run.check([])
         assert run.said[1:] == [("up", "no longer checked")]
-        run.checker.exchange([route("a.test", run.server.address, check="tcp")])
+        run.check([route("a.test", run.server.address, check="tcp")])
         await trio.sleep(1)
         assert len(run.said) == 2
         assert run.server.came[-1] == b""
@@ -168,7 +171,7 @@ async def test_nobody_there_is_down_and_then_up(autojump_clock: MockClock) -> No
         sock.bind(("127.0.0.1", 0))
         address = TcpAddress(*sock.getsockname())
         async with running(check="tcp", fall=2, rise=2) as run:
-            run.checker.exchange([route("a.test", address)])
+            run.check([route("a.test", address)])
             await trio.sleep(15)
             assert run.said == [("down", f"check: {address}: Connection refused")]
             sock.listen()
@@ -186,7 +189,7 @@ async def test_who_requires_a_header_gets_one(
     proved: set[DialAddress] = set()
     async with running("required", proved, check="tls", fall=1, rise=1) as run:
         proved.add(run.server.address)
-        run.checker.exchange([route("a.test", run.server.address, proxy=proxy)])
+        run.check([route("a.test", run.server.address, proxy=proxy)])
         await trio.sleep(1)
         assert (run.said, run.server.came) == ([], [first])
         proved.clear()

@@ -58,7 +58,13 @@ async def test_orders_arrive_in_order_each_with_its_descriptors(pair: Pair) -> N
 
 
 async def test_an_order_may_come_in_pieces(pair: Pair) -> None:
-    words = {"what": "reloaded", "number": 3, "serve": {}, "descriptors": 0}
+    words = {
+        "what": "reloaded",
+        "number": 3,
+        "address": "",
+        "serve": {},
+        "descriptors": 0,
+    }
     orders = Orders(pair[1])
 
     async def trickle() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from snimux.places import (
     clear,
     lay_out,
     look,
+    resize,
 )
 
 PACE = Pace(per_second=0.5, burst=2)
@@ -41,9 +43,9 @@ class _Machine(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(1, 30), most=st.integers(1, 30))
     def begin(self, limit: int, most: int) -> None:
-        self.limit, self.most = limit, most if self.workers > 1 else limit
+        self.limit, self.most = limit, most if self.workers > 1 else 99
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (until the teardown)
-        lay_out(self.file.fileno(), workers=self.workers, limit=limit, by_source=True)
+        lay_out(self.file.fileno(), workers=self.workers, limit=limit, most=30)
         self.places = [self.make(worker) for worker in range(self.workers)]
         self.taken: Counter[int] = Counter()
         self.entered: list[tuple[int, bytes, Leave]] = []
@@ -75,7 +77,7 @@ class _Machine(RuleBasedStateMachine):
 
     @rule(worker=st.integers(0, 9))
     def look_whether_full(self, worker: int) -> None:
-        news = self.taken.total() == self.limit and not self.said_full
+        news = self.taken.total() >= self.limit and not self.said_full
         assert self.of(worker)[1].is_news_that_full() is news
         self.said_full |= news
 
@@ -115,6 +117,15 @@ class _Machine(RuleBasedStateMachine):
         self.said_full = False
         self.entered = [entry for entry in self.entered if entry[0] != worker]
 
+    @rule(limit=st.integers(1, 30))
+    def resize(self, limit: int) -> None:
+        if self.workers == 1:
+            self.places[0].resize(limit)
+        else:
+            resize(self.file.fileno(), limit)
+            self.places[0].resize(99)  # is not for a worker to say
+        self.limit, self.said_full = limit, False
+
     @invariant()
     def counts_are_those_of_the_model(self) -> None:
         for worker, places in enumerate(self.places):
@@ -142,9 +153,9 @@ TestShared = _Shared.TestCase
 
 
 @contextlib.contextmanager
-def shared(workers: int, limit: int, *, by_source: bool = True) -> Iterator[IO[bytes]]:
+def shared(workers: int, limit: int) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile() as file:
-        lay_out(file.fileno(), workers=workers, limit=limit, by_source=by_source)
+        lay_out(file.fileno(), workers=workers, limit=limit, most=limit)
         yield file
 
 
@@ -174,11 +185,32 @@ def test_more_sources_than_can_be_told_apart_are_let_in() -> None:
         assert all(places.enter(number.to_bytes(4), 1) for number in range(1000))
 
 
-def test_the_file_is_bounded_and_small_where_sources_do_not_count() -> None:
-    for by_source, most in ((False, 150), (True, 29 * 2**20)):
-        with shared(4, 10**9, by_source=by_source) as file:
-            assert file.seek(0, 2) < most
-            assert SharedPlaces(file.fileno(), 4, most=1).take()
+def test_the_file_is_bounded() -> None:
+    with shared(4, 10**9) as file:
+        assert file.seek(0, 2) < 29 * 2**20
+        assert SharedPlaces(file.fileno(), 4, most=1).take()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the blocks of a file in memory")
+def test_what_is_not_used_takes_no_memory_after_a_death_either() -> None:
+    with open(os.memfd_create("places"), "wb") as file:  # noqa: PTH123 (a descriptor)
+        lay_out(file.fileno(), workers=2, limit=10**9, most=10**9)
+        places = SharedPlaces(file.fileno(), 2, most=1)
+        assert places.take()
+        assert places.enter(b"x", 1)
+        clear(file.fileno(), 2)
+        assert (places.taken_here, places.enter(b"x", 1) is None) == (0, False)
+        assert os.fstat(file.fileno()).st_blocks * 512 < 2**19
+
+
+def test_sources_are_told_apart_up_to_what_the_limit_may_become() -> None:
+    with tempfile.TemporaryFile() as file:
+        lay_out(file.fileno(), workers=1, limit=1, most=1000)
+        resize(file.fileno(), 1000)
+        places = SharedPlaces(file.fileno(), 1, most=1000)
+        for number in range(1000):
+            assert places.enter(number.to_bytes(4), 1)
+            assert places.enter(number.to_bytes(4), 1) is None
 
 
 def test_the_hash_is_keyed() -> None:

@@ -26,6 +26,7 @@ from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.networks import Networks, parse_network
+from snimux.orders import Order, send
 from snimux.places import LocalPlaces
 from snimux.proxy_header import build
 from snimux.routes import Backend, Route, parse_pattern
@@ -497,32 +498,32 @@ async def test_a_second_signal_closes_now(mock_clock: MockClock) -> None:
 
 
 async def test_orders_are_stages_and_one_wish_that_comes_both_ways_is_one() -> None:
-    reader, writer = os.pipe()
-    async with running(Limits(drain=math.inf), orders=reader) as run:
+    supervisor, own = socket.socketpair()
+    async with running(Limits(drain=math.inf), orders=own.detach()) as run:
         assert not run.lines("listening")  # the supervisor has said it
         client, backend = await run.relayed()
-        os.write(writer, b".")
+        send(supervisor, Order("drain"))
         signal.raise_signal(signal.SIGTERM)
         await wait_all_tasks_blocked(0.02)
         assert run.lines("draining")[0]["connections"] == 1
         assert not run.done.is_set()
-        os.write(writer, b".")
+        send(supervisor, Order("close"))
         await run.done.wait()
         client.close()
         backend.close()
-    os.close(writer)
     assert not run.lines("supervisor-gone")
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(reader)
+    assert supervisor.recv(1) == b""  # its end is closed
+    supervisor.close()
 
 
 async def test_the_end_of_the_supervisor_is_a_drain_whatever_was_ordered_before() -> None:
-    for ordered in (b"", b"."):
-        reader, writer = os.pipe()
-        async with running(Limits(drain=math.inf), orders=reader) as run:
+    for ordered in ([], [Order("drain")]):
+        supervisor, own = socket.socketpair()
+        async with running(Limits(drain=math.inf), orders=own.detach()) as run:
             client, backend = await run.relayed()
-            os.write(writer, ordered)
-            os.close(writer)
+            for order in ordered:
+                send(supervisor, order)
+            supervisor.close()
             await wait_all_tasks_blocked(0.02)
             assert run.lines("supervisor-gone")[0]["level"] == "error"
             assert len(run.lines("draining")) == 1
@@ -574,7 +575,7 @@ async def test_the_manager_is_told_how_it_is(relay: str, mock_clock: MockClock) 
 
 
 async def test_a_worker_shows_that_it_is_alive(mock_clock: MockClock) -> None:
-    reader, writer = os.pipe()
+    supervisor, own = socket.socketpair()
     shown = trio.Event()
 
     class Places(LocalPlaces):
@@ -587,10 +588,10 @@ async def test_a_worker_shows_that_it_is_alive(mock_clock: MockClock) -> None:
     listeners = open_listeners([TcpAddress("127.0.0.1", 0)])
     log = Log(io.StringIO(), form="json")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(serve, config, places, listeners, log, orders=reader))
+        nursery.start_soon(partial(serve, config, places, listeners, log, orders=own.detach()))
         for _ in range(3):
             await shown.wait()
             assert places.routes == 0
             shown = trio.Event()
             mock_clock.jump(1)
-        os.close(writer)
+        supervisor.close()

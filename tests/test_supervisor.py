@@ -19,6 +19,7 @@ import trio
 from trio.testing import MockClock
 
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
+from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.supervisor import (
@@ -40,12 +41,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* is multi-threaded:Deprecation
 DIES = [sys.executable, "-c", "raise SystemExit(3)"]
 
 # As a worker: ends when it was told so twice, or when nobody is left who could.
-OBEYS = [sys.executable, "-c", "import os\nos.read(3, 1) and os.read(3, 1)"]
+LINES = "import socket\nlines = socket.socket(fileno=3).makefile()\n"
+OBEYS = [sys.executable, "-c", LINES + "lines.readline() and lines.readline()"]
 
-OBEYS_AT_ONCE = [sys.executable, "-c", "import os\nos.read(3, 1)"]
+OBEYS_AT_ONCE = [sys.executable, "-c", LINES + "lines.readline()"]
 
 # Ends only when nobody is left who could tell it anything.
-HEEDS_NOTHING = [sys.executable, "-c", "import os\nwhile os.read(3, 1): pass"]
+HEEDS_NOTHING = [sys.executable, "-c", LINES + "while lines.readline(): pass"]
 
 # Takes all places and as many of a source, writes down whether it could, and waits.
 TAKES = """
@@ -124,7 +126,8 @@ async def running(
     """A supervisor until the test is over; stopped by signals, if it is not before."""
     listeners = open_listeners(listen, http)
     run = Running(listeners, Stream())
-    team = Team(workers, limit=2, by_source=True, config="# one\n", drain=60)
+    config = Config((), (), Limits(drain=60), "auto", "json", "info")
+    team = Team(workers, limit=2, most=2, config=config, text="# one\n")
 
     async def work(*, task_status: trio.TaskStatus[None]) -> None:
         log = Log(run.stream, form="json")
@@ -289,11 +292,11 @@ def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
     assert handed_to_worker([("snimux.socket", 3), ("places", 4)]) is None
     assert handed_to_worker([("worker-1", 3)]) is None
     assert handed_to_worker([("worker-x", 3), ("places", 4)]) is None
-    named = [("worker-2", 3), ("tls", 4), ("tls", 5), ("places", 6)]
-    handed = Handed(2, 3, 6, None, (("tls", 4), ("tls", 5)))
+    named = [("worker-2", 3), ("tls-7", 4), ("tls-8", 5), ("places", 6)]
+    handed = Handed(2, 3, 6, None, (("tls-7", 4), ("tls-8", 5)))
     assert handed_to_worker(named) == handed
     assert handed.config_text() is None
-    again = handed_to_worker([*named, ("config", 7), ("activated-http", 8)])
+    again = handed_to_worker([*named, ("config", 7), ("activated-http-9", 8)])
     assert again is not None
     assert again.config == 7
     assert (handed.activated(), again.activated()) == ([], [("http", 8)])

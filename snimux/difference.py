@@ -1,0 +1,54 @@
+"""What differs between the configuration in effect and the one that is to be: a reload's decisions.
+
+Knows nothing of how a configuration is put into effect, nor of what is running.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+from snimux.config import Config
+
+# What a running process cannot change: how many of it there are, and what moves its bytes.
+_FIXED = ("workers", "relay")
+
+_COMPARED = (
+    "listen", "http", "caddys", "without_proxy", "admission", "admissions", "log_format",
+    "log_level", "watch",
+)  # fmt: skip
+# What the keys are called together.
+_AS_ONE = {"caddys": "caddy", "without_proxy": "caddy", "admissions": "admission"}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How many routes are added, removed and changed, and what else is other than before."""
+
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    settings: tuple[str, ...] = ()
+    """The keys of all but the routes."""
+    needs_restart: tuple[str, ...] = ()
+    """The keys of what stays as it is all the same."""
+
+
+def difference(before: Config, after: Config) -> Difference:
+    """What is other in one configuration than in the one before it."""
+    old = {route.pattern: route for route in before.routes}
+    new = {route.pattern: route for route in after.routes}
+    others = [key for key in _COMPARED if getattr(before, key) != getattr(after, key)]
+    keys = [_AS_ONE.get(key, key) for key in others]
+    for one, other in ((before.limits, after.limits), (before.backends, after.backends)):
+        names = [field.name for field in fields(one)]
+        keys += [name for name in names if getattr(one, name) != getattr(other, name)]
+    return Difference(
+        added=len(new.keys() - old.keys()),
+        removed=len(old.keys() - new.keys()),
+        changed=sum(old[pattern] != new[pattern] for pattern in old.keys() & new.keys()),
+        settings=tuple(dict.fromkeys(keys)),
+        needs_restart=tuple(x for x in _FIXED if getattr(before, x) != getattr(after, x)),
+    )
+
+
+def in_effect(before: Config, after: Config) -> Config:
+    """What a configuration becomes in a process that has run with the one before it."""
+    return replace(after, workers=before.workers, relay=before.relay)

@@ -1,0 +1,282 @@
+"""Put another configuration into effect while connections are served: all of it, or nothing.
+
+Read, parsed and compared in a thread, because that takes seconds where routes are 100,000; then the
+new listeners are opened, and only when nothing can go wrong any more, it is handed to who serves by
+it, in one step. A worker follows its supervisor, which has seen by then that all is good. Knows
+nothing of connections: whoever serves is a ``Target``.
+"""
+
+import contextlib
+import math
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import trio
+
+from snimux.address import parse_listen
+from snimux.config import Config, ConfigError, Limits
+from snimux.difference import Difference, difference, in_effect
+from snimux.listeners import Listener, ListenError, besides, open_listeners
+from snimux.log import Field, Log
+from snimux.orders import Gone, Order, send
+from snimux.systemd import Manager
+from snimux.watch import State, look, watch
+
+# Problems of one file that are said, one a line; one slip may have a thousand.
+_MOST_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A configuration file, as it was read at the start."""
+
+    path: str
+    text: str
+    parse: Callable[[str], Config]
+    """Another text of it, with the flags, which still win; raises ``ConfigError``."""
+    state: State | None = None
+    """How the file was just before it was read; None if it cannot be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the configuration of a process comes from."""
+
+    file: File
+    limit: Callable[[Limits], int]
+    """How many connections there may be."""
+    settle: Callable[[Config], None] = lambda config: None
+    """Called when another configuration is in effect, and the old one is no longer needed."""
+
+
+class Target(Protocol):
+    """Who serves by a configuration."""
+
+    config: Config
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """What is accepted on."""
+
+    def status(self) -> str:
+        """How it is, for people."""
+
+    async def take(self, config: Config, listeners: Sequence[Listener], text: str) -> None:
+        """Serve by another configuration, on other listeners; close those that are left out.
+
+        May wait before and after, but changes all in one step.
+        """
+
+
+class Reloader:
+    """Reloads when asked, one at a time; who asks meanwhile is heeded afterwards, once."""
+
+    def __init__(self, source: Source, target: Target, log: Log, manager: Manager) -> None:
+        self.source = source
+        self.target = target
+        self.log = log
+        self.manager = manager
+        self.path = source.file.path
+        self.text = source.file.text
+        self.state = source.file.state
+        self.wanted = trio.Event()
+
+    def ask(self) -> None:
+        """Want a reload."""
+        self.wanted.set()
+
+    async def run(self) -> None:
+        """Reload whenever that is wanted, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self.source.file.state is not None:
+                nursery.start_soon(self._watch)
+            while True:
+                await self.wanted.wait()
+                self.wanted = trio.Event()
+                # Who stops in the same moment has closed the listeners by now.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                await self._reload()
+
+    async def _watch(self) -> None:
+        def changed() -> None:
+            if self.target.config.watch == "on":
+                self.ask()
+
+        def missing(why: str) -> None:
+            self.state = None
+            fields = {"config": self.path, "detail": f"{why}; all stays as it is"}
+            self.log.write("warning", "config-missing", fields)
+
+        await watch(self.path, lambda: self.state, changed, missing)
+
+    async def _reload(self) -> None:
+        started = trio.current_time()
+        self.manager.reloading()
+        problems: Sequence[str] = ()
+        before = {x.socket: (str(x), x.protocol) for x in self.target.listeners}
+        found = Difference()
+        try:
+            found = await self._take()
+        except ConfigError as error:
+            problems = error.problems
+        except ListenError as error:
+            problems = [str(error)]
+        except OSError as error:
+            problems = [f"--config: {self.path}: {error.strerror}"]
+        except Exception as error:  # not expected; but what is served must go on
+            problems = [repr(error)]
+        # A thread is not cancelled, and what it says to who has stopped is not to be said.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if problems:
+            self._say_problems(problems)
+        else:
+            self._say(found, before, trio.current_time() - started)
+        self.manager.reloaded(self.target.status(), fault=problems[0] if problems else "")
+
+    async def _take(self) -> Difference:
+        in_thread = trio.to_thread.run_sync
+        text = await in_thread(self._read, abandon_on_cancel=True)
+        if text == self.text:
+            return Difference()
+        config, found = await in_thread(self._understood, text, abandon_on_cancel=True)
+        wanted = config.listen, config.http, self.target.listeners
+        # Names may have to be looked up. Not abandoned, for somebody has to close them.
+        listeners = await in_thread(open_listeners, *wanted)
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # a thread is not
+            await self.target.take(config, listeners, text)
+        finally:
+            for each in besides(listeners, self.target.listeners):
+                each.close()
+        self.text = text
+        self.source.settle(config)
+        return found
+
+    def _read(self) -> str:
+        self.state = look(self.path)  # before it is read: a later change is another
+        # Opening a FIFO would wait for its writer.
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError([f"--config: {self.path}: no file that could be read twice"])
+            content = file.read()
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ConfigError([f"--config: {self.path}: not UTF-8, so not TOML"]) from None
+
+    def _understood(self, text: str) -> tuple[Config, Difference]:
+        before, after = self.target.config, self.source.file.parse(text)
+        return in_effect(before, after), difference(before, after)
+
+    def _say_problems(self, problems: Sequence[str]) -> None:
+        for problem in problems[:_MOST_PROBLEMS]:
+            self.log.write("error", "reload-failed", {"detail": problem})
+        more = len(problems) - _MOST_PROBLEMS
+        if more > 0:
+            self.log.write("error", "reload-failed", {"detail": f"and {more} more"})
+
+    def _say(
+        self,
+        found: Difference,
+        before: Mapping[socket.socket, tuple[str, str]],
+        seconds: float,
+    ) -> None:
+        after = {x.socket: x for x in self.target.listeners}
+        for key in found.needs_restart:
+            self.log.write("warning", "needs-restart", {"setting": key})
+        say_listeners(
+            self.log,
+            [x for x in after.values() if before.get(x.socket, ("", ""))[1] != x.protocol],
+        )
+        for address, protocol in (before[x] for x in before if x not in after):
+            where = {"address": address, "protocol": protocol}
+            self.log.write("info", "listening-ended", where)
+        opened, closed = len(after.keys() - before), len(before.keys() - after)
+        is_nothing = replace(found, needs_restart=()) == Difference() and not (opened or closed)
+        fields: dict[str, Field] = {
+            "detail": "nothing has changed" if is_nothing else None,
+            "added": found.added,
+            "removed": found.removed,
+            "changed": found.changed,
+            "opened": opened,
+            "closed": closed,
+            "settings": ",".join(found.settings) or None,
+            "seconds": round(seconds, 3),
+        }
+        self.log.write("info", "reloaded", fields)
+
+
+def say_listeners(log: Log, listeners: Iterable[Listener], **fields: Field) -> None:
+    """Log where is listened from now on, and for what."""
+    for listener in listeners:
+        where = {"address": str(listener), "protocol": listener.protocol}
+        log.write("info", "listening", {**where, **fields})
+
+
+class NotFollowed(Exception):
+    """A worker cannot do what its supervisor did; the message says why."""
+
+
+class Follower:
+    """Has a worker serve by what its supervisor sends, one after the other."""
+
+    def __init__(self, source: Source, target: Target, supervisor: socket.socket) -> None:
+        self.source = source
+        self.target = target
+        self.supervisor = supervisor
+        self.orders, self.ordered = trio.open_memory_channel[Order](math.inf)
+
+    def hear(self, order: Order) -> None:
+        """Take an order: ``listener`` or ``reload``."""
+        self.orders.send_nowait(order)
+
+    async def run(self) -> None:
+        """Do what was ordered, until cancelled.
+
+        Raises:
+            NotFollowed: it cannot be done.
+        """
+        new: list[Listener] = []
+        try:
+            async for order in self.ordered:
+                if order.what == "listener":
+                    sock = socket.socket(fileno=order.descriptors[0])
+                    wanted = parse_listen(order.address)
+                    new.append(Listener(sock, number=order.number, wanted=wanted))
+                else:
+                    await self._take(order, new)
+                    new = []
+        except (ConfigError, OSError, LookupError) as error:
+            raise NotFollowed(str(error) or repr(error)) from None
+        finally:
+            for listener in besides(new, self.target.listeners):
+                listener.close()
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    for descriptor in self.ordered.receive_nowait().descriptors:
+                        os.close(descriptor)
+
+    async def _take(self, order: Order, new: Sequence[Listener]) -> None:
+        (file,) = order.descriptors
+        try:
+            text = content(file)
+        finally:
+            os.close(file)
+        known = {x.number: x for x in (*self.target.listeners, *new)}
+        listeners = [replace(known[x], protocol=protocol) for x, protocol in order.serve.items()]
+        parsed = await trio.to_thread.run_sync(self.source.file.parse, text, abandon_on_cancel=True)
+        config = in_effect(self.target.config, parsed)
+        await self.target.take(config, listeners, text)
+        self.source.settle(config)
+        with contextlib.suppress(Gone):  # then nobody waits for it
+            send(self.supervisor, Order("reloaded", order.number))
+
+
+def content(descriptor: int) -> str:
+    """The text of a file that several processes share, and so its position, which is not used."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode("utf-8")
