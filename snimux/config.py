@@ -175,6 +175,8 @@ def load(
         problems = _problems_together(listen, http, handed_over, routes.values(), caddys)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
+    if not problems and settings["workers"] != 1:
+        problems = _problems_of_numbers(from_file.own_rules)
     problems += _problems_of_weights(routes.values(), settings["balance"]) if not problems else []
     if problems:
         raise ConfigError(problems)
@@ -261,6 +263,16 @@ def _default_http(
     if beside and (caddys or any(route.http for route in routes)):
         return [parse_listen(_DEFAULT_HTTP)]
     return []
+
+
+def _problems_of_numbers(own_rules: Iterable[ListenAddress]) -> list[str]:
+    """Rules that workers would not find: each of them has a number of its own for a descriptor."""
+    return [
+        f"listen: {address} has rules of its own, which workers do not know by its number: give "
+        "them to the address that it listens on, or to all listeners"
+        for address in own_rules
+        if isinstance(address, FdAddress)
+    ]
 
 
 def _problems_of_weights(routes: Iterable[Route], balance: str) -> list[str]:

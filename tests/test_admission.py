@@ -275,3 +275,39 @@ async def test_a_rate_is_for_all_workers_together(directory: Path) -> None:
         assert told.count(alert(10)) == 6
         assert set(told) <= {alert(10), alert(49), b""}
         await refusals(mux, 6, reason="rate-limited")
+
+
+# Binds, and is then the command that it is given, with the socket as systemd would hand it over.
+_ACTIVATES = """
+import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@LINUX
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_lists_of_an_address_hold_for_the_socket_that_is_handed_over(
+    directory: Path, workers: int
+) -> None:
+    port = free_port()
+    (directory / "snimux.toml").write_text(f"""
+        workers = {workers}
+        default = "127.0.0.1:1"
+        [[listen]]
+        address = "127.0.0.1:{port}"
+        deny = "127.0.0.2"
+        """)
+    flags = ["--config", str(directory / "snimux.toml")]
+    wrapper = [sys.executable, "-c", _ACTIVATES, str(port)]
+    async with muxes.running(directory, *flags, listen=None, wrapper=wrapper) as mux:
+        assert mux.port == port
+        for source, told in (("127.0.0.1", alert(10)), ("127.0.0.2", alert(49))):
+            with trio.socket.socket() as client:
+                await client.bind((source, 0))
+                await client.connect(("127.0.0.1", port))
+                await send_all(client, b"\x15\x03")  # no hello
+                assert (await read_to_end(client))[0] == told

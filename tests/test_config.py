@@ -453,6 +453,21 @@ def test_the_rules_of_an_address_are_those_of_the_socket_that_was_handed_over_fo
     assert config.admission_of(FdAddress(3)) == admission("10.0.0.0/8")
 
 
+def test_workers_do_not_know_rules_by_a_descriptor_s_number() -> None:
+    handed = Activated(FdAddress(3), "tls", parse_listen(":443"))
+    for workers in ("2", "auto"):
+        with pytest.raises(ConfigError) as caught:
+            load({"workers": workers}, "f", OWN.format("fd/3") + ROUTED, activated=[handed])
+        assert caught.value.problems == (
+            "listen: fd/3 has rules of its own, which workers do not know by its number: give them "
+            "to the address that it listens on, or to all listeners",
+        )
+    # a worker has another number for what was handed to its supervisor
+    handed = Activated(FdAddress(7), "tls", parse_listen(":443"))
+    config = load({"workers": "2"}, "f", OWN.format(":443") + ROUTED, activated=[handed])
+    assert config.admission_of(FdAddress(7)) == admission("10.0.0.0/8")
+
+
 @pytest.mark.parametrize(
     ("toml", "line"),
     [
