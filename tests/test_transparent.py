@@ -154,6 +154,7 @@ def rules(*, loopback: bool, v6: bool) -> list[str]:
     return lines
 
 
+@LINUX
 @NEEDS_SPACES
 @pytest.mark.parametrize("loopback", [False, True])
 @pytest.mark.parametrize("v6", [False, True])
@@ -247,6 +248,7 @@ def test_it_is_for_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@LINUX
 @NEEDS_SPACES
 @pytest.mark.parametrize("own", ["127.0.0.9", "::1"])
 async def test_a_backend_is_dialled_from_there_only_if_it_is_transparent(own: str) -> None:
@@ -268,6 +270,7 @@ async def test_a_backend_is_dialled_from_there_only_if_it_is_transparent(own: st
             assert seen[1] != 5
 
 
+@LINUX
 @NEEDS_SPACES
 async def test_an_address_that_cannot_be_dialled_from_is_no_fault_of_the_backend() -> None:
     found = await dial(TcpAddress("::1", 1), dial_timeout=5, source=("fe80::1", 5))
@@ -275,6 +278,7 @@ async def test_an_address_that_cannot_be_dialled_from_is_no_fault_of_the_backend
     assert found.exhausted
 
 
+@LINUX
 @NEEDS_SPACES
 def test_ports_do_not_run_out_before_it_is_known_where_to() -> None:
     with socket.socket() as sock:
