@@ -375,10 +375,13 @@ def test_every_reason_has_its_farewell() -> None:
         Reason.HELLO_TOO_LARGE: 50,
         Reason.UNEXPECTED_MESSAGE: 10,
         Reason.RECORD_OVERFLOW: 22,
+        Reason.ACCESS_DENIED: 49,
         Reason.NO_ROUTE: 112,
         Reason.BACKEND_DOWN: 80,
+        Reason.NO_SOURCE: 80,
         Reason.OUT_OF_RESOURCES: 80,
         Reason.TOO_MANY_FROM_SOURCE: 49,
+        Reason.RATE_LIMITED: 49,
     }
     assert (TLS.name, TLS.default_port, TLS.peek, TLS.farewell) == ("tls", 443, peek, farewell)
 
