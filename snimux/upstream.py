@@ -29,7 +29,7 @@ _QUEUE_POLL = 0.01
 class Dialled:
     """A connected, non-blocking socket, which the receiver owns, and the address that answered.
 
-    ``waited`` is how many seconds that was waited for, if it was.
+    ``waited`` is for how many seconds it was tried, where somebody waited for it.
     """
 
     socket: socket.socket
@@ -41,7 +41,7 @@ class Dialled:
 class NotDialled:
     """No address connected; ``exhausted`` if the fault was this machine's, not a backend's.
 
-    ``waited`` is how many seconds it was waited, if it was.
+    ``waited`` is for how many seconds it was tried, where somebody waited for it.
     """
 
     detail: str
