@@ -34,6 +34,13 @@ _WORDS = (
     b"route = **", b"default = localhost:2", b"max_hello = 1e3",
 )  # fmt: skip
 
+_VALUES = (
+    b'""', b'"off"', b'"auto"', b'"a.example"', b'["*", "b.example/h2"]', b'"127.0.0.1:1"',
+    b'["unix//x", "[::1]:8443"]', b'"localhost:2019"', b"[]", b"{}", b"[3]", b"{ a = 1 }", b"true",
+    b"0", b"-1", b"1", b"1024", b"70000", b"0.5", b"1e300", b"inf", b"nan", b"1979-05-27",
+    b"9" * 4000, b"[" * 2000, b'"x\\u0000"', b'"' + b"x" * 300 + b'"', b'"fd/3"', b'"file//x"',
+)  # fmt: skip
+
 
 def check(data: bytes) -> int:
     """Any text gives a Config or printable lines; how many of either."""
@@ -101,8 +108,12 @@ def _is_in_order(config: Config) -> None:
 
 
 def mutate(data: bytes, random: Random) -> bytes:
-    """Lines and what is in them, changed."""
-    return mutation.lines(data, random, _WORDS, end=b"\n")
+    """Another value for a key; or lines and what is in them, changed."""
+    keys = [match.span(1) for match in re.finditer(rb"(?m)^\w+ = (.*)$", data)]
+    if not keys or random.randint(0, 2):
+        return mutation.lines(data, random, _WORDS, end=b"\n")
+    start, end = random.choice(keys)
+    return data[:start] + random.choice(_VALUES) + data[end:]
 
 
 def given() -> Iterable[bytes]:
@@ -111,6 +122,7 @@ def given() -> Iterable[bytes]:
     yield example
     yield re.sub(rb"(?m)^# ?(?=\[|[a-z_]+ = )", b"", example)
     yield b'default = "127.0.0.1:1"\n'
+    yield b"listen = " + b"[" * 2000
     yield b'[[route]]\nhosts = "a.example"\nto = "127.0.0.1:1"\nproxy = "v2"\n'
     yield b"route = a.example,*=127.0.0.1:1\ncaddy = unix//x\nproxy_protocol = auto\nhttp = off"
     yield b'listen = ["127.0.0.1:443"]\n[[caddy]]\nadmin = "localhost:2019"\nproxy = "off"\n'
