@@ -6,8 +6,8 @@ is not: guided by what the bytes reach, with atheris, or by Hypothesis where ath
 had. What reached something new is kept in ``corpus``, and read again with the tests.
 
 Reading order: ``target`` (what a target is), ``peeks`` (what is true of every peek),
-``client_hello``, ``http_head``, ``caddy``, ``config`` (the targets), ``mutation`` (how text and
-JSON are bent), ``targets`` (the list of them), ``guided`` and ``drawn`` (the two searches),
-``minimise`` (what of their finds is worth keeping), ``__main__`` (argv and exit status). Apart from
-these: ``tlsfuzzer`` (another's scripts, with and without snimux).
+``client_hello``, ``http_head``, ``proxy_header``, ``caddy``, ``config`` (the targets),
+``mutation`` (how text and JSON are bent), ``targets`` (the list of them), ``guided`` and ``drawn``
+(the two searches), ``minimise`` (what of their finds is worth keeping), ``__main__`` (argv and exit
+status). Apart from these: ``tlsfuzzer`` (another's scripts, with and without snimux).
 """
