@@ -53,6 +53,8 @@ class Log:
         self._stream = stream
         self.change(form=form, level=level)
         self._descriptor = _descriptor(stream)
+        self._may_wait = self._descriptor is not None and not _is_file(self._descriptor)
+        self._rest = b""  # of a line that was written in part
         self._pending: list[str] = []
         self._oldest = 0.0  # when the first of these was written
         self._lost = 0
@@ -79,12 +81,11 @@ class Log:
         pending, self._pending = self._pending, []
         if self._lost and pending:
             lost = self._line("error", "lines-lost", {"lines": self._lost})
-            if self._put(lost):
+            if self._put([lost]):
                 self._lost = 0
         while pending:
-            count = len(pending) if self._descriptor is None else _fitting(pending)
-            if not self._put("".join(pending[:count])):
-                self._lost += count
+            count = _fitting(pending) if self._may_wait else len(pending)
+            self._lost += count - self._put(pending[:count])
             del pending[:count]
 
     def flush_if_due(self) -> None:
@@ -96,16 +97,27 @@ class Log:
         common = {"time": self._now(), "level": level, "event": event}
         return self._render({**common, **fields, **self._always}) + "\n"
 
-    def _put(self, lines: str) -> bool:
-        """Write some lines if that can be done at once."""
+    def _put(self, lines: Sequence[str]) -> int:
+        """Write some lines if that can be done at once; how many of them, from the first, are."""
         try:
-            if self._is_writable():
-                self._stream.write(lines)
+            descriptor = self._descriptor
+            if descriptor is None:
+                self._stream.write("".join(lines))
                 self._stream.flush()
-                return True
+                return len(lines)
+            # Not by the stream: what a full disk did not take would be left in its buffer.
+            if self._rest and self._is_writable(descriptor):
+                self._rest = self._rest[os.write(descriptor, self._rest) :]
+            if self._rest or not self._is_writable(descriptor):
+                return 0
+            data = "".join(lines).encode("ascii")
+            written = os.write(descriptor, data)
         except (OSError, ValueError):  # full disk, reader gone; ValueError: stream closed
-            pass
-        return False
+            return 0
+        if written < len(data) and data[written - 1 : written] != b"\n":
+            # The last room took the beginning of a line. The rest is written as soon as it can be.
+            self._rest = data[written : data.index(b"\n", written) + 1]
+        return (data[:written] + self._rest).count(b"\n")
 
     def _now(self) -> str:
         """The time as in RFC 3339, in UTC, to the millisecond."""
@@ -115,13 +127,13 @@ class Log:
             self._spelled = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         return f"{self._spelled}.{thousandths:03d}Z"
 
-    def _is_writable(self) -> bool:
+    def _is_writable(self, descriptor: int) -> bool:
         """Whether a line can be written without waiting for a reader that has stopped reading.
 
         A pipe is writable while it has room for PIPE_BUF bytes, which no line exceeds on Linux.
         Making it non-blocking would change it for everyone who shares it.
         """
-        return self._descriptor is None or bool(select.select([], [self._descriptor], [], 0)[1])
+        return not self._may_wait or bool(select.select([], [descriptor], [], 0)[1])
 
 
 def _fitting(lines: Sequence[str]) -> int:
@@ -135,12 +147,16 @@ def _fitting(lines: Sequence[str]) -> int:
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """The descriptor of a stream that may have to be waited for; a file or memory never has."""
+    """The descriptor of a stream; memory has none."""
     try:
-        descriptor = stream.fileno()
+        return stream.fileno()
     except (OSError, ValueError):  # io.UnsupportedOperation is both
         return None
-    return None if stat.S_ISREG(os.fstat(descriptor).st_mode) else descriptor
+
+
+def _is_file(descriptor: int) -> bool:
+    """Whether it is a regular file, which never has to be waited for."""
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 def logfmt(fields: Mapping[str, Field]) -> str:

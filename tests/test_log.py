@@ -1,9 +1,13 @@
 """``snimux.log``: one line for each thing, whatever is in it, and never an error."""
 
+import contextlib
 import io
 import json
 import os
+import resource
 import shlex
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -59,6 +63,41 @@ def test_a_pipe_that_nobody_reads_loses_lines_and_says_how_many() -> None:
         lost, last = (json.loads(line) for line in read.read().splitlines())
     assert (lost["event"], lost["lines"]) == ("lines-lost", 2000 - written)
     assert last["n"] == 2000
+
+
+@contextlib.contextmanager
+def full_disk_after(size: int) -> Iterator[None]:
+    """No file of this process can be longer meanwhile, as if there were no more room for it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("batches", [False, True])
+@pytest.mark.parametrize("size", range(2000, 2120, 7))
+def test_a_full_disk_loses_whole_lines_and_says_how_many(
+    tmp_path: Path, size: int, batches: bool
+) -> None:
+    with (tmp_path / "log").open("a") as stream:
+        log = Log(stream, form="json")
+        log.batches = batches
+        with full_disk_after(size):
+            for number in range(1000):
+                log.write("info", "thing", {"n": number})
+            log.flush()
+        for number in range(1000, 1010):
+            log.write("info", "thing", {"n": number})
+        log.flush()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    (lost,) = [each for each in lines if each["event"] == "lines-lost"]
+    numbers = [each["n"] for each in lines if each is not lost]
+    before = len(numbers) - 10
+    assert numbers == [*range(before), *range(1000, 1010)]
+    assert lost["lines"] == 1000 - before
+    assert lines.index(lost) == before
 
 
 def test_what_is_long_is_cut_so_that_a_line_is_written_whole() -> None:
