@@ -8,13 +8,14 @@ ARGS =
 PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 IN_VENV = $(VENV)/bin/python
 
-.PHONY: help demo test bench fuzz tlsfuzzer clean
+.PHONY: help demo test bench faults fuzz tlsfuzzer clean
 
 help:
 	@echo 'make demo           two real Caddys in each other'\''s way, then with snimux in front'
 	@echo 'make demo KEEP=1    the same, left running to try it with curl or a browser'
 	@echo 'make test           the tests; ARGS go to pytest: make test ARGS="-k routes -x"'
 	@echo 'make bench          snimux beside its peers, in a minute; ARGS go to python -m bench'
+	@echo 'make faults         faults made on purpose, and what was lost; ARGS go to python -m faults'
 	@echo 'make fuzz           look for bytes that break a reader; SECONDS=60 for each target'
 	@echo 'make tlsfuzzer      its scripts, from a working tree TLSFUZZER=DIR, with and without snimux'
 	@echo 'make clean          remove what the others made'
@@ -29,6 +30,9 @@ test: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	@$(IN_VENV) -m bench --quick $(ARGS)
+
+faults: $(VENV)/.installed-test
+	@$(IN_VENV) -m faults $(ARGS)
 
 SECONDS = 60
 fuzz: $(VENV)/.installed-fuzz
