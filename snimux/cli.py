@@ -28,7 +28,7 @@ from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
 from snimux.facts import Facts
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
-from snimux.process import handed_over, hold_hang_up, run, run_worker
+from snimux.process import handed_over, hold_wishes, run, run_worker
 from snimux.proxy_auto import ask_all, asked, concluded, remark
 from snimux.reload import File
 from snimux.supervisor import handed_to_worker
@@ -89,6 +89,8 @@ SIGNALS
   HUP        read the --config FILE again, and ask the Caddys: what is good is in effect
              at once for new connections, what is wrong changes nothing. A FILE that has
              changed is read again without it, but with --watch off
+  USR2       start what is installed now, hand it the sockets, and drain without a limit
+             as soon as it serves; if it does not, go on
 
 \b
 EXIT STATUS
@@ -123,10 +125,10 @@ def main(context: click.Context, /, **flags: Any) -> None:
     """
     context.obj = flags
     if context.invoked_subcommand is None:
-        hold_hang_up()
-        named, told = handed_over()
-        worker = handed_to_worker(named)
-        handed = sockets(worker.activated() if worker else named)
+        hold_wishes()
+        inherited, told = handed_over()
+        worker = handed_to_worker(inherited.activated)
+        handed = sockets(worker.activated() if worker else inherited.activated)
         name = flags["config"]
         state = _state(name) if name else None  # before it is read: a later change is another
         text = worker.config_text() if worker else read_file(name)
@@ -136,7 +138,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
         if worker:
             run_worker(config, file, worker)
         else:
-            run(config, file, told)
+            run(config, file, told, inherited)
 
 
 @main.command(epilog="The flags are those of snimux itself.")

@@ -104,6 +104,21 @@ def open_listeners(
     return found
 
 
+def adopted(
+    number: int,
+    wanted: ListenAddress,
+    *,
+    protocol: str = "tls",
+    inode: tuple[int, int] | None = None,
+) -> Listener:
+    """A listener that was handed to this process by its descriptor; for the rest see ``Listener``.
+
+    Raises:
+        OSError: the descriptor is no listening socket.
+    """
+    return Listener(_adopt(number), inode, protocol, isinstance(wanted, FdAddress), wanted)
+
+
 def besides(listeners: Iterable[Listener], there: Iterable[Listener]) -> list[Listener]:
     """Those of some listeners whose sockets none of the others has."""
     sockets = {listener.socket for listener in there}

@@ -16,7 +16,7 @@ from typing import Literal
 
 import trio
 
-What = Literal["drain", "close", "ask", "listener", "reload", "reloaded"]
+What = Literal["leave", "drain", "close", "ask", "listener", "reload", "reloaded"]
 
 _READ_SIZE = 64 * 1024
 # As many descriptors as Linux sends in one go (SCM_MAX_FD); an order has one.
@@ -27,8 +27,9 @@ _MOST_DESCRIPTORS = 253
 class Order:
     """What is to be done, or was.
 
-    ``drain`` and ``close`` are stages of an end; ``ask`` has the Caddys asked at once. ``listener``
-    hands over a socket: ``number`` is its, and ``address`` where it was to listen. ``reload``
+    ``leave`` is to accept no more, ``drain`` and ``close`` are stages of an end; ``ask`` has the
+    Caddys asked at once. ``listener`` hands over a socket: ``number`` is its, and ``address`` where
+    it was to listen. ``reload``
     (``number`` is the reload's) hands over the configuration's text, and ``serve`` says by number
     which listeners are for which protocol from then on: all others are to be closed. ``reloaded``
     is the answer.

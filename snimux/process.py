@@ -1,4 +1,4 @@
-"""This process -> a server: alone, the supervisor of workers, or one of these.
+"""This process -> a server: alone, the supervisor of workers, or one of these; and its successor.
 
 What a process has once is seen to here: its environment, its descriptors, its signals, its
 collector, its stderr. Knows no flags and no commands, and nothing of connections: serving is
@@ -26,8 +26,10 @@ from snimux.relay.pipes import MOST
 from snimux.reload import File, Source
 from snimux.server import STOP_SIGNALS, serve
 from snimux.supervisor import Handed, Team, processors, supervise
-from snimux.systemd import HandoverError, Manager, Named, manager, receive
+from snimux.systemd import HandoverError, Manager, manager, receive
 from snimux.transparent import missing
+from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
+from snimux.upgrade import Inheritance, Succession, inheritance
 
 # Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups, probes
 # and checks.
@@ -37,33 +39,35 @@ _RESERVED_DESCRIPTORS = 48
 # Looking through all that there is takes about as long (10 ms) as through so many routes.
 _MANY_ROUTES = 10_000
 
-_WISHES = (signal.SIGHUP, *STOP_SIGNALS)
+_WISHES = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
 
 
-def hold_hang_up() -> None:
-    """Have SIGHUP wait until the server heeds it: to whom it wants to reload it is no end.
+def hold_wishes() -> None:
+    """Have SIGHUP and SIGUSR2 wait until the server heeds them: who sends them wants no end.
 
-    Of a worker it waits for ever: to reload is the supervisor's to say, but what reloads a service
-    may signal each of its processes.
+    Of a worker they wait for ever: to reload and to upgrade is the supervisor's to say, but who
+    wants either may signal each process of a service.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, UPGRADE_SIGNAL])
 
 
-def handed_over() -> tuple[list[Named], Manager]:
+def handed_over() -> tuple[Inheritance, Manager]:
     """What was handed to this process, and whom it is to tell how it is."""
     try:
-        return receive(os.environ, os.getpid()), manager(os.environ, os.getpid())
+        named = receive(os.environ, os.getpid())
+        return inheritance(named), manager(os.environ, os.getpid())
     except HandoverError as error:
         fail(1, str(error))
 
 
-def run(config: Config, file: File | None, told: Manager) -> None:
+def run(config: Config, file: File | None, told: Manager, inherited: Inheritance) -> None:
     """Serve, alone or by workers, until told to stop.
 
     Args:
         config: what to serve.
         file: that it was read from, if any: workers read the same, and so does a reload.
         told: the service manager.
+        inherited: what was handed to this process.
     """
     log = _log(config)
     workers = config.workers or processors()
@@ -83,18 +87,19 @@ def run(config: Config, file: File | None, told: Manager) -> None:
     most = limit(config.limits)
     source = file and Source(replace(file, parse=_permitted(file.parse)), limit, _settle_many)
     try:
-        listeners = open_listeners(config.listen, config.http)
+        listeners = open_listeners(config.listen, config.http, inherited.listeners)
     except ListenError as error:
         fail(1, str(error))
-    if workers == 1:
-        server = partial(serve, config, LocalPlaces(most), listeners, log)
-        _run_until_stopped(partial(server, manager=told, source=source))
-        return
-    team = Team(workers, most, allowed, config, file.text if file else None)
     # As this process was started: by its script or -m, with the interpreter's own flags.
     command = [sys.executable, *sys.orig_argv[1:]]
+    succession = Succession(log, told, inherited, command=command, listeners=listeners)
+    if workers == 1:
+        server = partial(serve, config, LocalPlaces(most), listeners, log)
+        _run_until_stopped(partial(server, manager=told, source=source, succession=succession))
+        return
+    team = Team(workers, most, allowed, config, file.text if file else None)
     supervisor = partial(supervise, command, listeners, team, log)
-    _run_until_stopped(partial(supervisor, manager=told, source=source))
+    _run_until_stopped(partial(supervisor, manager=told, source=source, succession=succession))
 
 
 def _permitted(parse: Callable[[str], Config]) -> Callable[[str], Config]:

@@ -86,6 +86,8 @@ class Reloader:
         self.text = source.file.text
         self.state = source.file.state
         self.wanted = trio.Event()
+        self.lock = trio.Lock()
+        """Whoever has it reloads, or sees to it that nobody does."""
 
     def ask(self) -> None:
         """Want a reload."""
@@ -99,10 +101,11 @@ class Reloader:
             while True:
                 await self.wanted.wait()
                 self.wanted = trio.Event()
-                # Who stops in the same moment has closed the listeners by now.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                with _in_the_background():
-                    await self._reload()
+                async with self.lock:
+                    # Who stops in the same moment has closed the listeners by now.
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    with _in_the_background():
+                        await self._reload()
 
     async def _watch(self) -> None:
         def changed() -> None:

@@ -5,14 +5,16 @@ The only place that lists the protocols, and the only one that sees all connecti
 
 import contextlib
 import errno
+import itertools
 import math
 import signal
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import trio
@@ -39,9 +41,12 @@ from snimux.relay import Relay, portable
 from snimux.reload import Follower, NotFollowed, Reloader, Source, say_listeners
 from snimux.routes import Backend, LiveTable, RouteTable
 from snimux.systemd import Manager
+from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
+from snimux.upgrade import Succession
 from snimux.verdict import Reason
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_WISHES = (*STOP_SIGNALS, signal.SIGHUP, UPGRADE_SIGNAL, signal.SIGCHLD)
 
 # accept(2): these are the client's doing or the network's, and gone with the next call.
 _PASSING = frozenset(
@@ -92,11 +97,13 @@ async def serve(
     orders: int | None = None,
     manager: Manager | None = None,
     source: Source | None = None,
+    succession: Succession | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal closes what is still open.
 
     SIGHUP, but of a worker, has the Caddys asked at once, and the configuration read again.
+    SIGUSR2 hands over to a successor, and lets open connections end without haste.
 
     Args:
         config: what to serve, and within which limits.
@@ -107,12 +114,15 @@ async def serve(
             end as good as the first one.
         manager: told that connections are served, for as long as it is so; a worker has none.
         source: where the configuration comes from, if it can be read again.
+        succession: who came before this process, and who comes after it; a worker has none.
         task_status: told once signals are heeded and connections accepted.
 
     Resource handling: closes the listeners, as soon as it stops accepting, and ``orders``.
     """
     async with _relay(config.relay, log) as relay:
-        server = _Server(config, places, listeners, log, relay, manager or Manager(), source)
+        told = manager or Manager()
+        succession = succession or Succession(log, told)
+        server = _Server(config, places, listeners, log, relay, told, source, succession)
         with contextlib.ExitStack() as sockets:
             supervisor = None
             if orders is not None:
@@ -169,21 +179,23 @@ async def _serve(
     supervisor: socket.socket | None,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    drain, close = stages = trio.Event(), trio.Event()
-    heeded = STOP_SIGNALS if supervisor else (*STOP_SIGNALS, signal.SIGHUP)
+    heeded = STOP_SIGNALS if supervisor else _WISHES
     # Ended before anything else, but not waited for as they accept: what is read takes a while.
     reloading = trio.CancelScope()
     with trio.open_signal_receiver(*heeded) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)  # one may be waiting already
+        # One may be waiting already; and whoever started this may have blocked SIGCHLD.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
         async with trio.open_nursery() as watch:
             reload = server.reload(supervisor)
-            watch.start_soon(_heed, signals, stages, server, reload)
+            watch.start_soon(server.succession.listen_to_predecessors)
             if supervisor is not None:
-                watch.start_soon(_obey, supervisor, stages, server, reload)
+                watch.start_soon(_obey, supervisor, server, reload)
             # These go on while connections drain.
             await watch.start(server.names.run)
             await watch.start(server.backends.run)
             async with trio.open_nursery() as connections:
+                upgrade = partial(connections.start_soon, _upgrade, server, reload, watch)
+                watch.start_soon(_heed, signals, server, reload, upgrade)
                 async with trio.open_nursery() as accepting:
                     await accepting.start(server.discovery.run)
                     await accepting.start(server.prober.run)
@@ -192,19 +204,19 @@ async def _serve(
                     if supervisor is None:  # else it has said it, once for all workers
                         say_listeners(log, server.listeners)
                     accepting.start_soon(server.sum_up_now_and_then)
-                    if server.manager.is_there:
-                        watch.start_soon(server.show_life, server.manager.every)
-                    elif supervisor is not None:
-                        watch.start_soon(server.show_life, _WORKER_BEATS)
+                    watch.start_soon(partial(server.live, is_worker=supervisor is not None))
                     if reload is not None:
-                        watch.start_soon(_reload, reload, reloading, drain, log)
+                        watch.start_soon(_reload, reload, reloading, server)
                     task_status.started()
                     with _batching(log):
-                        await drain.wait()
+                        await server.leaving.wait()
                     reloading.cancel()
                     accepting.cancel_scope.cancel()
+                if server.hurrying.is_set():
+                    drain_time = server.config.limits.drain
+                    connections.start_soon(server.succession.outlive, drain_time)
                 server.drain(connections.cancel_scope)
-                watch.start_soon(_cancel_when, close, connections.cancel_scope)
+                watch.start_soon(server.end, connections.cancel_scope)
             watch.cancel_scope.cancel()
         server.sum_up()
         log.write("info", "stopped", {})
@@ -212,26 +224,39 @@ async def _serve(
 
 async def _heed(
     signals: AsyncIterator[int],
-    stages: Sequence[trio.Event],
     server: "_Server",
     reload: Reloader | Follower | None,
+    upgrade: Callable[[], None],
 ) -> None:
-    left = iter(stages)
+    stages = server.stages()
     async for number in signals:
-        if number == signal.SIGHUP:
+        if number in STOP_SIGNALS:
+            next(stages)()
+        elif number == signal.SIGCHLD:
+            server.succession.reap()
+        elif number == UPGRADE_SIGNAL:
+            if not server.leaving.is_set():
+                upgrade()
+        elif number == signal.SIGHUP:
             server.discovery.hurry_up()
             if isinstance(reload, Reloader):
                 reload.ask()
             else:
                 server.log.write("info", "reloaded", {"detail": "no --config FILE to read again"})
-        else:
-            for _, stage in zip((number,), left, strict=False):
-                stage.set()
+
+
+async def _upgrade(
+    server: "_Server", reload: Reloader | Follower | None, watch: trio.Nursery
+) -> None:
+    # A reload would change what is handed over.
+    lock = reload.lock if isinstance(reload, Reloader) else contextlib.nullcontext()
+    if await server.succession.hand_over(lambda: server.listeners, lock):
+        server.leaving.set()
+        watch.start_soon(server.obey_successor)
 
 
 async def _obey(
     supervisor: socket.socket,
-    stages: Sequence[trio.Event],
     server: "_Server",
     reload: Reloader | Follower | None,
 ) -> None:
@@ -240,13 +265,14 @@ async def _obey(
     Signals and orders are counted apart: what stops a whole service (systemd) signals each of its
     processes, and one wish that comes both ways is still one.
     """
-    left = iter(stages)
+    stages = server.stages()
     with contextlib.closing(Orders(supervisor)) as orders:
         try:
             while order := await orders.receive():
                 if order.what in ("drain", "close"):
-                    for _, stage in zip((order,), left, strict=False):
-                        stage.set()
+                    next(stages)()
+                elif order.what == "leave":
+                    server.leaving.set()
                 elif order.what == "ask":
                     server.discovery.hurry_up()
                 elif isinstance(reload, Follower):
@@ -254,24 +280,17 @@ async def _obey(
         except ValueError as error:
             server.log.write("error", "reload-failed", {"detail": str(error)})
     server.log.write("error", "supervisor-gone", {})
-    stages[0].set()
+    server.stop()
 
 
-async def _reload(
-    reload: Reloader | Follower, scope: trio.CancelScope, drain: trio.Event, log: Log
-) -> None:
+async def _reload(reload: Reloader | Follower, scope: trio.CancelScope, server: "_Server") -> None:
     with scope:
         try:
             await reload.run()
         except NotFollowed as error:
             # The supervisor starts another one, which has what it needs from the start.
-            log.write("error", "reload-failed", {"detail": str(error)})
-            drain.set()
-
-
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
+            server.log.write("error", "reload-failed", {"detail": str(error)})
+            server.stop()
 
 
 @dataclass(slots=True, eq=False)
@@ -306,6 +325,7 @@ class _Server:
         relay: Relay,
         manager: Manager,
         source: Source | None,
+        succession: Succession,
     ) -> None:
         self.config = config
         self.accepting: trio.Nursery | None = None
@@ -314,7 +334,10 @@ class _Server:
         self.log = log
         self.relay = relay
         self.manager = manager
-        self.draining = False
+        self.succession = succession
+        self.leaving = trio.Event()  # accept no more
+        self.hurrying = trio.Event()  # and end within the drain
+        self.closing = trio.Event()  # or at once
         self.table = LiveTable(RouteTable(config.routes))
         self.names = Names(log)
         self.backends = Backends(log, config.backends, doubt_name=self.names.doubt)
@@ -388,10 +411,11 @@ class _Server:
                         await self.back_off(error)
         finally:
             # Closing resets what is still in the queue: connections that their clients hold for
-            # established. What comes faster than it is emptied is not waited for.
+            # established. What comes faster than it is emptied is not waited for. (With a successor
+            # it resets none, and what is there is as well served here.)
             with contextlib.suppress(OSError):
                 self.accept_queued(door, connections, most=_QUEUE)
-            door.listener.close()
+            self.succession.close(door.listener)
             door.closed.set()
 
     def accept_queued(self, door: _Door, connections: trio.Nursery, *, most: int) -> None:
@@ -566,24 +590,59 @@ class _Server:
         self.scanners.clear()
         self.summed_up = now
 
-    async def show_life(self, every: float) -> None:
+    async def live(self, *, is_worker: bool) -> None:
         """Show, to whoever is interested, that connections are served; until cancelled."""
 
         def alive() -> None:
             self.places.show_life(len(self.table.current))
             self.manager.serving(self.status())
 
-        await pulse(self.relay, alive, every=every)
+        if self.succession.relieves:
+            with trio.CancelScope() as until_first:
+                await pulse(self.relay, until_first.cancel, every=math.inf)
+            await self.succession.relieve()
+        if is_worker or self.manager.is_there:
+            every = _WORKER_BEATS if is_worker else self.manager.every
+            await pulse(self.relay, alive, every=every)
 
     def status(self) -> str:
         """How the server is, for people."""
         routes = len(self.table.current)
-        return status(self.places.taken_here, routes, draining=self.draining)
+        return status(self.places.taken_here, routes, draining=self.leaving.is_set())
+
+    def stages(self) -> Iterator[Callable[[], None]]:
+        """What each wish to stop does that comes in one way."""
+        return itertools.chain([self.stop], itertools.repeat(self.shut))
+
+    def stop(self) -> None:
+        """Accept no more, and let connections end within the drain."""
+        if not self.hurrying.is_set():
+            self.succession.stop()
+        self.leaving.set()
+        self.hurrying.set()
+
+    def shut(self) -> None:
+        """Close what is still open."""
+        if not self.closing.is_set():
+            self.succession.stop()
+        self.closing.set()
+
+    async def obey_successor(self) -> None:
+        """Stop as it is told to, which may be long after this process has left it the work."""
+        stages = self.stages()
+        await self.succession.listen_to_successor(lambda: next(stages)())
+
+    async def end(self, connections: trio.CancelScope) -> None:
+        """Once told to: give open connections less time, and none."""
+        if not self.hurrying.is_set():
+            await self.hurrying.wait()
+            self.drain(connections)
+        await self.closing.wait()
+        connections.cancel()
 
     def drain(self, connections: trio.CancelScope) -> None:
-        """Give open connections their time to end."""
-        drain_time = self.config.limits.drain
-        self.draining = True
+        """Give open connections their time to end: as much as they want, but if told to stop."""
+        drain_time = self.config.limits.drain if self.hurrying.is_set() else math.inf
         self.manager.stopping(self.status(), within=drain_time)
         connections.deadline = trio.current_time() + drain_time
         seconds = "off" if drain_time == math.inf else drain_time

@@ -14,13 +14,14 @@ No SO_REUSEPORT: the sockets' queues belong to all workers, so none is lost with
 Knows nothing of connections: a worker is ``server.serve``.
 """
 
+import itertools
 import os
 import signal
 import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
@@ -34,6 +35,8 @@ from snimux.log import Field, Log
 from snimux.orders import Gone, Order, Orders, What, send
 from snimux.reload import Reloader, Source, content, say_listeners
 from snimux.server import STOP_SIGNALS, status
+from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
+from snimux.upgrade import Succession
 
 _WORKER, _PLACES, _CONFIG = "worker-", "places", "config"
 # The name of a socket is the protocol's, the listener's number, and where it was to listen; with
@@ -149,12 +152,14 @@ async def supervise(
     *,
     manager: systemd.Manager | None = None,
     source: Source | None = None,
+    succession: Succession | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Have workers until SIGTERM or SIGINT; then tell them to drain, and wait for all.
 
     A second signal tells them to close what is still open, a third one kills them. SIGHUP has the
-    Caddys asked at once, and the configuration read again.
+    Caddys asked at once, and the configuration read again. SIGUSR2 hands over to a successor, and
+    waits for workers whose connections end without haste.
 
     Args:
         command: path of the program that each worker is, and its arguments.
@@ -164,6 +169,7 @@ async def supervise(
         manager: told that connections are served: as soon as one worker does, and then for as long
             as none is stuck.
         source: where the configuration comes from, if it can be read again.
+        succession: who came before this process, and who comes after it.
         task_status: told once signals are heeded.
 
     Resource handling: closes the listeners when told to stop.
@@ -173,19 +179,21 @@ async def supervise(
         files.callback(os.close, counts)
         places.lay_out(counts, workers=team.workers, limit=team.limit, most=team.most)
         manager = manager or systemd.Manager()
-        supervisor = _Supervisor(command, listeners, team, counts, log, manager, source)
+        succession = succession or Succession(log, manager)
+        supervisor = _Supervisor(command, listeners, team, counts, log, manager, source, succession)
         files.callback(supervisor.use_text, None)
-        heeded = (signal.SIGCHLD, signal.SIGHUP, *STOP_SIGNALS)
+        heeded = (signal.SIGCHLD, signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
         with trio.open_signal_receiver(*heeded) as signals:
             # One may be waiting already; and whoever started this may have blocked SIGCHLD.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
             say_listeners(log, listeners, workers=team.workers)
             async with trio.open_nursery() as watch:
-                watch.start_soon(supervisor.heed, signals)
                 watch.start_soon(supervisor.reload)
-                if manager.is_there:
+                watch.start_soon(succession.listen_to_predecessors)
+                if manager.is_there or succession.relieves:
                     watch.start_soon(supervisor.watch)
                 async with trio.open_nursery() as keeping:
+                    watch.start_soon(supervisor.heed, signals, keeping, watch)
                     for number in range(1, team.workers + 1):
                         keeping.start_soon(supervisor.keep, number)
                     task_status.started()
@@ -247,14 +255,6 @@ class _Worker:
                 self.reloaded = answer.number
                 self.answered.unpark_all()
 
-    def fields(self) -> dict[str, Field]:
-        """How it ended, for the log."""
-        if self.exit_code >= 0:
-            return {"status": self.exit_code}
-        number = -self.exit_code
-        known = number in set(signal.Signals)
-        return {"signal": signal.Signals(number).name if known else number}
-
 
 class _Supervisor:
     """The workers that are alive, and whether they are to be replaced."""
@@ -268,6 +268,7 @@ class _Supervisor:
         log: Log,
         manager: systemd.Manager,
         source: Source | None,
+        succession: Succession,
     ) -> None:
         self.command = command
         self.config = team.config
@@ -280,21 +281,45 @@ class _Supervisor:
         self.source = source
         self.reloader = source and Reloader(source, self, log, manager)
         self.reloading = trio.CancelScope()
+        self.succession = succession
         self.reloads = 0
         self.patience = max((manager.watchdog or 0) / 2, _SILENT)
         self.alive: dict[int, _Worker] = {}
         self.stopping = trio.Event()
-        self.told = 0  # how often to stop
+        self.told = 0  # how often to stop, in one way
 
-    async def heed(self, signals: AsyncIterator[int]) -> None:
+    async def heed(
+        self, signals: AsyncIterator[int], keeping: trio.Nursery, watch: trio.Nursery
+    ) -> None:
         """Do what signals tell, until cancelled."""
+        wishes = itertools.count(1)
         async for number in signals:
             if number == signal.SIGCHLD:
                 self.reap()
+                self.succession.reap()
             elif number == signal.SIGHUP:
                 self.hang_up()
-            else:
-                self.stop()
+            elif number in STOP_SIGNALS:
+                if not self.stopping.is_set():
+                    keeping.start_soon(self.succession.outlive, self.config.limits.drain)
+                self.stop(next(wishes))
+            elif not self.stopping.is_set():
+                keeping.start_soon(self.upgrade, watch)
+
+    async def upgrade(self, watch: trio.Nursery) -> None:
+        """Hand over to a successor, and leave, if it comes to that."""
+        # A reload would change what is handed over.
+        lock = self.reloader.lock if self.reloader else nullcontext()
+        if await self.succession.hand_over(lambda: self.listeners, lock):
+            self.leave()
+            for worker in self.alive.values():
+                worker.order(Order("leave"))
+            watch.start_soon(self.obey_successor)
+
+    async def obey_successor(self) -> None:
+        """Stop as it is told to, which may be long after this process has left it the work."""
+        wishes = itertools.count(1)
+        await self.succession.listen_to_successor(lambda: self.stop(next(wishes)))
 
     def hang_up(self) -> None:
         """Have all Caddys asked at once, and the configuration read again."""
@@ -373,20 +398,27 @@ class _Supervisor:
                 worker.ended.set()
                 worker.answered.unpark_all()
 
-    def stop(self) -> None:
-        """Go one stage further: replace nobody, and let all drain; let all close; kill all.
+    def leave(self) -> None:
+        """Listen no more, and replace nobody."""
+        self.stopping.set()
+        self.reloading.cancel()
+        # First: whoever closes a listener last resets what is in its queue, and the workers empty
+        # it before.
+        for listener in self.listeners:
+            self.succession.close(listener)
+        self.look()
+
+    def stop(self, stage: int) -> None:
+        """Go to a stage, if not there: replace nobody, and let all drain; let all close; kill all.
 
         The last is for a worker that is stuck, and with it whoever waits for it.
         """
-        self.told += 1
+        if stage <= self.told:
+            return
+        self.told = stage
+        self.succession.stop()
         if not self.stopping.is_set():
-            self.stopping.set()
-            self.reloading.cancel()
-            # First: whoever closes a listener last resets what is in its queue, and the workers
-            # empty it before.
-            for listener in self.listeners:
-                listener.close()
-            self.look()
+            self.leave()
             self.manager.stopping(self.status(), within=self.config.limits.drain)
         for worker in self.alive.values():
             if self.told <= len(_STAGES):
@@ -403,6 +435,9 @@ class _Supervisor:
             self.look()
             workers = self.alive.values()
             if any(x.sign.beats for x in workers) and not any(x.silent for x in workers):
+                await self.succession.relieve()
+                if not self.manager.is_there:
+                    return
                 self.manager.serving(self.status())
             await trio.sleep(self.manager.every if self.manager.is_ready else _SOON)
 
@@ -460,14 +495,15 @@ class _Supervisor:
         await worker.hear()
         await worker.ended.wait()
         places.clear(self.counts, number)
-        return {"pid": worker.pid, **worker.fields()}
+        return {"pid": worker.pid, **systemd.how_ended(worker.exit_code)}
 
     def start(self, number: int) -> _Worker:
         """Start a worker; raises OSError."""
         near, far = socket.socketpair()
         near.setblocking(False)
-        # A stop signal waits until the worker heeds it, and SIGHUP until it does not.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, *STOP_SIGNALS))
+        # A stop signal waits until the worker heeds it, and others for ever.
+        waiting = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
         try:
             pid = systemd.start(
                 self.command,

@@ -13,6 +13,7 @@ Source: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 import fcntl
 import math
 import os
+import signal
 import socket
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -146,6 +147,19 @@ def _become(
         os._exit(_NOT_EXECUTED)
 
 
+def how_ended(exit_code: int) -> dict[str, str | int]:
+    """How a program ended, for people: its status or its signal.
+
+    Args:
+        exit_code: as of ``os.waitstatus_to_exitcode``: negative for a signal.
+    """
+    if exit_code >= 0:
+        return {"status": exit_code}
+    number = -exit_code
+    known = number in set(signal.Signals)
+    return {"signal": signal.Signals(number).name if known else number}
+
+
 class Manager:
     """The service manager that started this process, told how the service is.
 
@@ -198,6 +212,25 @@ class Manager:
         if self.is_ready:
             self._status = status + self._fault
             self._tell(["READY=1", f"STATUS={self._status}"])
+
+    def hand_over(self, pid: int) -> bool:
+        """Say that another process is the main one, and nothing more from then on.
+
+        Returns:
+            Whether that was done, or there is nobody to be told.
+        """
+        if self.is_there and not self._tell([f"MAINPID={pid}"]):
+            return False
+        self.is_there = False
+        return True
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What another process needs in its environment to say how it is itself."""
+        if not self.is_there:
+            return {}
+        watchdog = {} if self.watchdog is None else {"WATCHDOG_USEC": f"{self.watchdog * 1e6:.0f}"}
+        return {"NOTIFY_SOCKET": self._address, **watchdog}
 
     def stopping(self, status: str, *, within: float) -> None:
         """Say that the service stops.

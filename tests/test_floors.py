@@ -48,7 +48,7 @@ FLOORS = (
         "relay.portable",
         "relay.engine",
     ),
-    ("connection", "discovery", "proxy_auto", "checks", "pulse", "reload"),
+    ("connection", "discovery", "proxy_auto", "checks", "pulse", "reload", "upgrade"),
     ("server", "doctor", "description"),
     ("supervisor",),
     ("flags", "process"),

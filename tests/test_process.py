@@ -14,6 +14,7 @@ import pytest
 from snimux.config import load
 from snimux.process import _raise_descriptor_limit, _room_for, handed_over, run
 from snimux.systemd import Manager, start
+from snimux.upgrade import Inheritance
 
 ROUTE = "secure.ciso.com=127.0.0.1:8443"
 
@@ -23,7 +24,7 @@ def test_what_cannot_be_listened_on_is_status_1(capsys: pytest.CaptureFixture[st
         address = f"127.0.0.1:{holder.getsockname()[1]}"
         config = load({"route": (ROUTE,), "listen": (address,)})
         with pytest.raises(SystemExit) as caught:
-            run(config, None, Manager())
+            run(config, None, Manager(), Inheritance(()))
     assert caught.value.code == 1
     words = capsys.readouterr().err
     assert words.startswith(f"snimux: cannot listen on {address}: ")

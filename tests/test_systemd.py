@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from snimux.systemd import HandoverError, Manager, Named, manager, receive, start
+from snimux.systemd import HandoverError, Manager, Named, how_ended, manager, receive, start
 from tests.caddy import short_directory
 from tests.sockets import open_descriptors
 
@@ -280,6 +280,31 @@ def test_what_could_not_be_said_is_said_the_next_time() -> None:
             found.serving("x")
             assert all_said(sock) == [[*READY, "STATUS=x"]]
         found.serving("y")  # it has gone
+
+
+def test_another_process_is_told_of_once_and_nothing_more_is_said() -> None:
+    with short_directory() as directory:
+        path = str(directory / "s")
+        variables = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "3000000"}
+        found = manager({**variables, "WATCHDOG_PID": "1"}, 1)
+        # what the other one is to find, whose process id is not known yet
+        assert found.variables == variables
+        assert Manager(path).variables == {"NOTIFY_SOCKET": path}
+        assert not found.hand_over(7)  # not now: there is nobody
+        with told(path) as sock:
+            assert found.hand_over(7)
+            found.serving("x")
+            found.stopping("y", within=1)
+            assert all_said(sock) == [["MAINPID=7"]]
+    assert not found.is_there
+    assert Manager().hand_over(7)
+    assert Manager().variables == {}
+
+
+def test_how_a_program_ended_is_for_people() -> None:
+    assert how_ended(3) == {"status": 3}
+    assert how_ended(-signal.SIGKILL) == {"signal": "SIGKILL"}
+    assert how_ended(-1000) == {"signal": 1000}
 
 
 def test_without_a_manager_nothing_is_said() -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,101 @@ def test_a_restart_loses_no_connection(units: Machine, site: Caddy) -> None:
     assert int(answered) > 3
 
 
+# Asks twice on one connection; in between it waits for a file.
+PATIENT = """
+import os, socket, ssl, sys, time
+ca_file, end = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca_file)
+with socket.create_connection(("127.0.0.1", 443), timeout=60) as plain:
+    with context.wrap_socket(plain, server_hostname="secure.ciso.com") as tls:
+        for version in ("1.1", "1.0"):
+            tls.sendall(b"GET / HTTP/%s\\r\\nHost: secure.ciso.com\\r\\n\\r\\n" % version.encode())
+            answer = b""
+            while not answer.endswith(b"secure by HTTP/" + version.encode()):
+                data = tls.recv(65536)
+                assert data, answer
+                answer += data
+            print(version, flush=True)
+            while not os.path.exists(end):
+                time.sleep(0.01)
+"""
+
+
+def processes_of(booted: Machine) -> int:
+    """How many processes the service has."""
+    group = "/sys/fs/cgroup/system.slice/snimux.service/cgroup.procs"
+    return len(booted.run("cat", group).stdout.split())
+
+
+def upgraded(booted: Machine, *whom: str) -> str:
+    """Upgrade; the process id of the main process then."""
+    before = booted.show("snimux.service", "MainPID")
+    booted.systemctl("kill", "--signal=USR2", *whom, "snimux.service")
+    main = partial(booted.show, "snimux.service", "MainPID")
+    trio.run(partial(until, lambda: main() != before, "there is another", seconds=30))
+    return main()
+
+
+@pytest.mark.parametrize(
+    ("workers", "whom"),
+    [(1, ["--kill-whom=main"]), (2, [])],
+    ids=["main", "workers-and-all"],
+)
+def test_an_upgrade_is_the_same_service(
+    workers: int, whom: list[str], units: Machine, site: Caddy
+) -> None:
+    config = f'workers = {workers}\n[[caddy]]\nadmin = "unix/{site.admin}"\n'
+    units.write("etc/snimux/snimux.toml", config)
+    units.systemctl("restart", "snimux.service")
+    assert page(units, site) == "secure by HTTP/2.0"
+    first = units.show("snimux.service", "MainPID")
+    scripts = {"client": CLIENT, "patient": PATIENT}
+    clients = []
+    for name, script in scripts.items():
+        (units.shared / f"{name}.py").write_text(script)
+        (units.shared / f"{name}.end").unlink(missing_ok=True)
+        command = units.inside("/opt/snimux/bin/python", f"{units.shared}/{name}.py",
+                               str(site.root), f"{units.shared}/{name}.end")  # fmt: skip
+        pipe = subprocess.PIPE
+        clients.append(subprocess.Popen(command, stdout=pipe, stderr=pipe))
+    one = 1 if workers == 1 else 1 + workers
+    try:
+        for client in clients:
+            assert client.stdout is not None
+            assert client.stdout.readline() in (b"begun\n", b"1.1\n")
+        pids = [first, upgraded(units, *whom)]
+        another = '[[route]]\nhosts = "dao.ciso.com"\nto = "127.0.0.1:1"\n'
+        units.write("etc/snimux/snimux.toml", config + another)
+        pids.append(upgraded(units, *whom))
+        assert len(set(pids)) == 3
+        (units.shared / "client.end").touch()
+        _, errors = clients[0].communicate(timeout=60)
+        assert errors == b""
+        # the first one has a connection still
+        assert processes_of(units) > one
+        assert (units.root / f"proc/{first}").exists()
+        (units.shared / "patient.end").touch()
+        answers, errors = clients[1].communicate(timeout=60)
+        assert (answers, errors) == (b"1.0\n", b"")
+    finally:
+        for name, client in zip(scripts, clients, strict=True):
+            (units.shared / f"{name}.end").touch()
+            client.wait(timeout=60)
+    trio.run(until, lambda: processes_of(units) == one, "the first one has ended")
+    # it is the new one that is heard: the old one knew no second route
+    of_all = ", 2 workers" if workers == 2 else ""
+    says = re.compile(rf"\d connections?, 2 routes{of_all}")
+    status = partial(units.show, "snimux.service", "StatusText")
+    trio.run(until, lambda: says.fullmatch(status()), "it says so")
+    assert units.show("snimux.service", "NRestarts") == "0"
+    assert units.show("snimux.service", "ActiveState") == "active"
+    assert units.show("snimux.service", "MainPID") == pids[-1]
+    status_now = status_of(units, pids[-1])
+    assert "0" not in status_now["Uid"]
+    assert (status_now["NoNewPrivs"], status_now["Seccomp"]) == (["1"], ["2"])
+    assert page(units, site) == page(units, site, "[::1]") == "secure by HTTP/2.0"
+
+
 def test_workers_are_one_service(units: Machine, site: Caddy) -> None:
     config = f'workers = 2\n[[caddy]]\nadmin = "unix/{site.admin}"\n'
     units.write("etc/snimux/snimux.toml", config)
@@ -211,8 +307,7 @@ def test_workers_are_one_service(units: Machine, site: Caddy) -> None:
     assert page(units, site) == "secure by HTTP/2.0"
     status = units.show("snimux.service", "StatusText")
     assert re.fullmatch(r"\d connections?, [01] routes?, 2 workers", status)
-    processes = units.run("cat", "/sys/fs/cgroup/system.slice/snimux.service/cgroup.procs")
-    assert len(processes.stdout.split()) == 3
+    assert processes_of(units) == 3
 
 
 def test_one_that_is_stuck_is_replaced(units: Machine, site: Caddy) -> None:

@@ -1,0 +1,467 @@
+"""The processes before this one and after it: a newer snimux takes over, and nobody is refused.
+
+On a signal the old process starts its own command again, and hands it what it listens on and a
+socket called ``predecessor``. Both accept then, from the same queues. Once connections come through
+the new one, it says so there; the old one tells the service manager which is the main process
+now, answers, and accepts no more. If it does not come to that, the log says why, and that is all.
+That socket stays: a process that is told to stop tells those before it, which have connections
+still. A UNIX socket's file is removed by the one that has taken over last.
+
+Knows nothing of connections and workers.
+
+Source: nginx.org, "Controlling nginx", "Upgrading Executable on the Fly"; the protocol by which
+descriptors are handed over is that of sd_listen_fds(3).
+"""
+
+import errno
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import NoReturn
+from urllib.parse import quote, unquote
+
+import trio
+
+from snimux import systemd
+from snimux.address import FdAddress, parse_listen
+from snimux.listeners import Listener, adopted, besides
+from snimux.log import Field, Level, Log
+from snimux.systemd import HandoverError, Manager, Named
+
+SIGNAL = signal.SIGUSR2
+"""Asks for a successor: nginx's signal for it."""
+
+# They wait until the successor heeds them: it must not end by one halfway.
+_KEPT_WAITING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, SIGNAL)
+
+# What the old and the new version agree on: names, and words on the socket.
+_PREDECESSOR, _LISTENER = "predecessor", "listener"
+_READY, _HEARD, _STOP = b"r", b"h", b"s"
+
+# A process can be told so often to stop: to drain, and to close what is open.
+_STAGES = 2
+
+# Of a child that ended by a signal: more than this by the signal's number, as in shells.
+_SIGNALLED = 128
+
+_FIRST = 3  # descriptor behind the standard streams
+
+# Seconds: what a start may take, with a hundred thousand routes on a busy machine.
+_PATIENCE = 60.0
+
+# How often to try to tell a service manager that has no ear just now; and seconds until anything is
+# tried again.
+_TRIES = 50
+_AGAIN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a process was handed, by a service manager or its predecessor; it owns all of it."""
+
+    activated: tuple[Named, ...]
+    """Sockets that the service manager had handed to the first process, by the same numbers."""
+    listeners: tuple[Listener, ...] = ()
+    """What the predecessor listens on, with those."""
+    predecessors: tuple[int, ...] = ()
+    """The sockets to those that came before and may be there still; the first is to be relieved."""
+
+
+_NOTHING = Inheritance(())
+_NO_LOCK: AbstractAsyncContextManager[object] = nullcontext()
+
+
+def inheritance(named: Sequence[Named]) -> Inheritance:
+    """Tell apart what was handed over.
+
+    Raises:
+        HandoverError: a listener is not as a predecessor hands it over.
+    """
+    predecessors = tuple(number for name, number in named if name == _PREDECESSOR)
+    if not predecessors:
+        return Inheritance(tuple(named))
+    own = [(name, number) for name, number in named if name.startswith(f"{_LISTENER}-")]
+    activated = [x for x in named if x[0] != _PREDECESSOR and x not in own]
+    listeners = [adopted(number, FdAddress(number)) for _, number in activated]
+    listeners += [_from_name(name, number) for name, number in own]
+    return Inheritance(tuple(activated), tuple(listeners), predecessors)
+
+
+def _name(listener: Listener) -> str:
+    """All that is to be known of a listener, without colons."""
+    device, inode = listener.inode or (0, 0)
+    wanted = quote(str(listener.wanted or listener), safe="")
+    return f"{_LISTENER}-{device}-{inode}-{listener.protocol}-{wanted}"
+
+
+def _from_name(name: str, number: int) -> Listener:
+    try:
+        _, device, inode, protocol, wanted = name.split("-", 4)
+        found = (int(device), int(inode))
+        address = parse_listen(unquote(wanted))
+        return adopted(number, address, protocol=protocol, inode=found if any(found) else None)
+    except (ValueError, OSError) as error:
+        raise HandoverError(f"LISTEN_FDNAMES: {name[:80]!r}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    """The child whose own child the successor is, until it serves."""
+
+    pid: int
+    hold: int
+    """A pipe; it ends as soon as this is closed, and else as the successor does."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Successor:
+    """The process that is to serve instead of this one, and the socket to it."""
+
+    pid: int
+    keeper: _Keeper
+    channel: trio.socket.SocketType
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class Succession:
+    """Those who came before this process and may be there still, and who comes after it."""
+
+    def __init__(
+        self,
+        log: Log,
+        manager: Manager,
+        inherited: Inheritance = _NOTHING,
+        *,
+        command: Sequence[str] = (),
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        """Begin with what was inherited.
+
+        Args:
+            log: told how an upgrade goes.
+            manager: told who is the main process.
+            inherited: by this process.
+            command: the program that each successor is, and its arguments; without one, whoever
+                asks for a successor is not heard.
+            listeners: what this process listens on; what it inherited besides is closed as soon as
+                the predecessor has been relieved.
+        """
+        self._log = log
+        self._manager = manager
+        self._activated = inherited.activated
+        self._command = command
+        self._unwanted = besides(inherited.listeners, listeners)
+        self._before = [_channel(number) for number in inherited.predecessors]
+        self._relieved = trio.Event()
+        self._settled = trio.Event()  # relieved, or told to stop
+        self._alone = trio.Event()
+        self._after: _Successor | None = None
+        self._is_busy = False  # with handing over
+        self._has_handed_over = False
+        self._told = 0  # how often to stop
+        if not self._before:
+            self._settle()
+            self._alone.set()
+
+    def close(self, listener: Listener) -> None:
+        """Close a listener, and leave its file to whoever serves it."""
+        if self._relieved.is_set() and not self._has_handed_over:
+            listener.close()
+        else:
+            listener.socket.close()
+
+    def stop(self) -> None:
+        """Pass it on: to those before, and to a successor that does not serve yet.
+
+        The second time that one is killed; the third time nobody before is waited for. Who has
+        handed over passes nothing on: the successor does.
+        """
+        self._told += 1
+        self._settled.set()
+        if self._has_handed_over:
+            return
+        if self._after is not None:
+            _send(self._after.pid, signal.SIGTERM if self._told == 1 else signal.SIGKILL)
+        if self._relieved.is_set():
+            for channel in self._before:
+                _say(channel, _STOP)
+        if not self._relieved.is_set() or self._told > _STAGES:
+            self._alone.set()
+
+    # --- who came before
+
+    @property
+    def relieves(self) -> bool:
+        """Whether there is a predecessor that waits to be relieved."""
+        return not self._relieved.is_set()
+
+    async def relieve(self) -> None:
+        """Say that this process serves, and wait until the one before has handed over."""
+        if self.relieves and not self._told:
+            _say(self._before[0], _READY)
+            await self._relieved.wait()
+            for listener in self._unwanted:
+                listener.close()
+            self._unwanted = []
+
+    async def listen_to_predecessors(self) -> None:
+        """Until all of them have ended."""
+        async with trio.open_nursery() as nursery:
+            for place, channel in enumerate(self._before):
+                nursery.start_soon(self._listen_to, channel, place == 0)
+        self._alone.set()
+
+    async def _listen_to(self, channel: trio.socket.SocketType, is_first: bool) -> None:
+        with channel:
+            is_there = True
+            while is_there:
+                is_there = bool(await _hear(channel))
+                if is_first:  # it has handed over, or ended without
+                    self._settle()
+        self._before.remove(channel)
+
+    def _settle(self) -> None:
+        self._relieved.set()
+        self._settled.set()
+
+    async def outlive(self, within: float) -> None:
+        """Wait until those who came before have ended, but not for longer than so many seconds."""
+        with trio.move_on_after(within):
+            await self._alone.wait()
+
+    # --- who comes after
+
+    async def hand_over(
+        self,
+        listeners: Callable[[], Iterable[Listener]],
+        lock: AbstractAsyncContextManager[object] = _NO_LOCK,
+    ) -> bool:
+        """Start a successor, and wait until it serves; whether this process is to leave it to it.
+
+        Not if it ends, or is silent for ``_PATIENCE``, or this process is told to stop meanwhile.
+
+        Args:
+            listeners: what this process listens on.
+            lock: held while that is not to change.
+
+        Resource handling: a successor that does not serve has ended on return.
+        """
+        if not self._command:
+            return False
+        await self._settled.wait()  # it may be asked for as soon as this process has been started
+        reason = self._why_not()
+        if reason:
+            self._log.write("warning", "upgrade-ignored", {"detail": reason})
+            return False
+        self._is_busy = True
+        try:
+            async with lock:
+                return not self._told and await self._hand_over(listeners())
+        finally:
+            self._is_busy = False
+
+    async def _hand_over(self, listeners: Iterable[Listener]) -> bool:
+        try:
+            successor = self._after = self._start(listeners)
+        except OSError as error:
+            self._log.write("error", "upgrade-failed", {"detail": f"not started: {error.strerror}"})
+            return False
+        self._log.write("info", "upgrading", {"pid": successor.pid})
+        try:
+            if await self._is_ready(successor):
+                self._has_handed_over = True
+                self._let_go(successor)
+                await self._tell_manager(successor.pid)
+                _say(successor.channel, _HEARD)
+                self._log.write("info", "handed-over", {"pid": successor.pid})
+        finally:
+            if not self._has_handed_over:
+                self._give_up(successor)
+        return self._has_handed_over
+
+    async def listen_to_successor(self, stop: Callable[[], None]) -> None:
+        """After handing over, stop when the successor is told to; until all have ended that come.
+
+        Args:
+            stop: called each time.
+        """
+        if self._after is not None:
+            with self._after.channel as channel:
+                while await _hear(channel):
+                    stop()
+            if not self._told:
+                self._log.write("error", "successor-gone", {"pid": self._after.pid})
+
+    def reap(self) -> None:
+        """See whether the successor has ended; of other children nothing is known here."""
+        successor = self._after
+        if successor is not None and not successor.ended.is_set():
+            pid, status = os.waitpid(successor.keeper.pid, os.WNOHANG)
+            if pid:
+                self._fail(successor, os.waitstatus_to_exitcode(status))
+
+    def _why_not(self) -> str:
+        if self._is_busy or self._has_handed_over:
+            return "there is a successor already"
+        if self._told:
+            return "told to stop"
+        # With its end that of the successor would come, and of all others that are in there.
+        if os.getpid() == 1:
+            return "process 1, as of a container, can have no successor: restart that"
+        return ""
+
+    def _start(self, listeners: Iterable[Listener]) -> _Successor:
+        """Start a successor; raises OSError."""
+        numbers = [number for _, number in self._activated]
+        own = [x for x in listeners if x.socket.fileno() not in numbers]
+        ours, its = trio.socket.socketpair()
+        handed = [
+            *self._activated,  # first, so that they have the numbers that they had
+            *((_name(listener), listener.socket.fileno()) for listener in own),
+            *((_PREDECESSOR, channel.fileno()) for channel in (its, *self._before)),
+        ]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_WAITING)
+        try:
+            environment = {**os.environ, **self._manager.variables}
+            pid, keeper = _start_apart(self._command, handed, environment)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            its.close()
+        return _Successor(pid, keeper, ours)
+
+    async def _is_ready(self, successor: _Successor) -> bool:
+        """Whether it is ready, and this process not told to stop; else it mostly has ended."""
+        with trio.move_on_after(_PATIENCE):
+            if await _hear(successor.channel) == _READY and not self._told:
+                return True
+            await successor.ended.wait()
+            return False
+        fields = {"pid": successor.pid, "seconds": _PATIENCE}
+        self._log.write("error", "successor-silent", fields)
+        return False
+
+    async def _tell_manager(self, pid: int) -> None:
+        """Before the successor says anything to it: it hears the main process alone."""
+        for _ in range(_TRIES):
+            if self._manager.hand_over(pid):
+                return
+            await trio.sleep(_AGAIN)
+
+    def _let_go(self, successor: _Successor) -> None:
+        """Make it a child of the service manager, which is to see its end, or of process 1."""
+        os.close(successor.keeper.hold)
+        os.waitpid(successor.keeper.pid, 0)
+        successor.ended.set()  # as far as it can be seen from here
+
+    def _give_up(self, successor: _Successor) -> None:
+        """End a successor that does not serve, if it has not ended."""
+        if not successor.ended.is_set():
+            _send(successor.pid, signal.SIGKILL)
+            _, status = os.waitpid(successor.keeper.pid, 0)
+            self._fail(successor, os.waitstatus_to_exitcode(status))
+        successor.channel.close()
+        self._after = None
+
+    def _fail(self, successor: _Successor, exit_code: int) -> None:
+        successor.ended.set()
+        os.close(successor.keeper.hold)
+        code = _SIGNALLED - exit_code if exit_code > _SIGNALLED else exit_code
+        how: dict[str, Field] = {"pid": successor.pid, **systemd.how_ended(code)}
+        level: Level = "info" if self._told else "error"
+        self._log.write(level, "upgrade-failed", how)
+
+
+def _start_apart(
+    command: Sequence[str], handed: Sequence[Named], environment: Mapping[str, str]
+) -> tuple[int, _Keeper]:
+    """Start a program by a child in between, and return its id and that child.
+
+    Without the child its parent is process 1, or the service manager: systemd waits for no main
+    process that is not its own child, and kills at once what it is to stop.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    reader, writer = os.pipe()
+    held, hold = os.pipe()
+    with os.fdopen(reader, "rb") as said:
+        try:
+            keeper = os.fork()
+            if keeper == 0:
+                _keep(command, handed, environment, writer, held)
+        except OSError:
+            os.close(hold)
+            raise
+        finally:
+            os.close(writer)
+            os.close(held)
+        pid = int(said.read() or -errno.ECHILD)
+    if pid < 0:
+        os.close(hold)
+        os.waitpid(keeper, 0)
+        raise OSError(-pid, os.strerror(-pid), command[0])
+    return pid, _Keeper(keeper, hold)
+
+
+def _keep(
+    command: Sequence[str],
+    handed: Sequence[Named],
+    environment: Mapping[str, str],
+    writer: int,
+    held: int,
+) -> NoReturn:
+    """In the child: start the program, say its id or why there is none, and end as it does."""
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)  # that of the parent's event loop
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            pid = systemd.start(command, handed, environment=environment)
+        except OSError as error:
+            os.write(writer, str(-(error.errno or errno.ECHILD)).encode())
+        else:
+            os.write(writer, str(pid).encode())
+            code = _end_of(pid, held)
+    finally:
+        os._exit(code if code >= 0 else _SIGNALLED - code)
+
+
+def _end_of(pid: int, held: int) -> int:
+    """Wait for the end of a child, but not for longer than a pipe is held open; its exit code."""
+    # Else all that the parent closes would stay open for as long.
+    os.dup2(held, _FIRST)
+    os.closerange(_FIRST + 1, os.sysconf("SC_OPEN_MAX"))
+    ended = status = 0
+    while not (ended or select.select([_FIRST], [], [], _AGAIN)[0]):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, number)
+
+
+def _channel(number: int) -> trio.socket.SocketType:
+    return trio.socket.from_stdlib_socket(socket.socket(fileno=number))
+
+
+def _say(channel: trio.socket.SocketType, word: bytes) -> None:
+    """Say a word to whoever is at the other end, if anybody is."""
+    with suppress(OSError):
+        os.write(channel.fileno(), word)
+
+
+async def _hear(channel: trio.socket.SocketType) -> bytes:
+    """Wait for a word; none if nobody is there who could say one."""
+    try:
+        return await channel.recv(1)
+    except OSError:  # it had not heard all that it was told
+        return b""
