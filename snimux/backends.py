@@ -72,6 +72,7 @@ class Backends:
         defaults: BackendDefaults = BackendDefaults(),  # noqa: B008 (frozen)
         *,
         doubt_name: Callable[[str], None] = lambda name: None,
+        told_failed: Callable[[DialAddress], None] = lambda address: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """Knows nothing yet.
@@ -80,6 +81,7 @@ class Backends:
             log: told when an address goes down, and when it is up again.
             defaults: for backends that say nothing else.
             doubt_name: called with a name at whose addresses nobody answered.
+            told_failed: called with an address that did not answer, each time for a connection.
             uniform: a random number between two.
         """
         self.log = log
@@ -89,6 +91,7 @@ class Backends:
         """Those of the addresses that are not up."""
         self.turns: dict[Backend, Turns] = {}
         self.doubt_name = doubt_name
+        self.told_failed = told_failed
         self.uniform = uniform
         self.limiter = trio.CapacityLimiter(_AT_A_TIME)
         self.nursery: trio.Nursery | None = None
@@ -238,6 +241,8 @@ class Backends:
                 return dialled
             faults.append(dialled.detail)
             exhausted = exhausted or dialled.exhausted
+            if not dialled.exhausted:
+                self.told_failed(address)
             if not dialled.exhausted and state.returns == returns:
                 self._failed(address, state, dialled.detail, dial_timeout)
         return NotDialled("; ".join(faults), exhausted)

@@ -6,6 +6,7 @@ Knows no listener and no other connection. Whatever goes wrong here ends here.
 import contextlib
 import socket
 import sys
+import typing
 from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -72,6 +73,12 @@ class Outcome:
     """For a backend to come back; None if that was not needed."""
     tally: Tally = field(default_factory=Tally)
     header_size: int = 0
+    started: float = 0.0
+    """By trio's clock."""
+    hello_seconds: float = 0.0
+    """Until the hello was whole."""
+    dial_seconds: float = 0.0
+    """It took until a backend was connected."""
     seconds: float = 0.0
     ended: str = ""
     reason: Reason | None = None
@@ -149,6 +156,19 @@ def _do_nothing() -> None:
 _ENTERED = Entry(_do_nothing)
 
 
+class Watcher(typing.Protocol):
+    """Is told of connections while they go on."""
+
+    def began(self, outcome: Outcome) -> None:
+        """A connection was accepted."""
+
+    def relaying(self, outcome: Outcome) -> None:
+        """A connection has its backend, and is about to be relayed."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A connection has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """What the connections of a listener share; ``report`` is told how each ended, once."""
@@ -172,6 +192,8 @@ class Service:
     """Whom the listener lets in; None: everybody."""
     enter: Callable[[Endpoint | None, Reason | None], Entry | None] = _enter
     """Told of each client, and why it is refused, if it is; None: it is not worth a word."""
+    watcher: Watcher | None = None
+    """Told of each connection while it goes on, too."""
 
     def denies(self, outcome: Outcome) -> bool:
         """Whether a client is refused, whatever its hello will be.
@@ -216,8 +238,10 @@ async def serve(client: socket.socket, source: Endpoint | None, service: Service
 
     Resource handling: closes ``client``, whatever happens. Raises nothing but ``trio.Cancelled``.
     """
-    outcome = Outcome(source, service.shown_as)
     started = trio.current_time()
+    outcome = Outcome(source, service.shown_as, started=started)
+    if service.watcher is not None:
+        service.watcher.began(outcome)
     try:
         with client:
             await _serve(client, outcome, service, started + service.limits.hello_timeout)
@@ -228,6 +252,8 @@ async def serve(client: socket.socket, source: Endpoint | None, service: Service
         outcome.seconds = trio.current_time() - started
         if not outcome.is_silent:
             service.report(outcome)
+        if service.watcher is not None:
+            service.watcher.finished(outcome)
 
 
 async def _serve(
@@ -294,6 +320,7 @@ async def _pass_on(
     if isinstance(hello, _Refusal):
         return hello
     outcome.hello = hello
+    outcome.hello_seconds = trio.current_time() - outcome.started
     host = _host(outcome.source)
     listener = service.admission
     if listener is not None and not listener.access.admits_for(host, hello):
@@ -314,6 +341,7 @@ async def _pass_on(
     if to.transparent and not to.addresses_for(host):
         detail = "transparent, and the client has no address of the family that the backend has"
         return _refuse(service, Reason.NO_SOURCE, detail, hello)
+    dialling = trio.current_time()
     dialled = await service.backends.reach(
         to, client, outcome.source, dial_timeout=service.limits.dial_timeout
     )
@@ -325,9 +353,12 @@ async def _pass_on(
         with dialled.socket as backend:
             tune(backend)
             outcome.backend = str(dialled.address)
+            outcome.dial_seconds = trio.current_time() - dialling
             header = _proxy_header(client, outcome, service.proxy(to, dialled.address))
             outcome.header_size = len(header)
             received[:0] = header
+            if service.watcher is not None:
+                service.watcher.relaying(outcome)
             outcome.ended = await service.relay(
                 client,
                 backend,

@@ -95,10 +95,12 @@ class Run:
 async def running(**said: Any) -> AsyncIterator[Run]:
     stream = io.StringIO()
     doubt_name = said.pop("doubt_name", lambda name: None)
+    told_failed = said.pop("told_failed", lambda address: None)
     backends = Backends(
         Log(stream, form="json"),
         BackendDefaults(**said),
         doubt_name=doubt_name,
+        told_failed=told_failed,
         uniform=lambda low, high: high,
     )
     run = Run(backends, stream)
@@ -142,6 +144,17 @@ async def test_the_first_that_answers_is_taken_and_what_does_not_is_tried_last(
             assert await run.reached(down.address, second.address) == second.address
             assert [address for address, _ in dials] == [second.address]
             assert run.said() == [(str(down.address), "down")]
+
+
+async def test_each_failure_of_an_address_is_told_once(autojump_clock: MockClock) -> None:
+    told: list[DialAddress] = []
+    with places(1, listening=False) as (down,), places(1) as (up,):
+        async with running(told_failed=told.append) as run:
+            await run.reached(down.address, up.address)
+            await run.failed(down.address, wait=0.0)
+            assert told == [down.address] * 2
+            await trio.sleep(100)  # what is dialled for nobody is no failure
+            assert told == [down.address] * 2
 
 
 async def test_all_are_tried_where_all_are_down_and_every_fault_is_told(

@@ -18,7 +18,7 @@ from snimux.access import Access, Admission
 from snimux.address import TcpAddress
 from snimux.client_hello import TLS, alert
 from snimux.config import Limits
-from snimux.connection import Entry, Outcome, Service, endpoint, serve, tune
+from snimux.connection import Entry, Outcome, Service, Watcher, endpoint, serve, tune
 from snimux.http_head import HTTP, farewell
 from snimux.log import Field, logfmt
 from snimux.networks import Networks, parse_network
@@ -87,6 +87,7 @@ async def serving(
     transparent: bool = False,
     admission: Admission | None = None,
     enter: Callable[[Endpoint | None, Reason | None], Entry | None] | None = None,
+    watcher: Watcher | None = None,
 ) -> AsyncIterator[Run]:
     near, client = await (unix_pair() if unix else tcp_pair())
     source = None if unix else endpoint(client.getsockname())
@@ -104,8 +105,9 @@ async def serving(
     route = replace(route, access=access)
     run = Run(client, source, own, listener)
     service = Service(
-        TLS, RouteTable([route]), limits, relay, run.outcomes.append, admission=admission
-    )
+        TLS, RouteTable([route]), limits, relay, run.outcomes.append,
+        admission=admission, watcher=watcher,
+    )  # fmt: skip
     if refused is not None:
         service = replace(service, enter=lambda source, _: Entry(lambda: None, refused))
     if enter is not None:
@@ -126,6 +128,60 @@ async def serving(
         with client, listener:
             yield run
         run.scope.cancel()
+
+
+@dataclass
+class Noted:
+    """What a watcher was told, and how much was known of each connection then."""
+
+    told: list[tuple[str, Outcome]] = field(default_factory=list)
+
+    def began(self, outcome: Outcome) -> None:
+        self.told.append(("began", replace(outcome)))
+
+    def relaying(self, outcome: Outcome) -> None:
+        self.told.append(("relaying", replace(outcome)))
+
+    def finished(self, outcome: Outcome) -> None:
+        self.told.append(("finished", replace(outcome)))
+
+
+async def test_a_watcher_is_told_when_it_begins_is_relayed_and_ends(
+    mock_clock: MockClock,
+) -> None:
+    noted = Noted()
+    async with serving(watcher=noted) as run:
+        began = trio.current_time()
+        await wait_all_tasks_blocked(0.01)
+        mock_clock.jump(2)
+        await send_all(run.client, HELLO)
+        with await run.accept() as backend:
+            await read(backend, len(HELLO))
+            fin(backend)
+            fin(run.client)
+            outcome = await run.outcome()
+    (first, at_first), (then, later), (last, in_the_end) = noted.told
+    assert (first, then, last) == ("began", "relaying", "finished")
+    assert (at_first.started, at_first.hello) == (began, None)
+    assert later.hello is not None
+    assert (later.hello_seconds, later.dial_seconds) == (2, 0)
+    assert later.backend == outcome.backend is not None
+    assert later.tally is outcome.tally
+    assert in_the_end.ended == "eof"
+
+
+async def test_a_watcher_is_told_of_who_is_refused_too_and_of_who_is_worth_no_line() -> None:
+    noted = Noted()
+    async with serving(down=True, watcher=noted) as run:
+        await send_all(run.client, HELLO)
+        await read_to_end(run.client)
+        await run.outcome()
+    async with serving(enter=lambda source, refused: None, watcher=noted) as run:
+        await read_to_end(run.client)
+        await run.done.wait()
+        assert run.outcomes == []
+    assert [what for what, _ in noted.told] == ["began", "finished"] * 2
+    assert [at.is_silent for _, at in noted.told] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("behind", [b"", b"0-RTT data behind the hello" * 3])

@@ -157,6 +157,19 @@ async def test_the_head_comes_first(relay: Relay, size: int) -> None:
     assert running.tally == Tally(size + 4, 6)
 
 
+async def test_when_the_first_byte_went_down_is_noted(relay: Relay, mock_clock: MockClock) -> None:
+    async with relaying(relay, head=b"hello") as running:
+        await read(running.backend, 5)
+        assert running.tally.answered == 0
+        mock_clock.jump(2)
+        first = trio.current_time()
+        for _ in range(2):
+            await send_all(running.backend, b"answer")
+            assert await read(running.client, 6) == b"answer"
+            assert running.tally.answered == first
+            mock_clock.jump(3)
+
+
 async def test_an_answer_may_come_before_the_head_is_read(relay: Relay) -> None:
     async with relaying(relay, head=bytes(20_000_000)) as running:
         await send_all(running.backend, b"answer")

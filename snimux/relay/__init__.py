@@ -4,7 +4,7 @@
 conformance suite, ``tests/test_relay.py``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from socket import socket
 from typing import Protocol
@@ -28,6 +28,8 @@ class Tally:
 
     up: int = 0
     down: int = 0
+    answered: float = field(default=0.0, compare=False)
+    """When the first byte went down, by trio's clock; 0 until then."""
 
 
 class Relay(Protocol):

@@ -346,13 +346,15 @@ class _Engine:
         return True
 
     def count(self, way: _Way, count: int) -> None:
-        connection = way.connection
-        if count:
-            connection.moved = self.now
+        if not count:
+            return
+        connection, tally = way.connection, way.connection.tally
+        connection.moved = self.now
         if way is connection.up:
-            connection.tally.up += count
+            tally.up += count
         else:
-            connection.tally.down += count
+            tally.answered = tally.answered or self.now
+            tally.down += count
 
     # Ends.
 

@@ -99,11 +99,13 @@ class _PortableRelay:
             while rest:
                 sent = await sink.socket.send(rest)
                 rest = rest[sent:]
+                now = trio.current_time()
                 if sink is self.backend:
                     self.tally.up += sent
                 else:
+                    self.tally.answered = self.tally.answered or now
                     self.tally.down += sent
-                self.idle.deadline = trio.current_time() + self.idle_timeout
+                self.idle.deadline = now + self.idle_timeout
         except OSError:
             sink.lost = True
 
