@@ -127,6 +127,8 @@ class Plan:
     """Sites that are left out, since they are served where snimux itself listens."""
     listeners: Mapping[DialAddress, Listener] = field(default_factory=dict)
     """What is known of the addresses at which the Caddys serve."""
+    has: Mapping[str, AdminAddress] = field(default_factory=dict)
+    """Of the hosts whose routes were found, which Caddy they are from."""
 
 
 def plan(
@@ -170,7 +172,7 @@ def plan(
         elif pattern not in routes:
             has[site.host] = admin
             routes[pattern] = Route(pattern, backend, http)
-    return Plan(tuple(routes.values()), tuple(claims), tuple(loops), listeners)
+    return Plan(tuple(routes.values()), tuple(claims), tuple(loops), listeners, has)
 
 
 def _backend(

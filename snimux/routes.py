@@ -7,7 +7,7 @@ Knows names and addresses as values; nothing of sockets, and not where the route
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,6 +132,14 @@ class RouteTable:
     def __len__(self) -> int:
         """How many patterns have a route."""
         return self._count
+
+    def __iter__(self) -> Iterator[Route]:
+        """Each route that something is for, once."""
+        for by_alpn in self._routes.values():
+            yield from by_alpn.values()
+        for host, route in self._plain.items():
+            if self._routes.get(host, {}).get(None) is not route:
+                yield route
 
     def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
         """The route of a hello, or None.

@@ -304,6 +304,7 @@ def test_a_name_of_two_caddys_goes_to_the_first_listed_and_is_told() -> None:
         Route(Pattern("c.example"), to(8444), http=to(8080)),
     )
     assert found.claims == (Claim("b.example", FIRST, SECOND),)
+    assert found.has == {"a.example": FIRST, "b.example": FIRST, "c.example": SECOND}
     assert plan([(SECOND, two), (FIRST, one)], [], never).claims == (
         Claim("b.example", SECOND, FIRST),
     )
@@ -314,6 +315,7 @@ def test_explicit_routes_win() -> None:
     other = Route(parse_pattern("a.example/h2"), to(2))
     found = plan([(FIRST, sites("a.example")), (SECOND, sites("a.example"))], [explicit], never)
     assert found.routes == (explicit,)
+    assert not found.has
     assert not found.claims
     assert len(plan([(FIRST, sites("a.example"))], [other], never).routes) == 2
 

@@ -44,6 +44,20 @@ def test_the_most_specific_pattern_wins_wherever_it_stands() -> None:
         assert winner(table, None) == "*"
 
 
+def test_a_table_lists_each_route_once() -> None:
+    backend = Backend((TcpAddress("127.0.0.1", 1),))
+    routes = [
+        Route(parse_pattern("a.example"), backend, backend),
+        Route(parse_pattern("a.example/h2"), backend),
+        Route(parse_pattern("*"), backend),
+        # one pattern, TLS here and plain HTTP there
+        Route(parse_pattern("b.example"), None, backend),
+        Route(parse_pattern("b.example"), backend),
+    ]
+    assert sorted(map(repr, RouteTable(routes))) == sorted(map(repr, routes))
+    assert list(RouteTable(())) == []
+
+
 def test_a_pattern_matches_whole_labels_only() -> None:
     table = table_of("*.ciso.com", "**.x.example", "a.example")
     for name in ("ciso.com", "evilciso.com", "a.b.ciso.com", "x.example", "yx.example",

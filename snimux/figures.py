@@ -1,0 +1,324 @@
+"""Count what becomes of connections: those of one process, and of several together.
+
+What is counted by route is so by its pattern, and by backend by its address: the configuration has
+them, and so bounds them. Nothing that a client said is ever a key: anyone can make names up.
+
+Knows nothing of who wants the figures, nor of the form in which he gets them.
+"""
+
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain, islice
+from typing import Any
+
+from snimux.address import DialAddress
+from snimux.connection import Outcome
+from snimux.relay import End
+from snimux.verdict import Reason
+
+Piece = dict[str, Any]
+"""A part of an answer, of what JSON knows: so small that others have their turn between two."""
+
+# Upper bounds of the histograms' buckets. Bytes: browsers' hellos have about 500 without and 2,000
+# with post-quantum keys. Seconds: from a LAN's to the deadlines, which are 5 s by default.
+_BYTES = (256, 512, 1024, 1536, 2048, 4096, 8192, 16384, 65536)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BOUNDS: Mapping[str, tuple[float, ...]] = {
+    "hello_bytes": _BYTES,
+    "hello_seconds": _SECONDS,
+    "dial_seconds": _SECONDS,
+    "first_byte_seconds": _SECONDS,
+}
+"""What has a histogram; values up to a bound, and not to the one before it, are in its bucket."""
+
+# Of the protocols that are offered those that are worth a figure: a client may name any.
+_ALPN = {b"h2": "h2", b"http/1.1": "http/1.1", b"acme-tls/1": "acme-tls/1"}
+
+# Routes that come and go by the thousand (--caddy) must not fill the memory of whoever watches: of
+# route and backend together as many are told apart as had traffic first, others are one.
+_MOST_SHARES = 10_000
+OTHERS = "(others)"
+"""Which no pattern and no address can be."""
+
+# How those end that are closed without a word, in the log as on the connection.
+_SILENT = "silent"
+
+# What a person looks through at the most; and how much of what a client said is kept.
+_MOST_REFUSED = 100
+_LONGEST = 300
+
+_AT_A_TIME = 500  # shares, or live connections: some hundred µs
+
+
+@dataclass(slots=True)
+class _Share:
+    """What goes from one route to one backend."""
+
+    route: str
+    backend: str
+    connections: int = 0
+    active: int = 0
+    up: int = 0
+    down: int = 0
+
+
+@dataclass(slots=True)
+class _Live:
+    """A connection that has not ended: which share it has, and what of its bytes is counted."""
+
+    outcome: Outcome
+    share: _Share | None = None
+    up: int = 0
+    down: int = 0
+
+    def settle(self) -> None:
+        """Count the bytes that were moved since the last time."""
+        outcome, share = self.outcome, self.share
+        if share is not None:
+            up, down = max(outcome.tally.up - outcome.header_size, 0), outcome.tally.down
+            share.up += up - self.up
+            share.down += down - self.down
+            self.up, self.down = up, down
+
+
+class _Histogram:
+    """How often a value was in each bucket, and the sum of all values."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum: float = 0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def row(self) -> list[float]:
+        return [*self.counts, self.sum]
+
+
+class Figures:
+    """What this process has counted.
+
+    Of each connection it is told when it is accepted, when it is about to be relayed, if it comes
+    to that, and when it has ended.
+    """
+
+    def __init__(self) -> None:
+        # Plain ones: to count by a Counter takes three times as long.
+        self.connections = {"tls": 0, "http": 0}
+        self.refused = dict.fromkeys(map(str, Reason), 0)
+        words = (*map(str, End), "refused", "redirected", "shutdown", "failed", _SILENT)
+        self.ended = dict.fromkeys(words, 0)
+        self.alpn = dict.fromkeys((*_ALPN.values(), "other", "none"), 0)
+        self.ech = 0
+        self.dial_failures: dict[str, int] = {}
+        self.hello_bytes = _Histogram(_BYTES)
+        self.hello_seconds = _Histogram(_SECONDS)
+        self.dial_seconds = _Histogram(_SECONDS)
+        self.first_byte_seconds = _Histogram(_SECONDS)
+        self.shares: dict[tuple[str, bytes | None, str], _Share] = {}
+        self.live: dict[int, _Live] = {}
+        self.last_refused: deque[Piece] = deque(maxlen=_MOST_REFUSED)
+        self.number = 0  # of those
+
+    def began(self, outcome: Outcome) -> None:
+        """A connection was accepted."""
+        _count(self.connections, outcome.protocol or "tls")
+        self.live[id(outcome)] = _Live(outcome)
+
+    def relaying(self, outcome: Outcome) -> None:
+        """A connection is about to be relayed."""
+        self._learn(outcome)
+        share = self.live[id(outcome)].share = self._share(outcome)
+        share.connections += 1
+        share.active += 1
+
+    def finished(self, outcome: Outcome) -> None:
+        """A connection has ended."""
+        live = self.live.pop(id(outcome))
+        _count(self.ended, _SILENT if outcome.is_silent else outcome.ended)
+        if outcome.reason is not None:
+            _count(self.refused, outcome.reason)
+        if live.share is None:
+            self._learn(outcome)
+            return
+        live.settle()
+        live.share.active -= 1
+        if outcome.tally.down:
+            waited = outcome.tally.answered - outcome.started - outcome.hello_seconds
+            self.first_byte_seconds.observe(max(waited, 0))
+
+    def not_dialled(self, address: DialAddress) -> None:
+        """An address of a backend did not answer."""
+        backend = str(address)
+        if backend not in self.dial_failures and len(self.dial_failures) >= _MOST_SHARES:
+            backend = OTHERS
+        _count(self.dial_failures, backend)
+
+    def keep(self, outcome: Outcome) -> None:
+        """Keep what is known of a connection that was refused, for people to look at."""
+        self.number += 1
+        words = ("client", "via", "protocol", "name", "alpn", "ech", "reason", "detail")
+        shown = _shown(outcome, *words)
+        self.last_refused.append(
+            {"number": self.number, "time": time.time(), **shown, "seconds": outcome.seconds}
+        )
+
+    def pieces(self) -> Iterator[Piece]:
+        """All figures; those of connections that go on meanwhile are as of some moment since."""
+        live = list(self.live.values())
+        for start in range(0, len(live), _AT_A_TIME):
+            for each in live[start : start + _AT_A_TIME]:
+                # One that has ended meanwhile was settled by that, and settling again adds nothing.
+                each.settle()
+            yield {}
+        yield {
+            "counts": {
+                "connections": self.connections,
+                "refused": self.refused,
+                "ended": self.ended,
+                "alpn": self.alpn,
+                "ech": {"offered": self.ech},
+                "dial_failures": self.dial_failures,
+            },
+            "histograms": {name: getattr(self, name).row() for name in BOUNDS},
+            "active": len(self.live),
+        }
+        shares = iter(list(self.shares.values()))
+        while some := list(islice(shares, _AT_A_TIME)):
+            rows = [[x.route, x.backend, x.connections, x.active, x.up, x.down] for x in some]
+            yield {"shares": rows}
+
+    def _learn(self, outcome: Outcome) -> None:
+        """Count what is known once a hello is whole, and its backend dialled."""
+        hello = outcome.hello
+        if hello is None:
+            return
+        self.hello_bytes.observe(hello.size)
+        self.hello_seconds.observe(outcome.hello_seconds)
+        if hello.request is None:
+            self.ech += hello.ech
+            for word in _words(hello.alpn):
+                self.alpn[word] += 1
+        if outcome.backend is not None:
+            self.dial_seconds.observe(outcome.dial_seconds)
+
+    def _share(self, outcome: Outcome) -> _Share:
+        assert outcome.route is not None
+        assert outcome.backend is not None
+        pattern, backend = outcome.route.pattern, outcome.backend
+        key = (pattern.host, pattern.alpn, backend)
+        share = self.shares.get(key)
+        if share is None:
+            named = _Share(str(pattern), backend)
+            if len(self.shares) >= _MOST_SHARES:
+                key, named = (OTHERS, None, OTHERS), _Share(OTHERS, OTHERS)
+            share = self.shares.setdefault(key, named)
+        return share
+
+
+def _count(counts: dict[str, int], word: str) -> None:
+    counts[word] = counts.get(word, 0) + 1
+
+
+@lru_cache(64)  # browsers have few lists, and these are the client's words: up to 64 KiB each
+def _words(alpn: tuple[bytes, ...]) -> frozenset[str]:
+    """What counts as offered, each once."""
+    return frozenset(_ALPN.get(each, "other") for each in alpn) or frozenset(("none",))
+
+
+def connections(figures: Figures, now: float, *, most: int) -> Iterator[Piece]:
+    """The connections that have not ended, as of now by trio's clock; the oldest, if too many."""
+    yield {"total": len(figures.live)}
+    oldest = iter(list(islice(figures.live.values(), most)))
+    words = ("client", "via", "protocol", "name", "alpn", "ech", "route", "backend", "up", "down")
+    while some := list(islice(oldest, _AT_A_TIME // 10)):
+        rows = [
+            {**_shown(x.outcome, *words), "age": round(now - x.outcome.started, 3)} for x in some
+        ]
+        yield {"connections": rows}
+
+
+def _shown(outcome: Outcome, *words: str) -> Piece:
+    """Some of the fields of the log line, cut where they are long."""
+    fields = outcome.fields()
+    shown = {word: fields[word] for word in words}
+    return {word: x[:_LONGEST] if isinstance(x, str) else x for word, x in shown.items()}
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """The figures of one process, or the sums of several."""
+
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    histograms: dict[str, list[float]] = field(default_factory=dict)
+    """For each the counts of its buckets, and of what is beyond, and the sum of the values."""
+    shares: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    """By route and backend: connections so far, active ones, bytes up, bytes down."""
+    active: int = 0
+
+    def add(self, other: "Snapshot") -> None:
+        """Have another's figures, too."""
+        for name, counter in other.counts.items():
+            # Not Counter's own addition, which drops what is 0.
+            self.counts.setdefault(name, Counter()).update(counter)
+        for mine, theirs in ((self.histograms, other.histograms), (self.shares, other.shares)):
+            _add_rows(mine, theirs)
+        self.active += other.active
+
+    def without_live(self) -> "Snapshot":
+        """What is left of it when its process has ended: the counts, and no connection."""
+        shares = {key: [x[0], 0, *x[2:]] for key, x in self.shares.items()}
+        return Snapshot(self.counts, self.histograms, shares)
+
+
+def _add_rows(mine: dict[Any, list[Any]], theirs: Mapping[Any, list[Any]]) -> None:
+    for key, row in theirs.items():
+        known = mine.get(key)
+        mine[key] = list(row) if known is None else [a + b for a, b in zip(known, row, strict=True)]
+
+
+def snapshot(pieces: list[Piece]) -> Snapshot:
+    """The figures that some pieces are."""
+    found = Snapshot()
+    for piece in pieces:
+        for name, counts in piece.get("counts", {}).items():
+            found.counts[name] = Counter(counts)
+        for name, row in piece.get("histograms", {}).items():
+            found.histograms[name] = list(row)
+        for route, backend, *row in piece.get("shares", ()):
+            found.shares[route, backend] = row
+        found.active += piece.get("active", 0)
+    return found
+
+
+class Totals:
+    """The figures of workers together; none goes backwards when one of them is gone."""
+
+    def __init__(self) -> None:
+        self.latest: dict[int, Snapshot] = {}
+        self.gone = Snapshot()
+
+    def take(self, process: int, figures: Snapshot) -> None:
+        """What a process has counted so far."""
+        self.latest[process] = figures
+
+    def lose(self, process: int) -> None:
+        """A process has ended: what it counted last stays counted."""
+        last = self.latest.pop(process, None)
+        if last is not None:
+            self.gone.add(last.without_live())
+
+    def sum(self) -> Snapshot:
+        """The figures of all, also of those that are gone."""
+        whole = snapshot([*Figures().pieces()])  # what nothing has happened to is 0, not absent
+        for each in chain((self.gone,), self.latest.values()):
+            whole.add(each)
+        return whole

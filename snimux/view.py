@@ -1,0 +1,75 @@
+"""What one process tells of itself when it is asked: in pieces, each of which is JSON.
+
+Its routes and where they come from, its connections, whom it refused, its figures. Knows nothing
+of who asks, and changes nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import trio
+
+from snimux import __version__, figures
+from snimux.caddy import Plan
+from snimux.figures import Figures, Piece
+from snimux.places import Places
+from snimux.routes import Backend, Route, RouteTable
+
+MOST_CONNECTIONS = 1_000
+"""So many can be looked through; how many there are in all is told."""
+MOST_ROUTES = 10_000
+"""2 MB, or so; how many there are in all is told."""
+
+_AT_A_TIME = 100  # routes
+
+
+@dataclass(slots=True)
+class View:
+    """What there is to be seen of a server; whoever has it keeps it up to date."""
+
+    figures: Figures
+    plan: Plan
+    table: RouteTable
+    places: Places
+    draining: bool = False
+
+    def tell(self, what: str) -> Iterator[Piece]:
+        """The answer to a question: ``figures``, ``routes``, ``connections`` or ``refused``."""
+        match what:
+            case "figures":
+                yield {
+                    "version": __version__,
+                    "routes": len(self.table),
+                    "limit": self.places.limit,
+                    "draining": self.draining,
+                }
+                yield from self.figures.pieces()
+            case "routes":
+                yield {"total": len(self.table)}
+                yield from self._routes()
+            case "connections":
+                now = trio.current_time()
+                yield from figures.connections(self.figures, now, most=MOST_CONNECTIONS)
+            case "refused":
+                yield {"refused": list(self.figures.last_refused)}
+
+    def _routes(self) -> Iterator[Piece]:
+        routes = islice(self.table, MOST_ROUTES)
+        while some := list(islice(routes, _AT_A_TIME)):
+            yield {"routes": [self._route(route) for route in some]}
+
+    def _route(self, route: Route) -> Piece:
+        found_at = None if route.pattern.alpn else self.plan.has.get(route.pattern.host)
+        return {
+            "pattern": str(route.pattern),
+            "backend": _addresses(route.backend),
+            "proxy": route.backend and route.backend.proxy,
+            "http": _addresses(route.http),
+            "http_proxy": route.http and route.http.proxy,
+            "source": "configuration" if found_at is None else str(found_at),
+        }
+
+
+def _addresses(backend: Backend | None) -> list[str] | None:
+    return None if backend is None else [str(address) for address in backend.addresses]

@@ -1,0 +1,279 @@
+"""``snimux.figures``: what is counted when, and what several processes have counted together."""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from snimux import figures as module
+from snimux.address import TcpAddress
+from snimux.connection import Outcome
+from snimux.figures import OTHERS, Figures, Snapshot, Totals, connections, snapshot
+from snimux.relay import End
+from snimux.routes import Backend, Route, parse_pattern
+from snimux.verdict import Hello, Reason, Request
+
+ONE, TWO = TcpAddress("127.0.0.1", 1), TcpAddress("127.0.0.1", 2)
+
+
+def outcome(name: str = "a.example", **known: Any) -> Outcome:
+    hello = Hello(name, (b"h2", b"http/1.1"), False, 600)
+    return Outcome(("192.0.2.1", 5), hello=hello, started=100.0, **known)
+
+
+def relayed(figures: Figures, pattern: str = "a.example", **known: Any) -> Outcome:
+    """A connection that is being relayed."""
+    at = outcome(backend=str(ONE), **known)
+    at.route = Route(parse_pattern(pattern), Backend((ONE,)))
+    figures.began(at)
+    figures.relaying(at)
+    return at
+
+
+def end(figures: Figures, at: Outcome, ended: str = End.EOF, reason: Reason | None = None) -> None:
+    at.ended, at.reason = ended, reason
+    figures.finished(at)
+
+
+def seen(figures: Figures) -> Snapshot:
+    """The figures, as they are after a way as JSON."""
+    return snapshot(json.loads(json.dumps(list(figures.pieces()))))
+
+
+def test_what_has_not_happened_is_none_and_not_absent() -> None:
+    found = seen(Figures())
+    assert found.counts["refused"] == dict.fromkeys(map(str, Reason), 0)
+    assert found.counts["ended"].keys() == {
+        *map(str, End), "refused", "redirected", "shutdown", "failed", "silent",
+    }  # fmt: skip
+    assert found.histograms.keys() == module.BOUNDS.keys()
+    assert (found.shares, found.active) == ({}, 0)
+
+
+def test_bytes_count_while_a_connection_is_open_and_once() -> None:
+    figures = Figures()
+    at = relayed(figures, header_size=28)
+    key = ("a.example", str(ONE))
+    assert seen(figures).shares[key] == [1, 1, 0, 0]
+    at.tally.up = 20  # of the PROXY header, which is none of the client's
+    assert seen(figures).shares[key] == [1, 1, 0, 0]
+    at.tally.up, at.tally.down = 28 + 700, 5
+    for _ in range(2):
+        assert seen(figures).shares[key] == [1, 1, 700, 5]
+    at.tally.down = 6
+    end(figures, at)
+    for _ in range(2):
+        found = seen(figures)
+        assert found.shares[key] == [1, 0, 700, 6]
+    assert found.active == 0
+    assert found.counts["ended"]["eof"] == 1
+    assert found.counts["connections"] == {"tls": 1, "http": 0}
+
+
+def test_one_that_ends_while_the_figures_are_told_counts_once() -> None:
+    figures = Figures()
+    at = relayed(figures)
+    at.tally.down = 5
+    pieces = figures.pieces()
+    first = next(pieces)
+    at.tally.down = 9
+    end(figures, at)
+    found = snapshot([first, *pieces])
+    assert found.shares["a.example", str(ONE)] == [1, 0, 0, 9]
+    assert seen(figures).shares == found.shares
+
+
+def test_it_is_told_in_pieces_of_a_bounded_size() -> None:
+    figures = Figures()
+    for number in range(1200):
+        relayed(figures, f"n{number}.example")
+    pieces = list(figures.pieces())
+    assert max(len(piece.get("shares", ())) for piece in pieces) == 500
+    assert len([piece for piece in pieces if not piece]) == 3  # for 1,200 live ones
+    assert len(snapshot(pieces).shares) == 1200
+
+
+def test_hellos_are_counted_as_soon_as_there_is_a_backend_and_once() -> None:
+    figures = Figures()
+    at = relayed(figures, hello_seconds=0.02, dial_seconds=0.3)
+
+    def check() -> Snapshot:
+        found = seen(figures)
+        assert sum(found.histograms["hello_bytes"][:-1]) == 1
+        assert found.histograms["hello_bytes"][-1] == 600
+        assert found.histograms["hello_seconds"][-1] == 0.02
+        assert found.histograms["dial_seconds"][-1] == 0.3
+        assert +found.counts["alpn"] == {"h2": 1, "http/1.1": 1}
+        return found
+
+    assert sum(check().histograms["first_byte_seconds"]) == 0
+    at.tally.answered, at.tally.down = 100.5, 1
+    end(figures, at)
+    row = check().histograms["first_byte_seconds"]
+    assert sum(row[:-1]) == 1
+    assert row[-1] == pytest.approx(0.48)
+
+
+def test_without_an_answer_there_is_no_time_to_it() -> None:
+    figures = Figures()
+    end(figures, relayed(figures), End.BACKEND_RESET)
+    assert sum(seen(figures).histograms["first_byte_seconds"]) == 0
+
+
+def test_a_value_is_in_the_first_bucket_whose_bound_it_does_not_exceed() -> None:
+    figures = Figures()
+    for size in (1, 256, 257, 65536, 65537):
+        at = outcome()
+        assert at.hello is not None
+        at.hello = Hello("a.example", (), False, size)
+        figures.began(at)
+        end(figures, at, "refused", Reason.NO_ROUTE)
+    assert seen(figures).histograms["hello_bytes"] == [
+        2, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1 + 256 + 257 + 65536 + 65537,
+    ]  # fmt: skip
+
+
+def test_who_is_refused_is_counted_by_reason_and_what_is_known_of_the_hello() -> None:
+    figures = Figures()
+    for reason, known in (
+        (Reason.NO_BYTES, Outcome(None)),
+        (Reason.BACKEND_DOWN, outcome()),
+        (Reason.OUT_OF_RESOURCES, outcome()),
+    ):
+        figures.began(known)
+        end(figures, known, "refused", reason)
+    found = seen(figures)
+    assert +found.counts["refused"] == {"no-bytes": 1, "backend-down": 1, "out-of-resources": 1}
+    assert found.counts["ended"]["refused"] == 3
+    assert sum(found.histograms["hello_bytes"][:-1]) == 2
+    assert sum(found.histograms["dial_seconds"][:-1]) == 0
+    assert found.shares == {}
+
+
+def test_who_is_closed_without_a_word_has_ended_too() -> None:
+    figures = Figures()
+    at = Outcome(None, is_silent=True)
+    figures.began(at)
+    end(figures, at, "shutdown")
+    found = seen(figures)
+    assert +found.counts["ended"] == {"silent": 1}
+    assert found.active == 0
+
+
+def test_no_word_of_a_client_is_a_key() -> None:
+    figures = Figures()
+    for alpn in ((b"made-up", b"up-made"), (b"h2", b"h2"), (b"acme-tls/1",), ()):
+        at = Outcome(None, hello=Hello("made.up", alpn, True, 1))
+        figures.began(at)
+        end(figures, at, "refused", Reason.NO_ROUTE)
+    http = Outcome(
+        None, "http", hello=Hello("made.up", (), False, 1, Request("GET", None, "/made-up"))
+    )
+    figures.began(http)
+    end(figures, http, "redirected")
+    found = seen(figures)
+    assert "made" not in json.dumps(list(figures.pieces()))
+    assert found.counts["alpn"] == {
+        "h2": 1, "http/1.1": 0, "acme-tls/1": 1, "other": 1, "none": 1,
+    }  # fmt: skip
+    assert found.counts["ech"] == {"offered": 4}
+    assert found.counts["connections"] == {"tls": 4, "http": 1}
+
+
+def test_of_very_many_routes_and_backends_the_first_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MOST_SHARES", 2)
+    figures = Figures()
+    for number in (1, 2, 3, 4, 1):
+        at = relayed(figures, f"n{number}.example")
+        at.tally.up = number
+        end(figures, at)
+        figures.not_dialled(TcpAddress("127.0.0.1", number))
+    found = seen(figures)
+    assert found.shares == {
+        ("n1.example", str(ONE)): [2, 0, 2, 0],
+        ("n2.example", str(ONE)): [1, 0, 2, 0],
+        (OTHERS, OTHERS): [2, 0, 7, 0],
+    }
+    assert found.counts["dial_failures"] == {str(ONE): 2, str(TWO): 1, OTHERS: 2}
+
+
+def test_routes_with_alpn_are_others_than_without() -> None:
+    figures = Figures()
+    for pattern in ("a.example", "a.example/h2"):
+        end(figures, relayed(figures, pattern))
+    assert {route for route, _ in seen(figures).shares} == {"a.example", "a.example/h2"}
+
+
+def test_the_last_refused_are_kept_and_what_they_said_is_cut() -> None:
+    figures = Figures()
+    for number in range(150):
+        at = Outcome(
+            ("192.0.2.1", number), hello=Hello("x" * 253, (b"y" * 255,) * 9, False, 1),
+            reason=Reason.NO_ROUTE, ended="refused", seconds=1.5,
+        )  # fmt: skip
+        figures.keep(at)
+    kept = list(figures.last_refused)
+    assert [each["number"] for each in kept] == list(range(51, 151))
+    assert all(a["time"] <= b["time"] for a, b in pairwise(kept))
+    last = kept[-1]
+    assert last["client"] == "192.0.2.1:149"
+    assert (last["reason"], last["name"], last["seconds"]) == ("no-route", "x" * 253, 1.5)
+    assert len(last["alpn"]) == 300
+    assert json.loads(json.dumps(last)) == last
+
+
+def test_the_oldest_connections_are_listed_and_all_are_counted() -> None:
+    figures = Figures()
+    for number in range(120):
+        relayed(figures).started = float(number)
+    waiting = Outcome(None, started=120.0)
+    figures.began(waiting)
+    total, *pieces = connections(figures, 200.0, most=110)
+    assert total == {"total": 121}
+    rows = [row for piece in pieces for row in piece["connections"]]
+    assert len(pieces) == 3
+    assert [row["age"] for row in rows] == [200.0 - number for number in range(110)]
+    assert rows[0] == {
+        "client": "192.0.2.1:5", "via": None, "protocol": None, "name": "a.example",
+        "alpn": "h2,http/1.1", "ech": None, "route": "a.example", "backend": str(ONE),
+        "up": 0, "down": 0, "age": 200.0,
+    }  # fmt: skip
+    (_, *all_pieces) = connections(figures, 200.0, most=1000)
+    last = [row for piece in all_pieces for row in piece["connections"]][-1]
+    assert (last["client"], last["name"], last["backend"]) == ("unix", None, None)
+
+
+def test_what_a_worker_counted_stays_counted_when_it_is_gone() -> None:
+    totals = Totals()
+    first, second = Figures(), Figures()
+    for figures, pattern in ((first, "a.example"), (first, "b.example"), (second, "a.example")):
+        relayed(figures, pattern).tally.up = 100
+    totals.take(11, seen(first))
+    totals.take(12, seen(second))
+    before = totals.sum()
+    assert before.shares["a.example", str(ONE)] == [2, 2, 200, 0]
+    assert before.active == 3
+    totals.lose(11)
+    after = totals.sum()
+    assert after.shares["a.example", str(ONE)] == [2, 1, 200, 0]
+    assert after.shares["b.example", str(ONE)] == [1, 0, 100, 0]
+    assert after.active == 1
+    assert (after.counts, after.histograms) == (before.counts, before.histograms)
+    totals.take(13, seen(first))
+    assert totals.sum().shares["b.example", str(ONE)] == [2, 1, 200, 0]
+    totals.lose(99)  # of which nothing was ever heard
+    assert totals.sum().counts["connections"] == {"tls": 5, "http": 0}
+
+
+def test_a_sum_is_no_part_of_what_it_is_a_sum_of() -> None:
+    totals = Totals()
+    figures = Figures()
+    relayed(figures)
+    totals.take(1, seen(figures))
+    for _ in range(2):
+        assert totals.sum().counts["connections"] == Counter(tls=1, http=0)
+        assert totals.sum().shares["a.example", str(ONE)] == [1, 1, 0, 0]

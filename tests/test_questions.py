@@ -1,0 +1,147 @@
+"""``snimux.questions``: answers that come, that come too late, and that never come."""
+
+import io
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from snimux.log import Log
+from snimux.questions import Respondent, answer
+
+
+def tell(what: str) -> Iterator[dict[str, Any]]:
+    yield {"asked": what}
+    if what == "much":
+        for number in range(200):
+            yield {"number": number, "text": "x" * 10_000}
+
+
+async def test_each_question_has_its_answer() -> None:
+    here, there = socket.socketpair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer, there, tell, Log(io.StringIO()))
+        worker = Respondent(here)
+        assert await worker.ask("a") == [{"asked": "a"}]
+        much = await worker.ask("much")
+        assert much is not None
+        assert [piece.get("number") for piece in much] == [None, *range(200)]
+        answers: dict[str, Any] = {}
+
+        async def ask(what: str) -> None:
+            answers[what] = await worker.ask(what)
+
+        async with trio.open_nursery() as asking:
+            for what in "abcd":
+                asking.start_soon(ask, what)
+        assert answers == {what: [{"asked": what}] for what in "abcd"}
+        worker.close()  # which ends the other side
+    assert there.fileno() == -1
+    assert await worker.ask("a") is None
+
+
+async def test_others_have_their_turn_while_an_answer_is_given() -> None:
+    here, there = socket.socketpair()
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        nursery.start_soon(answer, there, tell, Log(io.StringIO()))
+        worker = Respondent(here)
+        before = turns
+        assert len(await worker.ask("much") or ()) == 201
+        assert turns - before >= 201
+        worker.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_comes_too_late_is_no_answer_to_the_next_question(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    here, there = socket.socketpair()
+    worker, far = Respondent(here), trio.socket.from_stdlib_socket(there)
+    with far:
+        started = trio.current_time()
+        assert await worker.ask("first") is None
+        assert trio.current_time() - started == 1
+        assert await far.recv(100) == b"1 first\n"
+        await far.send(b'{"late": ')
+        # who owes an answer is asked nothing more
+        assert await worker.ask("second") is None
+        await far.send(b"1}\n1\n")
+        async with trio.open_nursery() as nursery:
+            answers = []
+
+            async def ask() -> None:
+                answers.append(await worker.ask("third"))
+
+            nursery.start_soon(ask)
+            assert await far.recv(100) == b"2 third\n"
+            await far.send(b'{"in": "time"}\n2\n')
+        assert answers == [[{"in": "time"}]]
+    worker.close()
+
+
+async def test_who_is_gone_or_talks_nonsense_has_no_answer() -> None:
+    here, there = socket.socketpair()
+    worker = Respondent(here)
+    there.send(b"nonsense\n1\n")
+    assert await worker.ask("first") is None
+    there.close()
+    assert await worker.ask("second") is None
+    worker.close()
+
+
+async def test_who_waits_when_it_is_closed_has_no_answer() -> None:
+    here, there = socket.socketpair()
+    worker = Respondent(here)
+    answers: list[object] = []
+
+    async def ask() -> None:
+        answers.append(await worker.ask("a"))
+
+    with there:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked(0.01)
+            worker.close()
+    assert answers == [None]
+
+
+async def test_who_asks_may_be_gone_in_the_middle_of_an_answer() -> None:
+    here, there = socket.socketpair()
+    with here:
+        here.send(b"1 much\n2 much\n")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer, there, tell, Log(io.StringIO()))
+            await wait_all_tasks_blocked(0.01)
+            here.close()
+    assert there.fileno() == -1
+
+
+async def test_who_cannot_answer_says_why_in_the_log_and_is_asked_no_more() -> None:
+    here, there = socket.socketpair()
+    stream = io.StringIO()
+
+    def fails(what: str) -> Iterator[dict[str, Any]]:
+        yield {"asked": what}
+        raise RuntimeError("not expected")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer, there, fails, Log(stream, form="json"))
+        worker = Respondent(here)
+        assert await worker.ask("a") is None
+    assert there.fileno() == -1
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["detail"]) == ("status-failed", "RuntimeError('not expected')")
+    worker.close()

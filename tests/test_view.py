@@ -1,0 +1,81 @@
+"""``snimux.view``: what a process tells of itself."""
+
+import json
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from snimux import __version__
+from snimux import view as module
+from snimux.address import TcpAddress
+from snimux.caddy import Plan
+from snimux.connection import Outcome
+from snimux.figures import Figures, snapshot
+from snimux.places import LocalPlaces
+from snimux.routes import Backend, Route, RouteTable, parse_pattern
+from snimux.verdict import Reason
+from snimux.view import View
+
+ONE, TWO, ADMIN = (TcpAddress("127.0.0.1", port) for port in (1, 2, 2019))
+
+
+def route(pattern: str, http: Backend | None = None) -> Route:
+    return Route(parse_pattern(pattern), Backend((ONE, TWO), "v2"), http)
+
+
+def viewing(*routes: Route) -> View:
+    plan = Plan(routes, (), (), has={"found.example": ADMIN})
+    return View(Figures(), plan, RouteTable(routes), LocalPlaces(77))
+
+
+def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
+    plain = Route(parse_pattern("plain.example"), None, Backend((ONE,)))
+    view = viewing(route("a.example", Backend((TWO,), "auto")), route("found.example/h2"), plain)
+    total, pieces = json.loads(json.dumps(list(view.tell("routes"))))
+    assert total == {"total": 3}
+    addresses = [str(ONE), str(TWO)]
+    assert pieces["routes"] == [
+        {"pattern": "a.example", "backend": addresses, "proxy": "v2", "http": [str(TWO)],
+         "http_proxy": "auto", "source": "configuration"},
+        # that with a protocol cannot be from a Caddy
+        {"pattern": "found.example/h2", "backend": addresses, "proxy": "v2", "http": None,
+         "http_proxy": None, "source": "configuration"},
+        {"pattern": "plain.example", "backend": None, "proxy": None, "http": [str(ONE)],
+         "http_proxy": None, "source": "configuration"},
+    ]  # fmt: skip
+    _, pieces = viewing(route("found.example")).tell("routes")
+    assert pieces["routes"][0]["source"] == "127.0.0.1:2019"
+
+
+def test_of_very_many_routes_some_are_told_and_the_rest_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_ROUTES", 250)
+    total, *pieces = viewing(*(route(f"n{x}.example") for x in range(300))).tell("routes")
+    assert total == {"total": 300}
+    assert [len(piece["routes"]) for piece in pieces] == [100, 100, 50]
+
+
+def test_figures_have_what_is_no_count_too() -> None:
+    view = viewing(route("a.example"))
+    view.draining = True
+    first, *rest = view.tell("figures")
+    assert first == {"version": __version__, "routes": 1, "limit": 77, "draining": True}
+    assert snapshot(rest).active == 0
+
+
+async def test_connections_and_who_was_refused(mock_clock: MockClock) -> None:
+    view = viewing(route("a.example"))
+    view.figures.began(Outcome(("192.0.2.1", 5), started=trio.current_time()))
+    mock_clock.jump(3)
+    total, piece = view.tell("connections")
+    assert total == {"total": 1}
+    assert [(x["client"], x["age"]) for x in piece["connections"]] == [("192.0.2.1:5", 3)]
+    view.figures.keep(Outcome(None, reason=Reason.NO_ROUTE))
+    (refused,) = view.tell("refused")
+    assert [each["reason"] for each in refused["refused"]] == ["no-route"]
+
+
+def test_nothing_is_told_to_who_asks_for_what_there_is_not() -> None:
+    assert list(viewing().tell("secrets")) == []
