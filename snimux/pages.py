@@ -1,0 +1,207 @@
+"""Serve pages to programs and people on this machine: by HTTP/1.1, to read, and nothing else.
+
+What is served shows who is connected. So it is for loopback and UNIX sockets alone, where TCP's
+other danger is a browser on the machine: a page from anywhere may have its own name resolve to
+127.0.0.1 (DNS rebinding), but then the Host has that name, and is refused.
+
+Bounded, whoever asks: connections at a time, a request's size, the time for it and for its answer.
+One request a connection.
+
+Knows nothing of what is on the pages.
+
+Source: RFC 9110; h11 reads and writes it.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+
+import h11
+import trio
+
+from snimux.listeners import Listener
+from snimux.log import Log
+
+AT_A_TIME = 16
+"""Connections: a scraper, a few browsers' tabs, and room; others wait to be accepted."""
+
+# Seconds for the whole request, and for the answer: then a slow client is none any more.
+_REQUEST_TIME = 5.0
+_ANSWER_TIME = 10.0
+# And after the answer until the client closes: closing at once would answer what it still sends
+# with a reset, and the reset overtakes the answer.
+_LINGER = 1.0
+_LINGER_BYTES = 256 * 1024
+
+# Bytes of a request's head: what nginx and Apache take, or so.
+_LARGEST_REQUEST = 16 * 1024
+_READ_SIZE = 16 * 1024
+
+# Seconds until accepting is tried again when it failed, as for want of descriptors.
+_BACK_OFF = 0.1
+
+_METHODS = (b"GET", b"HEAD")
+
+_HEADERS = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Connection", "close"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a request is answered with."""
+
+    body: bytes
+    type: str = "application/json"
+    status: int = 200
+
+
+Pages = Mapping[str, Callable[[str], Awaitable[Page]]]
+"""For each path what makes the page, by the request's ``Accept``."""
+
+
+async def serve_pages(
+    listeners: Sequence[Listener],
+    pages: Pages,
+    log: Log,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve pages until cancelled.
+
+    Args:
+        listeners: where; of loopback, or UNIX sockets.
+        pages: what.
+        log: told where, and of pages that cannot be made.
+        task_status: told once connections are accepted.
+
+    Resource handling: closes the listeners.
+    """
+    places = trio.Semaphore(AT_A_TIME)
+    with ExitStack() as closing:
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                closing.callback(listener.close)
+                log.write("info", "status", {"address": str(listener)})
+                nursery.start_soon(_accept, listener, pages, log, places, nursery)
+            task_status.started()
+
+
+async def _accept(
+    listener: Listener, pages: Pages, log: Log, places: trio.Semaphore, nursery: trio.Nursery
+) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(listener.socket)
+        await places.acquire()
+        try:
+            client, _ = listener.socket.accept()
+        except OSError:
+            places.release()
+            await trio.sleep(_BACK_OFF)
+            continue
+        nursery.start_soon(partial(_serve, client, pages, log, places))
+
+
+async def _serve(client: socket.socket, pages: Pages, log: Log, places: trio.Semaphore) -> None:
+    try:
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
+            with suppress(trio.BrokenResourceError):
+                await _converse(stream, pages, log)
+    finally:
+        places.release()
+
+
+async def _converse(stream: trio.SocketStream, pages: Pages, log: Log) -> None:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_REQUEST)
+    request = None
+    with trio.move_on_after(_REQUEST_TIME) as reading:
+        try:
+            request = await _request(stream, connection)
+            if request is None:
+                return
+        except h11.RemoteProtocolError as error:
+            page = _refusal(error.error_status_hint, str(error))
+    if reading.cancelled_caught:
+        return
+    with trio.move_on_after(_ANSWER_TIME):
+        if request is not None:
+            page = await _page(request, stream.socket.family == socket.AF_UNIX, pages, log)
+        with suppress(h11.LocalProtocolError):  # what it sent is past answering
+            await stream.send_all(_answer(connection, page, request))
+            await _linger(stream)
+
+
+async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request | None:
+    """The request; None if the client has gone instead."""
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        if event is not h11.NEED_DATA:
+            return None
+        connection.receive_data(await stream.receive_some(_READ_SIZE))
+
+
+async def _page(request: h11.Request, is_unix: bool, pages: Pages, log: Log) -> Page:
+    headers = {name: value.decode("latin-1") for name, value in request.headers}
+    if not (is_unix or is_of_loopback(headers.get(b"host", ""))):
+        return _refusal(421, "the Host is not localhost, and no address of it")
+    if request.method not in _METHODS:
+        return _refusal(405, "only GET and HEAD")
+    if headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers:
+        return _refusal(400, "a request has no body here")
+    make = pages.get(request.target.partition(b"?")[0].decode("latin-1"))
+    if make is None:
+        return _refusal(404, f"here are {', '.join(pages)}")
+    try:
+        return await make(headers.get(b"accept", ""))
+    except Exception as error:  # not expected; but whoever looks must not end what he looks at
+        log.write("error", "status-failed", {"detail": repr(error)})
+        return _refusal(500, "the page could not be made; the log has more")
+
+
+def is_of_loopback(host: str) -> bool:
+    """Whether a Host is a name of this machine that nobody else can have.
+
+    With whatever port: a tunnel may end at another one, and who rebinds a name has the name there.
+    """
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower() == "localhost"
+
+
+def _refusal(status: int, words: str) -> Page:
+    return Page(f"{words}\n".encode(), "text/plain; charset=utf-8", status)
+
+
+def _answer(connection: h11.Connection, page: Page, request: h11.Request | None) -> bytes:
+    headers = [("Content-Type", page.type), ("Content-Length", str(len(page.body))), *_HEADERS]
+    if page.status == 405:
+        headers.append(("Allow", b", ".join(_METHODS).decode()))
+    is_head = request is not None and request.method == b"HEAD"
+    events = [
+        h11.Response(
+            status_code=page.status, headers=headers, reason=HTTPStatus(page.status).phrase
+        ),
+        h11.Data(data=b"" if is_head else page.body),
+        h11.EndOfMessage(),
+    ]
+    return b"".join(connection.send(event) or b"" for event in events)
+
+
+async def _linger(stream: trio.SocketStream) -> None:
+    """Send FIN, and wait for the client's; but neither for long nor for much."""
+    await stream.send_eof()
+    left = _LINGER_BYTES
+    with trio.move_on_after(_LINGER):
+        while left > 0 and (data := await stream.receive_some(_READ_SIZE)):
+            left -= len(data)

@@ -1,0 +1,248 @@
+"""``snimux.pages``: to whom pages are served, what is refused, and what hostile clients cost."""
+
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import h11
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from snimux.address import ListenAddress, TcpAddress, UnixAddress
+from snimux.listeners import Listener, open_listeners
+from snimux.log import Log
+from snimux.pages import Page, is_of_loopback, serve_pages
+from tests.caddy import short_directory
+from tests.sockets import open_descriptors, read_to_end, send_all
+
+# Bytes: more than any kernel's buffers hold.
+BIG = 10**8
+
+ANYWHERE = TcpAddress("127.0.0.1", 0)
+
+
+@dataclass
+class Running:
+    """Pages that are served in this process."""
+
+    listener: Listener
+    where: str
+    stream: io.StringIO = field(default_factory=io.StringIO)
+    asked: list[str] = field(default_factory=list)
+
+    async def connect(self) -> trio.socket.SocketType:
+        sock = trio.socket.socket(self.listener.socket.family)
+        await sock.connect(self.listener.socket.getsockname())
+        return sock
+
+    async def send(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the answer."""
+        with await self.connect() as sock:
+            await send_all(sock, request)
+            answer, was_reset = await read_to_end(sock)
+        assert not was_reset
+        client = h11.Connection(h11.CLIENT)
+        is_head = request.startswith(b"HEAD")
+        method = "HEAD" if is_head else "GET"
+        client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(answer)
+        client.receive_data(b"")
+        response, body = client.next_event(), b""
+        assert isinstance(response, h11.Response)
+        while isinstance(event := client.next_event(), h11.Data):
+            body += event.data
+        assert isinstance(event, h11.EndOfMessage)
+        headers = {name.decode(): value.decode() for name, value in response.headers}
+        return response.status_code, headers, body
+
+    async def get(self, path: str, host: str = "localhost", more: str = "") -> tuple[int, bytes]:
+        request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n"
+        status, _, body = await self.send(request.encode())
+        return status, body
+
+
+@contextlib.asynccontextmanager
+async def running(at: ListenAddress = ANYWHERE) -> AsyncIterator[Running]:
+    (listener,) = open_listeners([at])
+    run = Running(listener, str(listener))
+
+    async def good(accept: str) -> Page:
+        run.asked.append(accept)
+        return Page(b'{"good": 1}')
+
+    async def bad(accept: str) -> Page:
+        raise RuntimeError("not expected")
+
+    async def big(accept: str) -> Page:
+        return Page(bytes(BIG))
+
+    pages = {"/good": good, "/bad": bad, "/big": big}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_pages, [listener], pages, Log(run.stream, form="json"))
+        yield run
+        nursery.cancel_scope.cancel()
+    assert listener.socket.fileno() == -1
+
+
+async def test_a_page_is_served_and_kept_by_nobody() -> None:
+    async with running() as run:
+        request = b"GET /good?x=1 HTTP/1.1\r\nHost: localhost:1\r\nAccept: text/x\r\n\r\n"
+        status, headers, body = await run.send(request)
+        assert (status, body, run.asked) == (200, b'{"good": 1}', ["text/x"])
+        assert headers == {
+            "content-type": "application/json",
+            "content-length": "11",
+            "cache-control": "no-store",
+            "x-content-type-options": "nosniff",
+            "cross-origin-resource-policy": "same-origin",
+            "connection": "close",
+        }
+        head = await run.send(request.replace(b"GET", b"HEAD"))
+        assert head == (status, headers, b"")
+        assert (await run.send(b"GET /good HTTP/1.0\r\nHost: localhost\r\n\r\n"))[0] == 200
+    (line,) = map(json.loads, run.stream.getvalue().splitlines())
+    assert (line["event"], line["address"]) == ("status", run.where)
+
+
+async def test_what_is_not_there_is_told_with_what_is() -> None:
+    async with running() as run:
+        for path in ("/", "/good/", "/../good", "http://localhost/good", "//good", "*"):
+            status, body = await run.get(path)
+            assert (status, body) == (404, b"here are /good, /bad, /big\n"), path
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get"])
+async def test_it_is_only_to_be_read(method: str) -> None:
+    async with running() as run:
+        request = f"{method} /good HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
+        status, headers, _ = await run.send(request.encode())
+        assert (status, headers["allow"], run.asked) == (405, "GET, HEAD", [])
+
+
+async def test_a_request_has_no_body() -> None:
+    async with running() as run:
+        assert (await run.get("/good", more="Content-Length: 5\r\n"))[0] == 400
+        assert (await run.get("/good", more="Transfer-Encoding: chunked\r\n"))[0] == 400
+        assert (await run.get("/good", more="Content-Length: 0\r\n"))[0] == 200
+
+
+HOSTS = {
+    "localhost": True, "localhost:9443": True, "LocalHost:1": True, "127.0.0.1": True,
+    "127.0.0.1:9443": True, "127.8.9.1:1": True, "[::1]:9443": True, "[::1]": True,
+    "": False, "evil.example": False, "evil.example:9443": False, "localhost.evil.example": False,
+    "127.0.0.1.nip.io": False, "evil.example@localhost": False, "192.0.2.1": False,
+    "0.0.0.0": False, "[::]": False, "[::1": True, "[localhost]": True, "2130706433": False,
+    "127.1": False, "localhost.": False,
+}  # fmt: skip
+
+
+def test_only_what_nobody_else_can_have_as_a_name_is_of_loopback() -> None:
+    assert {host: is_of_loopback(host) for host in HOSTS} == HOSTS
+
+
+async def test_a_name_that_was_rebound_sees_nothing() -> None:
+    async with running() as run:
+        for host in ("evil.example", "evil.example:9443", "", "192.0.2.1"):
+            status, body = await run.get("/good", host)
+            assert status == 421
+            assert b"good" not in body
+        for request in (
+            b"GET /good HTTP/1.0\r\n\r\n",
+            b"GET http://localhost/good HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        ):
+            assert (await run.send(request))[0] == 421
+        two = b"GET /good HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
+        assert (await run.send(two))[0] == 400
+        assert (await run.send(b"GET /good HTTP/1.1\r\n\r\n"))[0] == 400
+        assert run.asked == []
+
+
+async def test_on_a_unix_socket_any_host_will_do() -> None:
+    with short_directory() as directory:
+        async with running(UnixAddress(str(directory / "s"))) as run:
+            assert (await run.get("/good", "whatever"))[0] == 200
+            assert (await run.send(b"GET /good HTTP/1.0\r\n\r\n"))[0] == 200
+        assert not (directory / "s").exists()
+
+
+async def test_a_page_that_cannot_be_made_ends_nothing() -> None:
+    async with running() as run:
+        for _ in range(2):
+            status, body = await run.get("/bad")
+            assert (status, b"not expected" in body) == (500, False)
+        assert (await run.get("/good"))[0] == 200
+    lines = [json.loads(line) for line in run.stream.getvalue().splitlines()]
+    failed = [line for line in lines if line["event"] == "status-failed"]
+    assert [line["detail"] for line in failed] == ["RuntimeError('not expected')"] * 2
+
+
+GARBAGE = [b"\x16\x03\x01\x00\x05hello\r\n\r\n", b"GET\r\n\r\n", b"\0\r\n\r\n"]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+async def test_what_is_no_request_is_told_so(garbage: bytes) -> None:
+    async with running() as run:
+        assert (await run.send(garbage))[0] == 400
+        assert (await run.get("/good"))[0] == 200
+
+
+async def test_a_head_without_end_is_refused() -> None:
+    async with running() as run:
+        line = b"X-Long: " + b"x" * 1000 + b"\r\n"
+        request = b"GET /good HTTP/1.1\r\nHost: localhost\r\n" + line * 60
+        assert (await run.send(request))[0] == 431
+        assert run.asked == []
+
+
+async def test_the_silent_and_the_slow_have_their_time_and_others_wait(
+    autojump_clock: MockClock,
+) -> None:
+    """A reader that stops, and more who say nothing than there are places."""
+    autojump_clock.autojump_threshold = 0.05
+    before = open_descriptors()
+    async with running() as run, contextlib.AsyncExitStack() as stack:
+        started = trio.current_time()
+        reader = stack.enter_context(await run.connect())
+        await send_all(reader, b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(20):
+            silent = stack.enter_context(await run.connect())
+            await send_all(silent, b"GET /good HT")
+        status, _ = await run.get("/good")
+        assert status == 200
+        # 15 places are the silent ones' for 5 seconds; then 5 more have theirs
+        assert 5 <= trio.current_time() - started <= 5.1
+        await trio.sleep(20)
+        data, _ = await read_to_end(reader)
+        assert 0 < len(data) < BIG
+    await wait_all_tasks_blocked(0.01)
+    assert open_descriptors() == before
+
+
+async def test_a_client_may_go_at_any_time() -> None:
+    async with running() as run:
+        for sent in (b"", b"GET /good", b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            with await run.connect() as sock:
+                await send_all(sock, sent)
+        for _ in range(20):
+            assert (await run.get("/good"))[0] == 200
+
+
+async def test_who_does_not_close_after_the_answer_is_closed(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with running() as run:
+        with await run.connect() as sock:
+            await send_all(sock, b"GET /good HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+            answer, _ = await read_to_end(sock)
+            assert answer.count(b"HTTP/1.1 200") == 1
+            started = trio.current_time()
+            while True:
+                try:
+                    await sock.send(b"x")
+                except OSError:
+                    break
+                await trio.sleep(0.1)
+            assert trio.current_time() - started < 2
