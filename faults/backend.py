@@ -12,13 +12,12 @@ from faults import client, load
 from faults.client import Got
 from faults.found import Found, Size
 from faults.load import PATIENT, Load, held, why
-from snimux.settings import SETTINGS
 from tests import caddy, muxes
 from tests.caddy import Caddy
 from tests.muxes import Mux
 
 # A machine that is busy with other things may take long to start a Caddy.
-_WAIT = ["--wait=60"] if any(setting.key == "wait" for setting in SETTINGS) else []
+_WAIT = "--wait=60"
 _KILLED, _OTHER = "killed.test", "other.test"
 
 
@@ -34,7 +33,7 @@ async def run(here: Path, size: Size) -> list[Found]:
         for name, each in caddies.items():
             await caddy.answering(each, [name])
         flags = [f"--route={name}=127.0.0.1:{each.port}" for name, each in caddies.items()]
-        async with muxes.running(here, *flags, PATIENT, *_WAIT) as mux:
+        async with muxes.running(here, *flags, PATIENT, _WAIT) as mux:
             return await _run(mux, caddies, size)
     finally:
         for each in caddies.values():

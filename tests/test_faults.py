@@ -12,15 +12,10 @@ if sys.platform != "linux":
 
 from faults.catalogue import FAULTS
 from faults.found import Fault, Size
-from snimux.settings import SETTINGS
 from tests.caddy import short_directory
 from tests.conftest import need
 
 ROOT = Path(__file__).parent.parent
-# Where a backend that restarts is not waited for, those that come meanwhile are refused.
-WAITS = pytest.mark.xfail(
-    "wait" not in {setting.key for setting in SETTINGS}, reason="no setting `wait`"
-)
 
 
 @pytest.fixture
@@ -37,14 +32,7 @@ def fault(request: pytest.FixtureRequest) -> Fault:
     return found
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(each, id=each.name, marks=[WAITS] if each.name == "backend" else [])
-        for each in FAULTS
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name, indirect=True)
 async def test_nothing_is_lost_but_what_was_killed(fault: Fault, here: Path) -> None:
     for found in await fault.run(here, Size(quick=True)):
         assert found.connections
