@@ -13,18 +13,21 @@ no trio, no socket, no clock and no log:
    ``access`` (who is served),
    ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)
 2. ``settings`` (each key and flag), ``sources`` (flags, or TOML -> what they say), ``config`` (both
-   -> Config), ``caddy`` (Caddy's configuration -> routes), ``facts`` (what the doctor found),
-   ``advice`` (what to write), ``diagnosis`` (how it is; the package itself first, ``judge`` last)
+   -> Config), ``difference`` (of two Configs), ``caddy`` (Caddy's configuration -> routes),
+   ``facts`` (what the doctor found), ``advice`` (what to write), ``diagnosis`` (how it is; the
+   package itself first, ``judge`` last)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
    several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count
-   connections), ``systemd`` (hand descriptors over, say how the service is), ``admin`` (ask a
-   Caddy), ``probe`` (ask a backend whether it understands the PROXY protocol), ``survey`` (look at
-   the system), ``certificate`` (see a backend's), ``report`` (findings -> words); in ``relay`` the
-   interface first, then ``portable``, then ``engine``
-4. ``connection`` (one connection's life), ``discovery`` (the route table as the Caddys change),
-   ``proxy_auto`` (which backends understand the PROXY protocol), ``checks`` (which are up),
-   ``pulse`` (see that connections are served)
+   connections), ``systemd`` (hand descriptors over, say how the service is), ``orders`` (to
+   workers), ``watch`` (see a file change), ``admin`` (ask a Caddy), ``probe`` (ask a backend
+   whether it understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
+   a backend's), ``report`` (findings -> words); in ``relay`` the interface first, then
+   ``portable``, then ``engine``
+4. ``connection`` (one connection's life), ``reload`` (another configuration while connections are
+   served), ``discovery`` (the route table as the Caddys change), ``proxy_auto`` (which backends
+   understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are
+   served)
 5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges),
    ``description`` (a configuration in words)
 6. ``supervisor`` (several workers on the same sockets)

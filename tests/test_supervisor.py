@@ -22,10 +22,12 @@ from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, pa
 from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
+from snimux.orders import Order
 from snimux.supervisor import (
     Handed,
     Team,
     _name,
+    _Worker,
     handed_to_worker,
     pause,
     processors,
@@ -322,6 +324,22 @@ def test_a_worker_knows_what_each_listener_was_configured_by(
             known = FdAddress(number) if handed_over else parse_listen(wanted)
             assert (again.protocol, again.wanted) == ("http", known)
         assert handed.activated() == ([("http", number)] if handed_over else [])
+
+
+async def test_who_does_not_read_its_orders_finds_their_end_when_it_does() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        worker = _Worker(1, 0, near)
+        for _ in range(100_000):
+            worker.order(Order("ask"))
+        far.settimeout(60)
+        read = sum(iter(lambda: len(far.recv(2**20)), 0))
+        assert 0 < read < 100_000 * 50
+        # but an answer could still come
+        far.sendall(b"x")
+        assert near.recv(1) == b"x"
 
 
 @contextlib.asynccontextmanager

@@ -300,6 +300,37 @@ def test_an_upgrade_is_the_same_service(
     assert page(units, site) == page(units, site, "[::1]") == "secure by HTTP/2.0"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reload_is_in_place_and_says_whether_it_was_good(
+    units: Machine, site: Caddy, workers: int
+) -> None:
+    config = f'watch = "off"\nworkers = {workers}\n[[caddy]]\nadmin = "unix/{site.admin}"\n'
+    units.write("etc/snimux/snimux.toml", config)
+    units.systemctl("restart", "snimux.service")
+    pid = units.show("snimux.service", "MainPID")
+
+    def reload(line: str, status: str) -> None:
+        units.write("etc/snimux/snimux.toml", line + config)
+        units.systemctl("reload", "snimux.service")
+        trio.run(
+            until,
+            lambda: (
+                re.search(status, units.show("snimux.service", "StatusText"))
+                and units.show("snimux.service", "SubState") == "running"
+            ),
+            f"it says {status}",
+        )
+
+    reload("drian = 3\n", "; not reloaded: .*: unknown key 'drian'; did you mean drain[?]$")
+    before = log(units).count("event=reloaded")
+    reload("drain = 3\n", "routes?(, 2 workers)?$")
+    assert log(units).count("event=reloaded") == before + 1
+    # what systemd holds, is listened on as before
+    assert " opened=0 closed=0 settings=drain " in log(units).splitlines()[-1]
+    assert page(units, site) == "secure by HTTP/2.0"
+    assert units.show("snimux.service", "MainPID") == pid
+
+
 def test_workers_are_one_service(units: Machine, site: Caddy) -> None:
     config = f'workers = 2\n[[caddy]]\nadmin = "unix/{site.admin}"\n'
     units.write("etc/snimux/snimux.toml", config)
