@@ -27,7 +27,7 @@ no trio, no socket, no clock and no log:
 4. ``connection`` (one connection's life), ``reload`` (another configuration while connections are
    served), ``discovery`` (the route table as the Caddys change), ``proxy_auto`` (which backends
    understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are
-   served)
+   served), ``upgrade`` (start a successor, relieve a predecessor)
 5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges),
    ``description`` (a configuration in words)
 6. ``supervisor`` (several workers on the same sockets)

@@ -29,10 +29,9 @@ class Order:
 
     ``leave`` is to accept no more, ``drain`` and ``close`` are stages of an end; ``ask`` has the
     Caddys asked at once. ``listener`` hands over a socket: ``number`` is its, and ``address`` where
-    it was to listen. ``reload``
-    (``number`` is the reload's) hands over the configuration's text, and ``serve`` says by number
-    which listeners are for which protocol from then on: all others are to be closed. ``reloaded``
-    is the answer.
+    it was to listen. ``reload`` (``number`` is the reload's) hands over the configuration's text,
+    and ``serve`` says by number which listeners are for which protocol from then on: all others are
+    to be closed. ``reloaded`` is the answer.
     """
 
     what: What

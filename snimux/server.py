@@ -110,8 +110,8 @@ async def serve(
         places: of the connections, over all listeners.
         listeners: where to accept.
         log: told of every connection, once.
-        orders: of a worker, the socket from its supervisor: an order is as good as a signal, its
-            end as good as the first one.
+        orders: of a worker, the socket from its supervisor: an order to stop is as good as a
+            signal, its end as good as the first one.
         manager: told that connections are served, for as long as it is so; a worker has none.
         source: where the configuration comes from, if it can be read again.
         succession: who came before this process, and who comes after it; a worker has none.

@@ -422,6 +422,10 @@ def _keep(
     try:
         signal.set_wakeup_fd(-1)  # that of the parent's event loop
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Who signals all processes of a service (systemctl kill) means the parent, and may find
+        # these as well: what was ignored here is so in the program, until it has a handler.
+        signal.signal(SIGNAL, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [SIGNAL])  # what is blocked is not ignored
         try:
             pid = systemd.start(command, handed, environment=environment)
         except OSError as error:

@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from snimux import listeners as module
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
 from snimux.config import Activated
-from snimux.listeners import Listener, ListenError, activated, besides, open_listeners
+from snimux.listeners import Listener, ListenError, activated, adopted, besides, open_listeners
+from tests.caddy import short_directory
 from tests.sockets import open_descriptors
 
 
@@ -345,3 +347,18 @@ def test_a_descriptor_is_handed_over_at_the_start_only() -> None:
             os.close(other.number)
         finally:
             close(before)
+
+
+def test_what_another_process_listened_on_is_used_again_by_the_address_that_it_was_for() -> None:
+    with short_directory() as directory:
+        path = UnixAddress(str(directory / "s"))
+        (first,) = open_listeners([path])
+        number = first.socket.detach()
+        there = adopted(number, path, protocol="http", inode=first.inode)
+        (again,) = open_listeners([path], there=[there])
+        assert again == replace(there, protocol="tls")
+        assert not again.handed_over
+        again.close()
+        assert not Path(path.path).exists()
+    with socket.socket() as deaf, pytest.raises(OSError, match="no listening"):
+        adopted(deaf.fileno(), FdAddress(3))

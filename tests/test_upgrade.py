@@ -85,7 +85,7 @@ class Dynasty:
     async def lines(self, count: int, **fields: object) -> list[muxes.Line]:
         """The lines that have these fields, as soon as there are so many."""
         try:
-            await until(self.has(count, **fields), f"{count} lines with {fields}", seconds=20)
+            await until(self.has(count, **fields), f"{count} lines with {fields}", seconds=60)
         except AssertionError as error:
             said = [x for x in self.mux.stderr.splitlines() if '"connection"' not in x]
             raise AssertionError("\n".join([str(error), *said])) from None
@@ -218,6 +218,7 @@ async def test_upgrades_in_a_row_lose_nothing_and_long_lives_end_where_they_bega
 
 
 @ON_LINUX
+@pytest.mark.timeout(300)
 async def test_ten_upgrades_leak_nothing(here: Path) -> None:
     async with running(here) as run:
         found = []
@@ -353,6 +354,14 @@ async def test_the_successor_is_what_is_installed_now(here: Path) -> None:
         run.mux.log_file.write_text(run.mux.stderr.replace("Traceback", "Trace"))
 
 
+def ignored_by(pid: int) -> list[int]:
+    """The signals that a process ignores: proc(5), SigIgn."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigIgn")]
+    return [number for number in range(1, 65) if mask >> (number - 1) & 1]
+
+
+@ON_LINUX
 async def test_who_is_told_to_stop_leaves_nobody_half_started(here: Path) -> None:
     module, wrapper = copied(here)
     os.mkfifo(here / "never")
@@ -364,6 +373,8 @@ async def test_who_is_told_to_stop_leaves_nobody_half_started(here: Path) -> Non
         os.kill(run.pid, signal.SIGUSR2)
         (ignored,) = await run.lines(1, event="upgrade-ignored")
         assert ignored["detail"] == "there is a successor already"
+        # nor one of its own: who wants one may signal all processes of a service
+        assert signal.SIGUSR2 in ignored_by(successor["pid"])
         await exchanged_once(run)
         os.kill(run.pid, signal.SIGTERM)
         await run.lines(1, event="draining")
