@@ -60,6 +60,15 @@ def is_running(pid: int) -> bool:
         return False
 
 
+async def gone(pids: Sequence[int]) -> None:
+    """Wait until they have ended; whoever does not is killed, and that is a failure."""
+    try:
+        await until(lambda: not any(map(is_running, pids)), "all have ended", seconds=30)
+    finally:
+        for pid in filter(is_running, pids):
+            os.kill(pid, signal.SIGKILL)
+
+
 async def echo(stream: trio.SocketStream) -> None:
     """A backend that sends back what it is sent."""
     with contextlib.suppress(trio.BrokenResourceError):
@@ -131,11 +140,11 @@ async def running(
                 await run.lines(1, event="relay")
                 yield run
             finally:
-                for line in mux.lines(event="upgrading"):
-                    if is_running(line["pid"]):
-                        os.kill(line["pid"], signal.SIGTERM)
-                        os.kill(line["pid"], signal.SIGTERM)
-                await until(lambda: not any(map(is_running, run.pids[1:])), "all have ended")
+                pids = [line["pid"] for line in mux.lines(event="upgrading")]
+                for pid in filter(is_running, pids):
+                    os.kill(pid, signal.SIGTERM)
+                with trio.CancelScope(shield=True):
+                    await gone(pids)
         nursery.cancel_scope.cancel()
 
 
