@@ -22,12 +22,15 @@ no trio, no socket, no clock and no log:
    connections), ``systemd`` (hand descriptors over, say how the service is), ``orders`` (to
    workers), ``watch`` (see a file change), ``admin`` (ask a Caddy), ``probe`` (ask a backend
    whether it understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
-   a backend's), ``report`` (findings -> words); in ``relay`` the interface first, then
+   a backend's), ``report`` (findings -> words), ``questions`` (ask a worker, answer a supervisor),
+   ``pages`` (serve some to this machine alone); in ``relay`` the interface first, then
    ``portable``, then ``engine``
 4. ``connection`` (one connection's life), ``reload`` (another configuration while connections are
    served), ``discovery`` (the route table as the Caddys change), ``proxy_auto`` (which backends
    understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are
-   served), ``upgrade`` (start a successor, relieve a predecessor)
+   served), ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes
+   of connections), ``view`` (what a process tells of itself), ``exposition`` (figures -> what
+   Prometheus reads), ``status`` (the pages of a running snimux)
 5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges),
    ``description`` (a configuration in words)
 6. ``supervisor`` (several workers on the same sockets)

@@ -106,6 +106,8 @@ class Config:
     """Whether the file is read again when it has changed, "on" or "off"."""
     without_proxy: frozenset[AdminAddress] = frozenset()
     """The Caddys of those whose sites are sent no PROXY protocol header in any case."""
+    status: ListenAddress | None = None
+    """Where to show how it is."""
     handed_over: tuple[ListenAddress, ...] = ()
     """Where what was handed over listens; ``listen`` and ``http`` have the descriptors."""
     backends: BackendDefaults = BackendDefaults()
@@ -125,7 +127,7 @@ class Config:
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
 _DEFAULT_HTTP = f":{HTTP.default_port}"
-_NO_LIMITS = ("relay", "log_format", "log_level", "workers", "watch")
+_NO_LIMITS = ("relay", "log_format", "log_level", "workers", "watch", "status")
 _FOR_BACKENDS = tuple(x.name for x in fields(BackendDefaults))
 
 

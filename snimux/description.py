@@ -45,6 +45,8 @@ def describe(
             lines += _shown_admission(config.admission_of(http))
         if not config.http:
             lines.append(f"  {'off':{width}}      plain HTTP")
+    if config.status is not None:
+        lines.append(f"  {config.status!s:{width}}      status")
     lines.append("routes")
     for route in found.routes:
         unicode = hostname.for_people(route.pattern.host)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields, replace
 
 from snimux.config import Config
 
-# What a running process cannot change: how many of it there are, and what moves its bytes.
-_FIXED = ("workers", "relay")
+# What a running process cannot change: how many of it there are, what moves its bytes, and where it
+# is looked at.
+_FIXED = ("workers", "relay", "status")
 
 _COMPARED = (
     "listen", "http", "caddys", "without_proxy", "admission", "admissions", "log_format",
@@ -51,4 +52,4 @@ def difference(before: Config, after: Config) -> Difference:
 
 def in_effect(before: Config, after: Config) -> Config:
     """What a configuration becomes in a process that has run with the one before it."""
-    return replace(after, workers=before.workers, relay=before.relay)
+    return replace(after, **{key: getattr(before, key) for key in _FIXED})

@@ -25,6 +25,8 @@ _BACKLOG = 4096
 # What this is for is clear without a name.
 _HTTP_PORT = 80
 
+_FLAGS = {"tls": "--listen", "http": "--http", "status": "--status"}
+
 # How often to look for a port that is free for IPv4 and IPv6, where port 0 asks for any.
 _TRIES = 20
 
@@ -65,6 +67,8 @@ def open_listeners(
     addresses: Iterable[ListenAddress],
     http: Iterable[ListenAddress] = (),
     there: Iterable[Listener] = (),
+    *,
+    status: Iterable[ListenAddress] = (),
 ) -> list[Listener]:
     """Bind and listen on every address where nothing does so yet.
 
@@ -73,6 +77,7 @@ def open_listeners(
         http: for plain HTTP.
         there: listeners that are open. One for a wanted address is used again; for the other
             protocol it is the same socket, for it could not be bound anew while it is open.
+        status: for whoever wants to see how it is.
 
     Returns:
         The listeners, in order: one an address and family. ``besides`` says which are new.
@@ -85,6 +90,7 @@ def open_listeners(
     """
     there = list(there)
     wanted = [(x, "tls") for x in addresses] + [(x, "http") for x in http]
+    wanted += [(x, "status") for x in status]
     kept = _kept(wanted, there)
     opened: list[Listener] = []
     found: list[Listener] = []
@@ -96,7 +102,7 @@ def open_listeners(
     except OSError as error:
         for listener in opened:
             listener.close()
-        words = _words(address, error, "--http" if protocol == "http" else "--listen", there)
+        words = _words(address, error, _FLAGS[protocol], there)
         raise ListenError(f"cannot listen on {address}: {words}") from None
     for listener in opened:
         listener.socket.setblocking(False)
@@ -290,8 +296,10 @@ def _adopt(number: int) -> socket.socket:
 
 def _words(address: ListenAddress, error: OSError, flag: str, there: Iterable[Listener]) -> str:
     words = _cause(address, error, flag, there)
-    # Nobody may have asked for it: it is the default beside port 443.
-    return words if flag == "--listen" else f"{words}; or leave plain HTTP to others: {flag} off"
+    if flag == "--http":
+        # Nobody may have asked for it: it is the default beside port 443.
+        return f"{words}; or leave plain HTTP to others: {flag} off"
+    return words if flag == "--listen" else f"{words} ({flag})"
 
 
 def _cause(address: ListenAddress, error: OSError, flag: str, there: Iterable[Listener]) -> str:

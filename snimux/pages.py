@@ -72,6 +72,7 @@ async def serve_pages(
     pages: Pages,
     log: Log,
     *,
+    close: Callable[[Listener], None] = Listener.close,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve pages until cancelled.
@@ -80,6 +81,7 @@ async def serve_pages(
         listeners: where; of loopback, or UNIX sockets.
         pages: what.
         log: told where, and of pages that cannot be made.
+        close: closes a listener.
         task_status: told once connections are accepted.
 
     Resource handling: closes the listeners.
@@ -88,7 +90,7 @@ async def serve_pages(
     with ExitStack() as closing:
         async with trio.open_nursery() as nursery:
             for listener in listeners:
-                closing.callback(listener.close)
+                closing.callback(close, listener)
                 log.write("info", "status", {"address": str(listener)})
                 nursery.start_soon(_accept, listener, pages, log, places, nursery)
             task_status.started()

@@ -6,6 +6,7 @@ collector, its stderr. Knows no flags and no commands, and nothing of connection
 """
 
 import gc
+import importlib.util
 import io
 import os
 import resource
@@ -21,6 +22,7 @@ from snimux.config import Config, ConfigError, Limits
 from snimux.flags import fail
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Field, Log
+from snimux.pages import AT_A_TIME
 from snimux.places import LocalPlaces, SharedPlaces
 from snimux.relay.pipes import MOST
 from snimux.reload import File, Source
@@ -69,9 +71,12 @@ def run(config: Config, file: File | None, told: Manager, inherited: Inheritance
         told: the service manager.
         inherited: what was handed to this process.
     """
+    if config.status is not None and importlib.util.find_spec("prometheus_client") is None:
+        fail(1, "--status: needs prometheus-client: pip install 'snimux[status]'")
     log = _log(config)
     workers = config.workers or processors()
-    allowed = workers * max(_room_for(_raise_descriptor_limit()), 1)
+    descriptors = _raise_descriptor_limit() - (AT_A_TIME if config.status else 0)
+    allowed = workers * max(_room_for(descriptors), 1)
     lacking = missing(config.routes)
     if lacking:
         fail(1, lacking)
@@ -86,19 +91,22 @@ def run(config: Config, file: File | None, told: Manager, inherited: Inheritance
 
     most = limit(config.limits)
     source = file and Source(replace(file, parse=_permitted(file.parse)), limit, _settle_many)
+    status_at = [] if config.status is None else [config.status]
     try:
-        listeners = open_listeners(config.listen, config.http, inherited.listeners)
+        opened = open_listeners(config.listen, config.http, inherited.listeners, status=status_at)
     except ListenError as error:
         fail(1, str(error))
+    status = [listener for listener in opened if listener.protocol == "status"]
+    listeners = [listener for listener in opened if listener.protocol != "status"]
     # As this process was started: by its script or -m, with the interpreter's own flags.
     command = [sys.executable, *sys.orig_argv[1:]]
-    succession = Succession(log, told, inherited, command=command, listeners=listeners)
+    succession = Succession(log, told, inherited, command=command, listeners=opened)
     if workers == 1:
-        server = partial(serve, config, LocalPlaces(most), listeners, log)
+        server = partial(serve, config, LocalPlaces(most), listeners, log, status=status)
         _run_until_stopped(partial(server, manager=told, source=source, succession=succession))
         return
     team = Team(workers, most, allowed, config, file.text if file else None)
-    supervisor = partial(supervise, command, listeners, team, log)
+    supervisor = partial(supervise, command, listeners, team, log, status=status)
     _run_until_stopped(partial(supervisor, manager=told, source=source, succession=succession))
 
 
@@ -126,7 +134,8 @@ def run_worker(config: Config, file: File | None, handed: Handed) -> None:
     listeners = handed.listeners()
     source = file and Source(file, lambda _: places.limit, _settle_many)
     server = partial(serve, config, places, listeners, log)
-    _run_until_stopped(partial(server, orders=handed.orders, source=source))
+    asked = handed.questions()
+    _run_until_stopped(partial(server, orders=handed.orders, source=source, questions=asked))
 
 
 def _log(config: Config, *, worker: int | None = None) -> Log:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import itertools
 import math
+import os
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import trio
 
-from snimux.address import DialAddress, FdAddress, TcpAddress
+from snimux.address import AdminAddress, DialAddress, FdAddress, TcpAddress
 from snimux.backends import Backends
 from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
@@ -28,22 +29,27 @@ from snimux.config import BackendDefaults, Config
 from snimux.connection import Entry, Outcome, Service, endpoint, tune
 from snimux.connection import serve as serve_connection
 from snimux.discovery import Discovery, planned
+from snimux.figures import Figures, snapshot
 from snimux.http_head import HTTP
 from snimux.listeners import Listener
 from snimux.log import Level, Log
 from snimux.names import Names
 from snimux.orders import Orders
+from snimux.pages import Pages, serve_pages
 from snimux.places import Places
 from snimux.proxy_auto import Asked, Prober, asked
 from snimux.proxy_header import Endpoint
 from snimux.pulse import pulse
+from snimux.questions import answer
 from snimux.relay import Relay, portable
 from snimux.reload import Follower, NotFollowed, Reloader, Source, say_listeners
 from snimux.routes import Backend, LiveTable, RouteTable
+from snimux.status import Answers, Whole, pages
 from snimux.systemd import Manager
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
 from snimux.verdict import Reason
+from snimux.view import View
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _WISHES = (*STOP_SIGNALS, signal.SIGHUP, UPGRADE_SIGNAL, signal.SIGCHLD)
@@ -98,6 +104,8 @@ async def serve(
     manager: Manager | None = None,
     source: Source | None = None,
     succession: Succession | None = None,
+    status: Sequence[Listener] = (),
+    questions: socket.socket | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal closes what is still open.
@@ -115,20 +123,25 @@ async def serve(
         manager: told that connections are served, for as long as it is so; a worker has none.
         source: where the configuration comes from, if it can be read again.
         succession: who came before this process, and who comes after it; a worker has none.
+        status: where to show how it is; a worker has none.
+        questions: of a worker whose supervisor shows that, where it asks.
         task_status: told once signals are heeded and connections accepted.
 
-    Resource handling: closes the listeners, as soon as it stops accepting, and ``orders``.
+    Resource handling: closes the listeners, as soon as it stops accepting, those of ``status`` in
+    the end, ``orders`` and ``questions``.
     """
     async with _relay(config.relay, log) as relay:
         told = manager or Manager()
         succession = succession or Succession(log, told)
-        server = _Server(config, places, listeners, log, relay, told, source, succession)
+        figures = Figures() if status or questions else None
+        server = _Server(config, places, listeners, log, relay, told, source, succession, figures)
+        server.status_listeners = status
         with contextlib.ExitStack() as sockets:
             supervisor = None
             if orders is not None:
                 supervisor = sockets.enter_context(socket.socket(fileno=orders))
                 supervisor.setblocking(False)
-            await _serve(server, log, supervisor, task_status)
+            await _serve(server, log, supervisor, status, questions, task_status)
 
 
 class _Flusher(trio.abc.Instrument):
@@ -177,6 +190,8 @@ async def _serve(
     server: "_Server",
     log: Log,
     supervisor: socket.socket | None,
+    status: Sequence[Listener],
+    questions: socket.socket | None,
     task_status: trio.TaskStatus[None],
 ) -> None:
     heeded = STOP_SIGNALS if supervisor else _WISHES
@@ -193,6 +208,12 @@ async def _serve(
             # These go on while connections drain.
             await watch.start(server.names.run)
             await watch.start(server.backends.run)
+            if server.view is not None:
+                if questions is not None:
+                    watch.start_soon(answer, questions, server.view.tell, log)
+                if status:
+                    shown = pages(_Alone(server.view))
+                    await watch.start(show, status, shown, log, server.succession, server.showing)
             async with trio.open_nursery() as connections:
                 upgrade = partial(connections.start_soon, _upgrade, server, reload, watch)
                 watch.start_soon(_heed, signals, server, reload, upgrade)
@@ -250,7 +271,10 @@ async def _upgrade(
 ) -> None:
     # A reload would change what is handed over.
     lock = reload.lock if isinstance(reload, Reloader) else contextlib.nullcontext()
-    if await server.succession.hand_over(lambda: server.listeners, lock):
+    if await server.succession.hand_over(
+        lambda: [*server.listeners, *server.status_listeners], lock
+    ):
+        server.showing.cancel()
         server.leaving.set()
         watch.start_soon(server.obey_successor)
 
@@ -311,6 +335,67 @@ class _Routing(NamedTuple):
     asked: Mapping[DialAddress, Asked]
     backends: Set[Backend]
     checked: Mapping[DialAddress, Wanted]
+    has: Mapping[str, AdminAddress]
+
+
+async def show(
+    listeners: Sequence[Listener],
+    shown: Pages,
+    log: Log,
+    succession: Succession,
+    showing: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve pages until another process is to do that, or until cancelled.
+
+    Two at once, of which each has but its own figures, would be asked by turns; so one that comes
+    after another begins when that has handed over.
+
+    Args:
+        listeners: where.
+        shown: the pages.
+        log: told where, and of pages that cannot be made.
+        succession: who does it before, and after.
+        showing: cancelled when another process is to do it.
+        task_status: told once it is done, or is left to another.
+
+    Resource handling: closes the listeners.
+    """
+    with showing:
+        if succession.relieves:
+            task_status.started()
+            await succession.relieved()
+            await serve_pages(listeners, shown, log, close=succession.close)
+        else:
+            await serve_pages(
+                listeners, shown, log, close=succession.close, task_status=task_status
+            )
+
+
+class _Alone:
+    """A process without others, as the pages see it."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    async def ask(self, what: str) -> Answers:
+        """What it tells itself."""
+        pieces = []
+        for piece in self.view.tell(what):
+            pieces.append(piece)
+            await trio.lowlevel.checkpoint()
+        return {1: pieces}
+
+    async def whole(self) -> Whole:
+        """The figures."""
+        answers = await self.ask("figures")
+        figures = snapshot([piece for pieces in answers.values() for piece in pieces or ()])
+        return Whole(figures, answers, processes={"": os.getpid()})
+
+    def why_not_serving(self) -> str | None:
+        """What keeps connections from being accepted."""
+        return "draining" if self.view.draining else None
 
 
 class _Server:
@@ -326,8 +411,11 @@ class _Server:
         manager: Manager,
         source: Source | None,
         succession: Succession,
+        figures: Figures | None,
     ) -> None:
         self.config = config
+        self.status_listeners: Sequence[Listener] = ()
+        self.showing = trio.CancelScope()
         self.accepting: trio.Nursery | None = None
         self.connections: trio.Nursery | None = None
         self.source = source
@@ -341,6 +429,10 @@ class _Server:
         self.table = LiveTable(RouteTable(config.routes))
         self.names = Names(log)
         self.backends = Backends(log, config.backends, doubt_name=self.names.doubt)
+        self.view: View | None = None  # where nobody looks, nothing is counted
+        if figures is not None:
+            self.view = View(figures, self.table, places)
+            self.backends.told_failed = figures.not_dialled
         self.prober = Prober(log)
         self.prober.exchange(asked(config.routes, {}))
         self.checker = Checker(
@@ -368,6 +460,7 @@ class _Server:
             proved=self.prober.proved,
             backends=self.backends,
             look_again=self.discovery.look_again if config.caddys else None,
+            watcher=None if self.view is None else self.view.figures,
         )
         if config.limits.by_source:
             tls = replace(tls, enter=self.enter)
@@ -508,6 +601,8 @@ class _Server:
         self.backends.exchange(routing.backends)
         self.checker.exchange(routing.checked)
         self.table.current = routing.table
+        if self.view is not None:
+            self.view.has = routing.has
 
     def reload(self, supervisor: socket.socket | None) -> Reloader | Follower | None:
         """What has other configurations put into effect, of a worker by its supervisor."""
@@ -574,6 +669,8 @@ class _Server:
             if reason in _SCANNERS:
                 self.scanners[reason] += 1
         self.log.write(level, "connection", outcome.fields())
+        if self.view is not None and reason is not None and reason not in _SCANNERS:
+            self.view.figures.keep(outcome)
 
     async def sum_up_now_and_then(self) -> None:
         """Sum the scanners up every ``_SUM_UP_EVERY`` seconds."""
@@ -643,6 +740,8 @@ class _Server:
     def drain(self, connections: trio.CancelScope) -> None:
         """Give open connections their time to end: as much as they want, but if told to stop."""
         drain_time = self.config.limits.drain if self.hurrying.is_set() else math.inf
+        if self.view is not None:
+            self.view.draining = True
         self.manager.stopping(self.status(), within=drain_time)
         connections.deadline = trio.current_time() + drain_time
         seconds = "off" if drain_time == math.inf else drain_time
@@ -667,6 +766,7 @@ def _routing(found: Plan, defaults: BackendDefaults) -> _Routing:
         asked(found.routes, found.listeners),
         {backend for route in found.routes for backend in route.backends},
         wanted(found.routes, defaults),
+        found.has,
     )
 
 

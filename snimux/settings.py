@@ -3,11 +3,13 @@
 One table serves the file, the flags and the help, so that all three say the same.
 """
 
+import ipaddress
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from snimux.address import AddressError, FdAddress, ListenAddress, TcpAddress, parse_listen
 from snimux.balance import BALANCES
 from snimux.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
 
@@ -95,6 +97,30 @@ def choice(*words: str) -> Callable[[object], str]:
 
 weight = _count("shares", high=256)  # HAProxy's highest, too
 """Reads how much of the whole an address is to have, beside others."""
+
+
+def _status(value: object) -> ListenAddress | None:
+    if value == "off":
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is not an address or off")
+    address = parse_listen(value)
+    if isinstance(address, FdAddress) or not _is_of_this_machine(address):
+        raise AddressError(
+            "shows who is connected, so it is for this machine alone: an address of loopback, such "
+            "as 127.0.0.1:9443, or unix//path/to/socket"
+        )
+    return address
+
+
+def _is_of_this_machine(address: ListenAddress) -> bool:
+    if not isinstance(address, TcpAddress):
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return address.host == "localhost"
+
 
 # 512 bytes: hardly any client says less, so a smaller bound is a slip of units.
 SETTINGS = (
@@ -207,6 +233,14 @@ SETTINGS = (
         "on",
         "on|off",
         "read the --config FILE again when it has changed; SIGHUP does so in any case",
+    ),
+    Setting(
+        "status",
+        _status,
+        "off",
+        "ADDR|off",
+        "show there, by HTTP, how it is: /metrics (for Prometheus), /healthz, /routes, "
+        "/connections, /refused; on loopback or a UNIX socket alone",
     ),
     Setting("log_format", choice("logfmt", "json"), "logfmt", "logfmt|json", "form of a log line"),
     Setting(

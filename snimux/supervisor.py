@@ -23,22 +23,27 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, unquote
 
 import trio
 
-from snimux import places, systemd
+from snimux import __version__, places, systemd
 from snimux.address import FdAddress, parse_listen
 from snimux.config import Config
+from snimux.figures import Totals, snapshot
 from snimux.listeners import Listener, besides
 from snimux.log import Field, Log
 from snimux.orders import Gone, Order, Orders, What, send
+from snimux.questions import Respondent
 from snimux.reload import Reloader, Source, content, say_listeners
-from snimux.server import STOP_SIGNALS, status
+from snimux.server import STOP_SIGNALS, show
+from snimux.server import status as described
+from snimux.status import Answers, Whole, pages
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
 
-_WORKER, _PLACES, _CONFIG = "worker-", "places", "config"
+_WORKER, _PLACES, _CONFIG, _STATUS = "worker-", "places", "config", "status"
 # The name of a socket is the protocol's, the listener's number, and where it was to listen; with
 # this before it the supervisor was handed the socket itself.
 _ACTIVATED = "activated-"
@@ -53,6 +58,11 @@ _SILENT = 10.0
 
 # Seconds that the workers have to reload before that is said of those who have not.
 _PATIENCE = 30.0
+
+# How often workers are asked for their figures (seconds); but with very many, to be asked takes no
+# more than a part of their time.
+_FIGURES_EVERY = 1.0
+_FIGURES_SHARE = 20
 
 # One that died before was young, and the next may be no better: the second in a row waits a
 # second, and each further one twice as long, up to the longest. Seconds.
@@ -70,10 +80,16 @@ class Handed:
     config: int | None
     sockets: tuple[systemd.Named, ...]
     """Listening, by the name of the protocol."""
+    status: int | None = None
+    """A connected socket on which the supervisor asks, if it does."""
 
     def config_text(self) -> str | None:
         """The text of the configuration file; None where there is none."""
         return None if self.config is None else content(self.config)
+
+    def questions(self) -> socket.socket | None:
+        """Where the supervisor asks, if it does."""
+        return None if self.status is None else socket.socket(fileno=self.status)
 
     def listeners(self) -> list[Listener]:
         """The listeners, which leave UNIX sockets' files to the supervisor."""
@@ -111,12 +127,14 @@ def _handing(listener: Listener) -> Order:
 
 def handed_to_worker(descriptors: Sequence[systemd.Named]) -> Handed | None:
     """What a supervisor has handed over; None if these are not from a supervisor."""
-    own = {name: descriptor for name, descriptor in descriptors if name in (_PLACES, _CONFIG)}
+    names = (_PLACES, _CONFIG, _STATUS)
+    own = {name: descriptor for name, descriptor in descriptors if name in names}
     for name, descriptor in descriptors:
         number = name.removeprefix(_WORKER)
         if number != name and number.isdecimal() and _PLACES in own:
-            rest = [each for each in descriptors if each[0] not in (name, _PLACES, _CONFIG)]
-            return Handed(int(number), descriptor, own[_PLACES], own.get(_CONFIG), tuple(rest))
+            rest = [each for each in descriptors if each[0] not in (name, *names)]
+            counts, config, status = own[_PLACES], own.get(_CONFIG), own.get(_STATUS)
+            return Handed(int(number), descriptor, counts, config, tuple(rest), status)
     return None
 
 
@@ -153,6 +171,7 @@ async def supervise(
     manager: systemd.Manager | None = None,
     source: Source | None = None,
     succession: Succession | None = None,
+    status: Sequence[Listener] = (),
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Have workers until SIGTERM or SIGINT; then tell them to drain, and wait for all.
@@ -170,9 +189,10 @@ async def supervise(
             as none is stuck.
         source: where the configuration comes from, if it can be read again.
         succession: who came before this process, and who comes after it.
+        status: where to show how the workers are.
         task_status: told once signals are heeded.
 
-    Resource handling: closes the listeners when told to stop.
+    Resource handling: closes the listeners when told to stop, and those of ``status`` in the end.
     """
     with ExitStack() as files:
         counts = _unnamed_file(_PLACES)
@@ -180,7 +200,9 @@ async def supervise(
         places.lay_out(counts, workers=team.workers, limit=team.limit, most=team.most)
         manager = manager or systemd.Manager()
         succession = succession or Succession(log, manager)
-        supervisor = _Supervisor(command, listeners, team, counts, log, manager, source, succession)
+        supervisor = _Supervisor(
+            command, listeners, team, counts, log, manager, source, succession, status=status
+        )
         files.callback(supervisor.use_text, None)
         heeded = (signal.SIGCHLD, signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
         with trio.open_signal_receiver(*heeded) as signals:
@@ -192,6 +214,11 @@ async def supervise(
                 watch.start_soon(succession.listen_to_predecessors)
                 if manager.is_there or succession.relieves:
                     watch.start_soon(supervisor.watch)
+                if status:
+                    watch.start_soon(supervisor.keep_figures)
+                    await watch.start(
+                        show, status, pages(supervisor), log, succession, supervisor.showing
+                    )
                 async with trio.open_nursery() as keeping:
                     watch.start_soon(supervisor.heed, signals, keeping, watch)
                     for number in range(1, team.workers + 1):
@@ -221,6 +248,8 @@ class _Worker:
     number: int
     pid: int
     socket: socket.socket
+    respondent: Respondent | None = None
+    """Where it is asked, if it is."""
     ended: trio.Event = field(default_factory=trio.Event)
     exit_code: int = 0
     """As of ``os.waitstatus_to_exitcode``: negative for a signal."""
@@ -269,8 +298,14 @@ class _Supervisor:
         manager: systemd.Manager,
         source: Source | None,
         succession: Succession,
+        *,
+        status: Sequence[Listener],
     ) -> None:
         self.command = command
+        self.count = team.workers
+        self.status_listeners = status
+        self.showing = trio.CancelScope()
+        self.totals = Totals()
         self.config = team.config
         self.listeners = listeners
         self.counts = counts
@@ -310,7 +345,8 @@ class _Supervisor:
         """Hand over to a successor, and leave, if it comes to that."""
         # A reload would change what is handed over.
         lock = self.reloader.lock if self.reloader else nullcontext()
-        if await self.succession.hand_over(lambda: self.listeners, lock):
+        if await self.succession.hand_over(lambda: [*self.listeners, *self.status_listeners], lock):
+            self.showing.cancel()
             self.leave()
             for worker in self.alive.values():
                 worker.order(Order("leave"))
@@ -394,6 +430,9 @@ class _Supervisor:
                 del self.alive[pid]
                 trio.lowlevel.notify_closing(worker.socket)
                 worker.socket.close()
+                if worker.respondent is not None:
+                    worker.respondent.close()
+                    self.totals.lose(pid)
                 worker.exit_code = os.waitstatus_to_exitcode(status)
                 worker.ended.set()
                 worker.answered.unpark_all()
@@ -454,10 +493,54 @@ class _Supervisor:
                 self.log.write("error", "worker-silent", fields)
             worker.sign = sign
 
+    async def ask(self, what: str) -> Answers:
+        """Ask all workers the same; what they count is kept."""
+        answers: dict[int, list[Any] | None] = {}
+
+        async def ask(worker: _Worker, respondent: Respondent) -> None:
+            pieces = await respondent.ask(what)
+            if what == "figures" and pieces is not None:
+                # One that was started after an upgrade may count otherwise.
+                if pieces[0].get("version") != __version__:
+                    pieces = None
+                elif worker.pid in self.alive:
+                    self.totals.take(worker.pid, snapshot(pieces))
+            answers[worker.number] = pieces
+
+        async with trio.open_nursery() as nursery:
+            for worker in self.alive.values():
+                if worker.respondent is not None:
+                    nursery.start_soon(ask, worker, worker.respondent)
+        return answers
+
+    async def whole(self) -> Whole:
+        """The figures of all workers, of those that are gone, too."""
+        processes = {str(worker.number): worker.pid for worker in self.alive.values()}
+        answers = await self.ask("figures")
+        workers = {number: answers.get(number) is not None for number in range(1, self.count + 1)}
+        processes["supervisor"] = os.getpid()
+        return Whole(self.totals.sum(), answers, workers, processes)
+
+    def why_not_serving(self) -> str | None:
+        """What keeps connections from being accepted."""
+        if self.stopping.is_set():
+            return "draining"
+        served = (places.look(self.counts, x.number).beats for x in self.alive.values())
+        return None if any(served) else "no worker serves"
+
+    async def keep_figures(self) -> None:
+        """Ask for the figures now and then, until cancelled: those that die take theirs along."""
+        while True:
+            asked = trio.current_time()
+            answers = await self.ask("figures")
+            # One that is stuck says nothing of how long it takes.
+            took = 0 if None in answers.values() else trio.current_time() - asked
+            await trio.sleep(max(_FIGURES_EVERY, took * _FIGURES_SHARE))
+
     def status(self) -> str:
         """How the workers are, for people."""
         signs = [worker.sign for worker in self.alive.values()]
-        return status(
+        return described(
             sum(sign.taken for sign in signs),
             max((sign.routes for sign in signs), default=0),
             workers=len(signs),
@@ -501,22 +584,29 @@ class _Supervisor:
         """Start a worker; raises OSError."""
         near, far = socket.socketpair()
         near.setblocking(False)
+        here, there = socket.socketpair() if self.status_listeners else (None, None)
+        asked = [] if there is None else [(_STATUS, there.fileno())]
         # A stop signal waits until the worker heeds it, and others for ever.
         waiting = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
         try:
             pid = systemd.start(
                 self.command,
-                [(f"{_WORKER}{number}", far.fileno()), *self.shared()],
+                [(f"{_WORKER}{number}", far.fileno()), *asked, *self.shared()],
                 environment=os.environ,
                 # A Ctrl-C is for the supervisor: its workers are told by it.
                 new_session=True,
             )
         except OSError:
             near.close()
+            if here is not None:
+                here.close()
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             far.close()
-        worker = self.alive[pid] = _Worker(number, pid, near)
+            if there is not None:
+                there.close()
+        respondent = None if here is None else Respondent(here)
+        worker = self.alive[pid] = _Worker(number, pid, near, respondent)
         return worker

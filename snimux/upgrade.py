@@ -199,6 +199,10 @@ class Succession:
         """Whether there is a predecessor that waits to be relieved."""
         return not self._relieved.is_set()
 
+    async def relieved(self) -> None:
+        """Wait until there is no predecessor that is to be relieved."""
+        await self._relieved.wait()
+
     async def relieve(self) -> None:
         """Say that this process serves, and wait until the one before has handed over."""
         if self.relieves and not self._told:

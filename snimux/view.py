@@ -4,17 +4,17 @@ Its routes and where they come from, its connections, whom it refused, its figur
 of who asks, and changes nothing.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 
 import trio
 
 from snimux import __version__, figures
-from snimux.caddy import Plan
+from snimux.address import AdminAddress
 from snimux.figures import Figures, Piece
 from snimux.places import Places
-from snimux.routes import Backend, Route, RouteTable
+from snimux.routes import Backend, LiveTable, Route
 
 MOST_CONNECTIONS = 1_000
 """So many can be looked through; how many there are in all is told."""
@@ -29,9 +29,10 @@ class View:
     """What there is to be seen of a server; whoever has it keeps it up to date."""
 
     figures: Figures
-    plan: Plan
-    table: RouteTable
+    table: LiveTable
     places: Places
+    has: Mapping[str, AdminAddress] = field(default_factory=dict)
+    """Of the hosts whose routes were found, which Caddy they are from."""
     draining: bool = False
 
     def tell(self, what: str) -> Iterator[Piece]:
@@ -40,13 +41,13 @@ class View:
             case "figures":
                 yield {
                     "version": __version__,
-                    "routes": len(self.table),
+                    "routes": len(self.table.current),
                     "limit": self.places.limit,
                     "draining": self.draining,
                 }
                 yield from self.figures.pieces()
             case "routes":
-                yield {"total": len(self.table)}
+                yield {"total": len(self.table.current)}
                 yield from self._routes()
             case "connections":
                 now = trio.current_time()
@@ -55,12 +56,12 @@ class View:
                 yield {"refused": list(self.figures.last_refused)}
 
     def _routes(self) -> Iterator[Piece]:
-        routes = islice(self.table, MOST_ROUTES)
+        routes = islice(self.table.current, MOST_ROUTES)
         while some := list(islice(routes, _AT_A_TIME)):
             yield {"routes": [self._route(route) for route in some]}
 
     def _route(self, route: Route) -> Piece:
-        found_at = None if route.pattern.alpn else self.plan.has.get(route.pattern.host)
+        found_at = None if route.pattern.alpn else self.has.get(route.pattern.host)
         return {
             "pattern": str(route.pattern),
             "backend": _addresses(route.backend),

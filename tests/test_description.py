@@ -46,6 +46,13 @@ def test_what_is_transparent_is_said() -> None:
     )
 
 
+def test_where_the_status_is_shown_is_shown() -> None:
+    config = load({"route": STORY[:1], "status": "127.0.0.1:9443"})
+    assert described(config)[:4] == [
+        "listen", "  :443", "  127.0.0.1:9443                    status", "routes",
+    ]  # fmt: skip
+
+
 def test_where_plain_http_goes_is_shown() -> None:
     file = """
         listen = "127.0.0.1:8443"

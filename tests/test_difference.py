@@ -32,11 +32,12 @@ def test_each_setting_that_differs_is_named_or_needs_a_restart(setting: Setting)
     others = {
         "relay": '"portable"', "log_format": '"json"', "log_level": '"debug"', "watch": '"off"',
         "balance": '"round_robin"', "check": '"tcp"',
+        "status": '"127.0.0.1:1"',
     }  # fmt: skip
     key = setting.key
     toml = f"{key} = {others.get(key, '2000')}\n" if key != "workers" else "workers = 2\n"
     found = difference(config(""), config(toml))
-    is_fixed = key in ("workers", "relay")
+    is_fixed = key in ("workers", "relay", "status")
     assert found.settings == (() if is_fixed else (key,))
     assert found.needs_restart == ((key,) if is_fixed else ())
 

@@ -31,6 +31,30 @@ def test_what_cannot_be_listened_on_is_status_1(capsys: pytest.CaptureFixture[st
     assert f" (pid {os.getpid()})" in words
 
 
+def test_where_the_status_cannot_be_shown_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        config = load({"route": (ROUTE,), "listen": ("127.0.0.1:0",), "status": address})
+        with pytest.raises(SystemExit) as caught:
+            run(config, None, Manager(), Inheritance(()))
+    assert caught.value.code == 1
+    words = capsys.readouterr().err
+    assert words.startswith(f"snimux: cannot listen on {address}: ")
+    assert words.endswith(" (--status)\n")
+
+
+def test_without_what_the_status_needs_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)  # as if it were not installed
+    config = load({"route": (ROUTE,), "listen": ("127.0.0.1:0",), "status": "127.0.0.1:0"})
+    with pytest.raises(SystemExit) as caught:
+        run(config, None, Manager(), Inheritance(()))
+    assert caught.value.code == 1
+    words = "snimux: --status: needs prometheus-client: pip install 'snimux[status]'\n"
+    assert capsys.readouterr().err == words
+
+
 def test_what_is_handed_over_wrongly_is_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

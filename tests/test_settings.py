@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from snimux.address import AddressError
 from snimux.settings import SETTINGS, choice, shown
 
 
@@ -41,6 +42,22 @@ def test_a_rate_is_a_number_above_nothing(value: object, words: str) -> None:
     parse = next(x.parse for x in SETTINGS if x.key == "max_rate_per_source")
     with pytest.raises(ValueError, match=re.escape(words)):
         parse(value)
+
+
+def test_status_is_for_this_machine_alone() -> None:
+    (parse,) = (setting.parse for setting in SETTINGS if setting.key == "status")
+    assert parse("off") is None
+    for text in ("127.0.0.1:9443", "127.9.9.9:1", "[::1]:9443", "localhost:9443", "unix//run/x"):
+        assert str(parse(text)) == text
+    for text in (":9443", "0.0.0.0:9443", "[::]:9443", "192.0.2.1:9443", "ciso.com:9443", "fd/3",
+                 "localhost.ciso.com:1"):  # fmt: skip
+        with pytest.raises(AddressError, match="shows who is connected"):
+            parse(text)
+    with pytest.raises(AddressError, match="no port"):
+        parse("localhost")
+    for value in (9443, True, ["127.0.0.1:1"]):
+        with pytest.raises(ValueError, match="is not an address or off"):
+            parse(value)
 
 
 def test_a_choice_takes_its_words_only() -> None:

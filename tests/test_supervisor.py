@@ -35,7 +35,7 @@ from snimux.supervisor import (
 )
 from snimux.systemd import Manager
 from tests.caddy import free_port, short_directory, until
-from tests.sockets import open_descriptors
+from tests.sockets import open_descriptors, read_to_end, send_all
 
 # The threads are those of other tests, and the child does nothing but execute.
 pytestmark = pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
@@ -85,6 +85,19 @@ while not select.select([handed.orders], [], [], 0.001 if handed.number == 1 els
 """
 
 
+# Answers what it is asked as one of another version would.
+OTHER = """
+import os, select
+from snimux.supervisor import handed_to_worker
+from snimux.systemd import receive
+handed = handed_to_worker(receive(os.environ, os.getpid()))
+asked = handed.questions()
+while handed.orders not in select.select([handed.orders, asked], [], [])[0]:
+    question = asked.recv(100)
+    asked.send(b'{"version": "0", "counts": 7}\\n' + question.split()[0] + b"\\n")
+"""
+
+
 class Stream(io.StringIO):
     """A log in memory that can be waited for."""
 
@@ -124,6 +137,7 @@ async def running(
     listen: Sequence[ListenAddress] = (TcpAddress("127.0.0.1", 0),),
     http: Sequence[ListenAddress] = (),
     manager: Manager | None = None,
+    status: Sequence[Listener] = (),
 ) -> AsyncIterator[Running]:
     """A supervisor until the test is over; stopped by signals, if it is not before."""
     listeners = open_listeners(listen, http)
@@ -133,7 +147,10 @@ async def running(
 
     async def work(*, task_status: trio.TaskStatus[None]) -> None:
         log = Log(run.stream, form="json")
-        await supervise(command, listeners, team, log, manager=manager, task_status=task_status)
+        await supervise(
+            command, listeners, team, log,
+            manager=manager, status=status, task_status=task_status,
+        )  # fmt: skip
         run.done.set()
 
     async with trio.open_nursery() as nursery:
@@ -289,6 +306,41 @@ async def test_workers_get_the_listeners_the_text_and_what_the_dead_gave_back() 
         assert said.read_text().splitlines() == ["1 [True, True, False]"] * 2
 
 
+async def page(listener: Listener, path: str) -> str:
+    """The answer to a GET."""
+    sock = trio.socket.socket()
+    with sock:
+        await sock.connect(listener.socket.getsockname())
+        await send_all(sock, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return (await read_to_end(sock))[0].decode()
+
+
+async def test_what_a_worker_of_another_version_counts_is_left_out() -> None:
+    shown = open_listeners([TcpAddress("127.0.0.1", 0)])
+    async with running([sys.executable, "-c", OTHER], status=shown) as run:
+        await run.lines("worker-started", 1)
+        figures = await page(shown[0], "/metrics")
+        assert '\nsnimux_worker_up{worker="1"} 0.0\n' in figures
+        assert '\nsnimux_connections_total{protocol="tls"} 0.0\n' in figures
+
+
+@pytest.mark.parametrize(("program", "status"), [(OBEYS[2], 503), (LIVES, 200)])
+async def test_it_is_well_as_soon_as_a_worker_shows_life(program: str, status: int) -> None:
+    """And these workers are asked for their figures, and answer nothing."""
+    shown = open_listeners([TcpAddress("127.0.0.1", 0)])
+    async with running([sys.executable, "-c", program], 2, status=shown) as run:
+        await run.lines("worker-started", 2)
+        with trio.fail_after(10):
+            while (answer := await page(shown[0], "/healthz")).split()[1] != str(status):
+                await trio.sleep(0.01)
+        assert answer.endswith("\r\nok\n" if status == 200 else "\r\nno worker serves\n")
+        figures = await page(shown[0], "/metrics")
+        for line in ('worker_up{worker="1"} 0.0', 'worker_up{worker="2"} 0.0', "routes 0.0"):
+            assert f"\nsnimux_{line}\n" in figures
+        assert '"total": 0, "routes": []' in await page(shown[0], "/routes")
+    assert shown[0].socket.fileno() == -1
+
+
 def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
     assert handed_to_worker([]) is None
     assert handed_to_worker([("snimux.socket", 3), ("places", 4)]) is None
@@ -301,7 +353,11 @@ def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
     again = handed_to_worker([*named, ("config", 7), ("activated-http-9", 8)])
     assert again is not None
     assert again.config == 7
+    assert again.questions() is None
     assert (handed.activated(), again.activated()) == ([], [("http", 8)])
+    asked = handed_to_worker([*named, ("status", 9)])
+    assert asked is not None
+    assert (asked.status, asked.sockets) == (9, handed.sockets)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from trio.testing import MockClock
 from snimux import __version__
 from snimux import view as module
 from snimux.address import TcpAddress
-from snimux.caddy import Plan
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
 from snimux.places import LocalPlaces
-from snimux.routes import Backend, Route, RouteTable, parse_pattern
+from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.verdict import Reason
 from snimux.view import View
 
@@ -25,8 +24,8 @@ def route(pattern: str, http: Backend | None = None) -> Route:
 
 
 def viewing(*routes: Route) -> View:
-    plan = Plan(routes, (), (), has={"found.example": ADMIN})
-    return View(Figures(), plan, RouteTable(routes), LocalPlaces(77))
+    table = LiveTable(RouteTable(routes))
+    return View(Figures(), table, LocalPlaces(77), {"found.example": ADMIN})
 
 
 def test_routes_say_where_they_lead_and_where_they_are_from() -> None:

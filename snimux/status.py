@@ -1,0 +1,140 @@
+"""The pages that a running snimux shows of itself: what its processes answer, put together.
+
+Knows nothing of HTTP, and neither how processes are asked nor how many there are.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any, Protocol
+
+import trio
+
+from snimux.figures import Snapshot
+from snimux.pages import Page, Pages
+from snimux.view import MOST_CONNECTIONS
+
+_MOST_REFUSED = 100
+
+_AT_A_TIME = 100  # rows of JSON: some hundred µs
+
+Answers = Mapping[int, list[Any] | None]
+"""The pieces that each process answered with; None if it has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The figures of all processes, and of which."""
+
+    figures: Snapshot
+    answers: Answers
+    workers: Mapping[int, bool] = field(default_factory=dict)
+    """Whether each has answered; empty where there are none."""
+    processes: Mapping[str, int] = field(default_factory=dict)
+    """By what they are called, "" where there is but one."""
+
+
+class Source(Protocol):
+    """The processes of a running snimux."""
+
+    async def ask(self, what: str) -> Answers:
+        """Ask all of them the same."""
+
+    async def whole(self) -> Whole:
+        """Their figures."""
+
+    def why_not_serving(self) -> str | None:
+        """What keeps connections from being accepted; None if nothing does."""
+
+
+def pages(source: Source) -> Pages:
+    """The pages, by path."""
+    return {
+        "/metrics": partial(_metrics, source),
+        "/healthz": partial(_health, source),
+        "/routes": partial(_routes, source),
+        "/connections": partial(_connections, source),
+        "/refused": partial(_refused, source),
+    }
+
+
+async def _metrics(source: Source, accept: str) -> Page:
+    # prometheus-client is an extra, and slow to import.
+    from snimux.exposition import Exposed, render
+
+    whole = await source.whole()
+    told = [each[0] for each in whole.answers.values() if each]
+    exposed = Exposed(
+        whole.figures,
+        routes=max((each["routes"] for each in told), default=0),
+        connections_limit=max((each["limit"] for each in told), default=0),
+        draining=bool(told) and all(each["draining"] for each in told),
+        workers=whole.workers,
+        processes=whole.processes,
+    )
+    # In a thread, for many series take a while, and connections are not to wait for it.
+    return Page(*await trio.to_thread.run_sync(render, exposed, accept))
+
+
+async def _health(source: Source, accept: str) -> Page:
+    why_not = source.why_not_serving()
+    text = "text/plain; charset=utf-8"
+    if why_not is None:
+        return Page(b"ok\n", text)
+    return Page(f"{why_not}\n".encode(), text, 503)
+
+
+async def _routes(source: Source, accept: str) -> Page:
+    """The routes, as the process has them that has most, with what they were used for."""
+    whole = await source.whole()
+    answers = (await source.ask("routes")).values()
+    total, routes = 0, []
+    for pieces in answers:
+        if pieces and pieces[0]["total"] >= total:
+            total, routes = pieces[0]["total"], _gathered([pieces], "routes")
+    by_route: dict[str, list[int]] = {}
+    for (route, _), row in whole.figures.shares.items():
+        by_route[route] = [a + b for a, b in zip(row, by_route.get(route, [0] * 4), strict=True)]
+    words = ("connections", "active", "up", "down")
+    for each in routes:
+        each |= dict(zip(words, by_route.get(each["pattern"], [0] * 4), strict=True))
+    return await _json("routes", routes, total=total)
+
+
+async def _connections(source: Source, accept: str) -> Page:
+    answers = (await source.ask("connections")).items()
+    total, found = 0, []
+    for worker, pieces in answers:
+        if pieces:
+            total += pieces[0]["total"]
+            found += [{"worker": worker, **x} for x in _gathered([pieces], "connections")]
+    found.sort(key=lambda each: -each["age"])
+    return await _json("connections", found[:MOST_CONNECTIONS], total=total)
+
+
+async def _refused(source: Source, accept: str) -> Page:
+    answers = (await source.ask("refused")).items()
+    found = [
+        {"worker": worker, **each}
+        for worker, pieces in answers
+        for each in _gathered([pieces], "refused")
+    ]
+    found.sort(key=lambda each: each["time"])
+    return await _json("refused", found[-_MOST_REFUSED:])
+
+
+def _gathered(answers: list[list[Any] | None], word: str) -> list[dict[str, Any]]:
+    """What all pieces have under a word, in one list."""
+    return list(chain(*(piece.get(word, ()) for pieces in answers for piece in pieces or ())))
+
+
+async def _json(word: str, rows: Sequence[object], **before: object) -> Page:
+    """An object with a list; others have their turn while it is written."""
+    body = bytearray(json.dumps({**before, word: []}).encode()[: -len("]}")])
+    for start in range(0, len(rows), _AT_A_TIME):
+        some = json.dumps(rows[start : start + _AT_A_TIME])
+        body += (b",\n" if start else b"\n") + some[1:-1].encode()
+        await trio.lowlevel.checkpoint()
+    return Page(bytes(body) + b"]}\n")
