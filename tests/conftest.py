@@ -4,7 +4,7 @@ import contextlib
 import os
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hypothesis
@@ -148,8 +148,14 @@ def _write_big(path: Path) -> None:
             file.write(number.to_bytes(8, "big") + noise)
 
 
+@pytest.fixture
+def shared(snimux_of_all: Shared) -> Shared:
+    """The shared snimux, listening, with a log that begins with the test."""
+    return replace(snimux_of_all, mux=snimux_of_all.mux.from_here())
+
+
 @pytest.fixture(scope="session")
-def shared(sites: Sites) -> Iterator[Shared]:
+def snimux_of_all(sites: Sites) -> Iterator[Shared]:
     """The shared snimux, listening."""
     tcp, down = ("127.0.0.1", caddy.free_port()), caddy.free_port()
     with caddy.short_directory() as directory:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Mux:
 
     process: subprocess.Popen[bytes]
     log_file: Path
+    since: int = 0
+    """Bytes at the beginning of the log that are left out."""
 
     @property
     def pid(self) -> int:
@@ -36,7 +38,13 @@ class Mux:
     @property
     def stderr(self) -> str:
         """What it wrote so far on standard error."""
-        return self.log_file.read_text("utf-8")
+        with self.log_file.open("rb") as file:
+            file.seek(self.since)
+            return file.read().decode("utf-8")
+
+    def from_here(self) -> "Mux":
+        """The same, but for what it wrote before: clients' ports come again."""
+        return replace(self, since=self.log_file.stat().st_size)
 
     def lines(self, **fields: object) -> list[Line]:
         """The lines written so far that have these fields."""
@@ -64,7 +72,9 @@ class Mux:
     @property
     def port(self) -> int:
         """The TCP port of the listener that was opened first."""
-        addresses = [str(line["address"]) for line in self.lines(event="listening")]
+        addresses = [
+            str(line["address"]) for line in replace(self, since=0).lines(event="listening")
+        ]
         return next(int(text.rpartition(":")[2]) for text in addresses if "unix/" not in text)
 
     @property
