@@ -149,6 +149,10 @@ class RouteTable:
             alpn: the protocols offered, in the client's order; where patterns for several of them
                 match, the client's first choice among them wins.
         """
+        return next(self.candidates(name, alpn), None)
+
+    def candidates(self, name: str | None, alpn: Sequence[bytes]) -> Iterator[Route]:
+        """Every route that a hello matches; it goes by the first. See ``find``."""
         for host in hostname.patterns_matching(name):
             by_alpn = self._routes.get(host)
             if by_alpn is None:
@@ -156,16 +160,18 @@ class RouteTable:
             for protocol in (*alpn, None):
                 route = by_alpn.get(protocol)
                 if route is not None:
-                    return route
-        return None
+                    yield route
 
     def find_plain(self, name: str | None) -> Route | None:
         """The route of a plain HTTP request for a canonical name, or None."""
+        return next(self.plain_candidates(name), None)
+
+    def plain_candidates(self, name: str | None) -> Iterator[Route]:
+        """Every route that a plain HTTP request matches; it goes by the first."""
         for host in hostname.patterns_matching(name):
             route = self._plain.get(host)
             if route is not None:
-                return route
-        return None
+                yield route
 
 
 class LiveTable:

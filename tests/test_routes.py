@@ -182,3 +182,31 @@ def test_a_transparent_backend_has_addresses_for_clients_of_their_family(
     of_all = tuple(map(parse_dial, ["127.0.0.1:1", "[::1]:1", "10.0.0.1:1"]))
     assert list(map(str, Backend(of_all, transparent=True).addresses_for(host))) == addresses
     assert Backend(of_all).addresses_for(host) == of_all
+
+
+BACKEND = Backend((TcpAddress("127.0.0.1", 8443),))
+ROUTES = st.builds(
+    Route,
+    st.builds(Pattern, PATTERNS, st.sampled_from([None, None, b"h2", b"h3"])),
+    st.sampled_from([None, BACKEND]),
+)
+
+
+@given(
+    st.lists(ROUTES, max_size=8, unique_by=lambda route: route.pattern),
+    st.none() | NAMES,
+    st.lists(st.sampled_from([b"h2", b"h3", b"x"]), max_size=3),
+)
+def test_the_candidates_are_all_that_match_and_the_first_is_found(
+    routes: list[Route], name: str | None, alpn: list[bytes]
+) -> None:
+    table = RouteTable(routes)
+    candidates = list(table.candidates(name, alpn))
+    by_pattern = {route.pattern: route for route in routes if route.backend}
+    order = [Pattern(host, x) for host in patterns_matching(name) for x in (*alpn, None)]
+    assert candidates == [by_pattern[x] for x in order if x in by_pattern]
+    assert table.find(name, alpn) == (candidates[0] if candidates else None)
+    plain = list(table.plain_candidates(name))
+    by_host = {route.pattern.host: route for route in routes if route.pattern.alpn is None}
+    assert plain == [by_host[host] for host in patterns_matching(name) if host in by_host]
+    assert table.find_plain(name) == (plain[0] if plain else None)
