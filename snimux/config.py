@@ -17,7 +17,7 @@ from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.http_head import HTTP
 from snimux.overlap import is_covered, is_own, overlaps
 from snimux.pace import Pace
-from snimux.routes import Check, Route
+from snimux.routes import Check, Pattern, Route
 from snimux.settings import SETTINGS
 from snimux.sources import NOT_EXEMPT, OFF, Source, read_flags, read_toml
 
@@ -117,6 +117,8 @@ class Config:
     """The same by listener, for those that have rules of their own."""
     is_http_said: bool = field(default=False, compare=False)
     """Whether ``http`` is what was told, off included, and not what follows from the rest."""
+    written: Mapping[Pattern, str] = field(default_factory=dict, compare=False)
+    """Where each of the routes is written."""
 
     def admission_of(self, listener: ListenAddress | None) -> Admission | None:
         """Whom a listener lets in, by its address in ``listen`` or ``http``; None: everybody."""
@@ -196,8 +198,18 @@ def load(
         admission=_admission(rules),
         admissions={address: _admission(rules | own) for address, own in own_rules.items()},
         is_http_said=is_http_said,
+        written=_written(from_flags, from_file, file_name),
         **rest,
     )
+
+
+def _written(flags: Source, file: Source, file_name: str) -> dict[Pattern, str]:
+    """Where each route is written, and what it is instead of."""
+    written = {pattern: f"{place} of {file_name}" for pattern, place in file.places.items()}
+    for pattern, place in flags.places.items():
+        other = written.get(pattern)
+        written[pattern] = place if other is None else f"{place}, which wins over {other}"
+    return written
 
 
 def with_found(config: Config, caddys: Iterable[AdminAddress]) -> Config:
@@ -209,6 +221,23 @@ def with_found(config: Config, caddys: Iterable[AdminAddress]) -> Config:
     if not config.is_http_said:
         http = tuple(_default_http(config.listen, config.routes, found))
     return replace(config, caddys=found, http=http)
+
+
+def https_port(config: Config, ports: Sequence[int]) -> int:
+    """The port at which clients find TLS, as far as it can be known here.
+
+    It is 443 where that is listened on, or where what is listened on was handed over or is no TCP
+    port: then something stands before it. Else it is the first of the ports that are listened on.
+
+    Args:
+        config: what was told.
+        ports: those of ``config.listen`` in order, with what port 0 became.
+    """
+    handed_over = any(isinstance(address, FdAddress) for address in config.listen)
+    told = [address.port for address in config.listen if isinstance(address, TcpAddress)]
+    if handed_over or TLS.default_port in told:
+        return TLS.default_port
+    return next(iter(ports), TLS.default_port)
 
 
 _Rules = dict[str, Any]

@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import trio
 
-from snimux.address import AdminAddress, DialAddress, FdAddress, TcpAddress
+from snimux.address import AdminAddress, DialAddress
 from snimux.backends import Backends
 from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
-from snimux.config import BackendDefaults, Config
+from snimux.config import BackendDefaults, Config, https_port
 from snimux.connection import Entry, Outcome, Service, endpoint, tune
 from snimux.connection import serve as serve_connection
 from snimux.discovery import Discovery, planned
@@ -771,20 +771,9 @@ def _routing(found: Plan, defaults: BackendDefaults) -> _Routing:
 
 
 def _https_port(config: Config, listeners: Sequence[Listener]) -> int:
-    """The port at which clients find TLS, as far as it can be known here.
-
-    It is 443 where that is listened on, or where what is listened on was handed over or is no TCP
-    port: then something stands before it. Else it is the first port of those that are listened on.
-    """
-    handed_over = any(isinstance(address, FdAddress) for address in config.listen)
-    ports = [address.port for address in config.listen if isinstance(address, TcpAddress)]
-    if handed_over or TLS.default_port in ports:
-        return TLS.default_port
-    for listener in listeners:  # port 0 is another by now
-        name = listener.socket.getsockname()
-        if listener.protocol == TLS.name and isinstance(name, tuple):
-            return int(name[1])
-    return TLS.default_port
+    """The port at which clients find TLS; of the listeners, for port 0 is another by now."""
+    names = [x.socket.getsockname() for x in listeners if x.protocol == TLS.name]
+    return https_port(config, [name[1] for name in names if isinstance(name, tuple)])
 
 
 def _source_key(source: Endpoint) -> bytes:

@@ -9,7 +9,16 @@ import pytest
 
 from snimux.access import Access, Admission
 from snimux.address import FdAddress, TcpAddress, UnixAddress, parse_listen
-from snimux.config import Activated, BackendDefaults, Config, ConfigError, Limits, load, with_found
+from snimux.config import (
+    Activated,
+    BackendDefaults,
+    Config,
+    ConfigError,
+    Limits,
+    https_port,
+    load,
+    with_found,
+)
 from snimux.networks import Networks, parse_network
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.settings import SETTINGS
@@ -174,6 +183,35 @@ def test_flags_win_over_the_file() -> None:
         "a.example": "127.0.0.1:20",
         "b.example": "127.0.0.1:10",
     }
+
+
+def test_where_each_route_is_written_is_known() -> None:
+    file = '[[route]]\nhosts = ["a.example", "b.example"]\nto = "127.0.0.1:1"\n'
+    flags = {"route": ["b.example=127.0.0.1:2"], "default": "127.0.0.1:3"}
+    written = load(flags, "snimux.toml", file).written
+    assert {str(pattern): where for pattern, where in written.items()} == {
+        "a.example": "route 1 of snimux.toml",
+        "b.example": "--route, which wins over route 1 of snimux.toml",
+        "*": "--default",
+    }
+
+
+@pytest.mark.parametrize(
+    ("listen", "ports", "expected"),
+    [
+        ([":443"], [443], 443),
+        ([":8443", ":443"], [8443, 443], 443),
+        ([":8443", ":9443"], [8443, 9443], 8443),
+        ([":0"], [40000], 40000),
+        (["unix//run/snimux"], [], 443),
+        (["fd/3", ":8443"], [8443], 443),
+    ],
+)
+def test_the_port_at_which_clients_find_tls(
+    listen: list[str], ports: list[int], expected: int
+) -> None:
+    config = load({"listen": listen, "default": "127.0.0.1:1"})
+    assert https_port(config, ports) == expected
 
 
 def test_a_default_by_flag_replaces_the_files() -> None:
