@@ -8,14 +8,16 @@ no trio, no socket, no clock and no log:
 
 0. ``hostname`` (names and patterns), ``address`` (where to listen or dial), ``verdict`` (what a
    peek can conclude), ``networks`` (CIDR), ``pace`` (how fast one may come), ``balance`` (which of
-   several addresses first), ``health`` (what checks say)
+   several addresses first), ``health`` (what checks say),
+   ``dump`` (a capture -> bytes), ``farewells`` (what clients make of refusals)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
    ``access`` (who is served),
    ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)
 2. ``settings`` (each key and flag), ``sources`` (flags, or TOML -> what they say), ``config`` (both
    -> Config), ``difference`` (of two Configs), ``caddy`` (Caddy's configuration -> routes),
    ``facts`` (what the doctor found), ``advice`` (what to write), ``diagnosis`` (how it is; the
-   package itself first, ``judge`` last)
+   package itself first, ``judge`` last), ``case`` (a name, or bytes -> a hello), ``explanation`` (why
+   it goes where it goes)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
    several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count
@@ -32,7 +34,7 @@ no trio, no socket, no clock and no log:
    of connections), ``view`` (what a process tells of itself), ``exposition`` (figures -> what
    Prometheus reads), ``status`` (the pages of a running snimux)
 5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges),
-   ``description`` (a configuration in words)
+   ``description`` (a configuration in words), ``account`` (an explanation in words)
 6. ``supervisor`` (several workers on the same sockets)
 7. ``flags`` (those that all commands share -> Config), ``process`` (become a server, or several)
 8. ``cli`` (argv -> a running server and an exit status)

@@ -10,7 +10,17 @@ import snimux
 ROOT = Path(snimux.__file__).parent
 
 FLOORS = (
-    ("hostname", "address", "verdict", "networks", "pace", "balance", "health"),
+    (
+        "hostname",
+        "address",
+        "verdict",
+        "networks",
+        "pace",
+        "balance",
+        "health",
+        "dump",
+        "farewells",
+    ),
     ("client_hello", "http_head", "proxy_header", "access", "routes", "overlap"),
     (
         "settings",
@@ -20,6 +30,8 @@ FLOORS = (
         "caddy",
         "facts",
         "advice",
+        "case",
+        "explanation",
         "diagnosis.__init__",
         "diagnosis.ports",
         "diagnosis.caddys",
@@ -63,7 +75,7 @@ FLOORS = (
         "exposition",
         "status",
     ),
-    ("server", "doctor", "description"),
+    ("server", "doctor", "description", "account"),
     ("supervisor",),
     ("flags", "process"),
     ("cli", "__main__"),
@@ -80,6 +92,9 @@ SAME_FLOOR = {
     ("config", "sources"),
     ("difference", "config"),
     ("facts", "caddy"),
+    ("explanation", "caddy"),
+    ("explanation", "case"),
+    ("explanation", "config"),
     ("advice", "facts"),
     ("diagnosis.__init__", "advice"),
     ("diagnosis.__init__", "caddy"),

@@ -1,0 +1,286 @@
+"""Why a client goes where it goes: the decision for one hello or request, step by step.
+
+What is asked, and the routes as they are -> a value. Takes the candidates from the very table by
+which connections go. Asks nobody: what the Caddys serve is given; which backends answer, and how
+they are spoken to, others know.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+
+from snimux import hostname
+from snimux.address import AdminAddress, TcpAddress
+from snimux.caddy import Plan, Sites
+from snimux.case import Case
+from snimux.config import Config, https_port
+from snimux.farewells import Farewell, read
+from snimux.http_head import HTTP
+from snimux.routes import Backend, Pattern, Route, RouteTable
+from snimux.verdict import Foreign, Hello, Malformed, NeedMore, Reason, Redirect
+
+# Names that are like the one that has no route: more would not be read.
+_MOST_LIKE_IT = 3
+
+
+class Result(StrEnum):
+    """What became of a pattern."""
+
+    TAKEN = "taken"
+    NO_ROUTE = "no-route"
+    BEATEN = "beaten"
+    NOT_OFFERED = "not-offered"
+    """Its route is for an ALPN protocol that the client does not offer."""
+    OTHER_PROTOCOL = "other-protocol"
+    """Its route is for plain HTTP alone, or for TLS alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A pattern that matches the name, and why it is the one or is not."""
+
+    pattern: Pattern
+    result: Result
+    why: str = ""
+
+
+class End(StrEnum):
+    """How it ends for the client."""
+
+    RELAYED = "relayed"
+    REDIRECTED = "redirected"
+    REFUSED = "refused"
+    NOT_LISTENED = "not-listened"
+    """snimux is not there for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How it ends, and why: ``to`` where relayed, ``location`` where redirected."""
+
+    end: End
+    route: Route | None = None
+    to: Backend | None = None
+    location: str = ""
+    reason: Reason | None = None
+    detail: str = ""
+    told: Farewell | None = None
+    """What snimux itself tells the client, if it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A decision, and how it is come to."""
+
+    case: Case
+    source: str | None
+    """The client's address, if it was said."""
+    decision: Decision
+    tried: tuple[Tried, ...] = ()
+    """Patterns in the order in which they count; behind the one that is taken, those of routes."""
+    origin: str = ""
+    """Where the route is from."""
+    also: tuple[AdminAddress, ...] = ()
+    """Caddys that serve the route's pattern, too, and do not have it."""
+    hints: tuple[str, ...] = ()
+
+    @property
+    def hello(self) -> Hello | None:
+        """What the client says, if that can be understood."""
+        verdict = self.case.verdict
+        return verdict if isinstance(verdict, Hello) else None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the client gets what it came for, or is told where that is."""
+        return self.decision.end in (End.RELAYED, End.REDIRECTED)
+
+
+def explain(
+    case: Case,
+    config: Config,
+    found: Plan,
+    sites: Mapping[AdminAddress, Sites],
+    *,
+    source: str | None = None,
+) -> Explanation:
+    """Explain what happens to a client.
+
+    Args:
+        case: what it says.
+        config: what snimux was told.
+        found: the routes of that, with those of the Caddys.
+        sites: what each Caddy that answered serves.
+        source: the client's IP address, if that is known.
+    """
+    table = RouteTable(found.routes)
+    decision = decide(case, config, table)
+    hello, route = case.verdict, decision.route
+    hints = list(_hints_at_port(case, config))
+    if not isinstance(hello, Hello) or decision.end is End.NOT_LISTENED:
+        return Explanation(case, source, decision, hints=tuple(hints))
+    if decision.reason is Reason.NO_ROUTE:
+        hints += _hints_at_routes(hello, found, sites)
+    return Explanation(
+        case,
+        source,
+        decision,
+        tuple(_tried(hello, table, found.routes)),
+        _origin(route, config, found) if route else "",
+        tuple(_also(route, found, sites)) if route else (),
+        tuple(hints),
+    )
+
+
+def decide(case: Case, config: Config, table: RouteTable) -> Decision:
+    """What becomes of a client; what ``connection`` does, without doing it."""
+    protocol = case.protocol
+    if protocol is HTTP and not config.http:
+        return Decision(
+            End.NOT_LISTENED, detail="snimux does not listen for plain HTTP: see --http"
+        )
+    match case.verdict:
+        case Malformed(reason, detail, farewell):
+            return _refused(reason, detail, farewell)
+        case Foreign(reason):
+            return _refused(reason, "", b"")
+        case NeedMore(farewell=farewell):
+            reason = Reason.HELLO_CUT_SHORT if case.size else Reason.NO_BYTES
+            return _refused(reason, f"{case.size or 0} bytes came", farewell)
+        case Hello() as hello:
+            return _routed(case, hello, table, config)
+
+
+def _refused(reason: Reason, detail: str, farewell: bytes, route: Route | None = None) -> Decision:
+    return Decision(End.REFUSED, route, reason=reason, detail=detail, told=read(farewell))
+
+
+def _routed(case: Case, hello: Hello, table: RouteTable, config: Config) -> Decision:
+    protocol = case.protocol
+    is_plain = hello.request is not None
+    route = table.find_plain(hello.name) if is_plain else table.find(hello.name, hello.alpn)
+    if route is None:
+        return _refused(Reason.NO_ROUTE, "", protocol.farewell(Reason.NO_ROUTE, hello))
+    to = route.http if is_plain else route.backend
+    if to is not None:
+        return Decision(End.RELAYED, route, to)
+    match protocol.redirect(hello, https_port(config, _ports(config))):
+        case Redirect(location, farewell):
+            return Decision(End.REDIRECTED, route, location=location, told=read(farewell))
+        case None:
+            farewell = protocol.farewell(Reason.NO_HTTP, hello)
+            return _refused(Reason.NO_HTTP, "", farewell, route)
+
+
+def _ports(config: Config) -> list[int]:
+    return [x.port for x in config.listen if isinstance(x, TcpAddress) and x.port]
+
+
+# --- the patterns
+
+
+def _tried(hello: Hello, table: RouteTable, routes: Iterable[Route]) -> Iterator[Tried]:
+    """The patterns in order; behind the one that is taken, those that have a route."""
+    is_plain = hello.request is not None
+    candidates = (
+        table.plain_candidates(hello.name) if is_plain else table.candidates(hello.name, hello.alpn)
+    )
+    fitting = list(dict.fromkeys(route.pattern for route in candidates))
+    hosts = list(hostname.patterns_matching(hello.name))
+    unfit: dict[str, dict[Pattern, Route]] = {host: {} for host in hosts}
+    for route in routes:
+        if route.pattern.host in unfit and route.pattern not in fitting:
+            unfit[route.pattern.host][route.pattern] = route
+    is_taken = False
+    for host in hosts:
+        asked = [Pattern(host, protocol) for protocol in (*hello.alpn, None)]
+        for pattern in dict.fromkeys([*asked[:-1], *unfit[host], asked[-1]]):
+            if pattern in unfit[host]:
+                yield _unfit(unfit[host][pattern], is_plain=is_plain)
+            elif pattern in fitting:
+                is_first = pattern == fitting[0]
+                is_taken = is_taken or is_first
+                why = "" if is_first else _why_beaten(pattern, fitting[0])
+                yield Tried(pattern, Result.TAKEN if is_first else Result.BEATEN, why)
+            elif not is_taken and not (is_plain and pattern.alpn):
+                yield Tried(pattern, Result.NO_ROUTE)
+
+
+def _unfit(route: Route, *, is_plain: bool) -> Tried:
+    pattern = route.pattern
+    if is_plain:
+        return Tried(pattern, Result.OTHER_PROTOCOL, "for TLS alone")
+    if route.backend is None:
+        return Tried(pattern, Result.OTHER_PROTOCOL, "for plain HTTP alone")
+    protocol = (pattern.alpn or b"").decode("latin-1")
+    return Tried(pattern, Result.NOT_OFFERED, f"the client does not offer {protocol}")
+
+
+def _why_beaten(pattern: Pattern, by: Pattern) -> str:
+    if pattern.host != by.host:
+        return f"{by.host} is more specific"
+    if pattern.alpn is None:
+        return f"{by} has a protocol that the client offers"
+    return f"the client prefers {(by.alpn or b'').decode('latin-1')}"
+
+
+def _origin(route: Route, config: Config, found: Plan) -> str:
+    written = config.written.get(route.pattern)
+    if written is not None:
+        return written
+    return f"the Caddy at {found.has[route.pattern.host]}"
+
+
+def _also(route: Route, found: Plan, sites: Mapping[AdminAddress, Sites]) -> Iterator[AdminAddress]:
+    host = route.pattern.host
+    has = found.has.get(host) if route.pattern.alpn is None else None
+    for address, served in sites.items():
+        if address != has and any(site.host == host for site in served.sites):
+            yield address
+
+
+# --- the hints
+
+
+def _hints_at_port(case: Case, config: Config) -> Iterator[str]:
+    listen = config.http if case.protocol is HTTP else config.listen
+    ports = [x.port for x in listen if isinstance(x, TcpAddress)]
+    # Port 0 is any, and what is no port may be any.
+    is_known = len(ports) == len(listen) and all(ports)
+    if case.port is not None and is_known and listen and case.port not in ports:
+        where = ", ".join(map(str, listen))
+        yield f"port {case.port} is none at which snimux listens for that ({where})"
+
+
+def _hints_at_routes(
+    hello: Hello, found: Plan, sites: Mapping[AdminAddress, Sites]
+) -> Iterator[str]:
+    """What there is that looks as if it should have taken a name."""
+    name = hello.name
+    if not found.routes:
+        yield "there are no routes at all: give --config FILE, --route HOST=ADDR or --caddy ADDR"
+        return
+    if name is None:
+        yield "without a name only * matches: --default ADDR"
+        return
+    hosts = {route.pattern.host for route in found.routes if route.pattern.alpn is None}
+    for pattern in (f"*.{name}", f"**.{name}"):
+        if pattern in hosts:
+            yield f"{pattern} is for names below {name}, not for {name} itself"
+    _, _, above = name.partition(".")
+    while above:
+        _, _, above = above.partition(".")
+        if f"*.{above}" in hosts:
+            yield f"*.{above} is for one more label; **.{above} would take {name}"
+    alike = get_close_matches(name, sorted(x for x in hosts if "*" not in x), _MOST_LIKE_IT)
+    if alike:
+        yield f"there is a route for {', '.join(alike)}"
+    matching = set(hostname.patterns_matching(name))
+    for unrouted in found.loops:
+        if unrouted.what in matching:
+            yield f"{unrouted.what} is left out: {unrouted.why}"
+    for address, served in sites.items():
+        for unrouted in served.unrouted:
+            if unrouted.host in matching:
+                yield f"the Caddy at {address} serves {unrouted.what}, left out: {unrouted.why}"

@@ -1,0 +1,323 @@
+"""``snimux.explanation``: each step is told, and what it says is what ``connection`` does."""
+
+import socket
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snimux import client_hello
+from snimux.address import AdminAddress, TcpAddress, UnixAddress
+from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
+from snimux.case import Case, of_bytes, of_name
+from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
+from snimux.config import Config, Limits, https_port, load
+from snimux.connection import Outcome, Service, serve
+from snimux.discovery import planned
+from snimux.explanation import End, Explanation, Result, explain
+from snimux.http_head import HTTP
+from snimux.relay import portable
+from snimux.routes import Backend, Pattern, Route, RouteTable
+from snimux.verdict import Reason
+from tests.hellos import load as load_hellos
+
+FIRST, SECOND = TcpAddress("localhost", 2019), TcpAddress("localhost", 2020)
+
+
+def explained(
+    case: str | Case,
+    *routes: str,
+    alpn: tuple[bytes, ...] = (),
+    sites: dict[AdminAddress, Sites] | None = None,
+    toml: str | None = None,
+    **flags: object,
+) -> Explanation:
+    """What is said of a case, with some routes by flag."""
+    sites = sites or {}
+    told = {"route": routes, "caddy": tuple(map(str, sites)), **flags}
+    config = load(told, "snimux.toml", toml, needs_routes=False)
+    case = of_name(case, alpn) if isinstance(case, str) else case
+    return explain(case, config, planned(config, sites), sites)
+
+
+def results(found: Explanation) -> dict[str, Result]:
+    return {str(tried.pattern): tried.result for tried in found.tried}
+
+
+def why(found: Explanation, pattern: str) -> str:
+    return next(tried.why for tried in found.tried if str(tried.pattern) == pattern)
+
+
+def test_the_patterns_are_told_in_their_order_and_which_won() -> None:
+    found = explained("a.b.example", "**.example=127.0.0.1:1", "*=127.0.0.1:2", "x.y=127.0.0.1:3")
+    assert list(results(found).items()) == [
+        ("a.b.example", Result.NO_ROUTE),
+        ("*.b.example", Result.NO_ROUTE),
+        ("**.b.example", Result.NO_ROUTE),
+        ("**.example", Result.TAKEN),
+        ("*", Result.BEATEN),
+    ]
+    assert why(found, "*") == "**.example is more specific"
+    assert found.is_served
+    assert found.decision.end is End.RELAYED
+    assert str(found.decision.to) == "127.0.0.1:1"
+    assert found.origin == "--route"
+    assert found.hints == ()
+
+
+def test_alpn_is_tried_in_the_clients_order() -> None:
+    routes = ("a.example/h2=127.0.0.1:1", "a.example/h3=127.0.0.1:2", "a.example=127.0.0.1:3")
+    found = explained("a.example", *routes, alpn=(b"x", b"h3", b"h2"))
+    assert list(results(found).items())[:4] == [
+        ("a.example/x", Result.NO_ROUTE),
+        ("a.example/h3", Result.TAKEN),
+        ("a.example/h2", Result.BEATEN),
+        ("a.example", Result.BEATEN),
+    ]
+    assert why(found, "a.example/h2") == "the client prefers h3"
+    assert why(found, "a.example") == "a.example/h3 has a protocol that the client offers"
+    none = explained("a.example", *routes)
+    assert str(none.decision.to) == "127.0.0.1:3"
+    assert results(none)["a.example/h2"] is Result.NOT_OFFERED
+    assert why(none, "a.example/h2") == "the client does not offer h2"
+
+
+HTTP_TOML = """
+    [[route]]
+    hosts = ["a.example", "a.example/h2"]
+    to = "127.0.0.1:1"
+    [[route]]
+    hosts = "*.example"
+    http = "127.0.0.1:2"
+    """
+
+
+def test_what_is_for_the_other_protocol_is_told() -> None:
+    by_tls = explained("b.example", toml=HTTP_TOML)
+    assert results(by_tls)["*.example"] is Result.OTHER_PROTOCOL
+    assert why(by_tls, "*.example") == "for plain HTTP alone"
+    assert by_tls.decision.reason is Reason.NO_ROUTE
+    plain = explained("http://b.example/", toml=HTTP_TOML)
+    assert str(plain.decision.to) == "127.0.0.1:2"
+    redirected = explained("http://a.example/x?y", toml=HTTP_TOML)
+    assert results(redirected)["a.example/h2"] is Result.OTHER_PROTOCOL
+    assert redirected.decision.end is End.REDIRECTED
+    assert redirected.decision.location == "https://a.example/x?y"
+    assert redirected.is_served
+    assert redirected.decision.told is not None
+    assert redirected.decision.told.number == 308
+
+
+def test_what_is_no_browsers_is_not_redirected() -> None:
+    found = explained("http://a.example/.well-known/acme-challenge/x", toml=HTTP_TOML)
+    assert found.decision.reason is Reason.NO_HTTP
+    assert found.decision.route is not None
+    assert str(found.decision.told) == "the response 404 Not Found"
+    assert not found.is_served
+
+
+def test_a_redirect_has_the_port_at_which_snimux_listens() -> None:
+    url = "http://a.example:8080/"
+    found = explained(url, toml=HTTP_TOML, listen=(":8443",), http=(":8080",))
+    assert found.decision.location == "https://a.example:8443/"
+
+
+def test_plain_http_that_nobody_listens_for() -> None:
+    found = explained("http://a.example/", "a.example=127.0.0.1:1")
+    assert found.decision.end is End.NOT_LISTENED
+    assert not found.is_served
+    assert found.tried == ()
+    assert "--http" in found.decision.detail
+
+
+def test_where_a_route_is_from() -> None:
+    file = '[[route]]\nhosts = ["a.example", "b.example"]\nto = "127.0.0.1:1"\n'
+    assert explained("b.example", toml=file).origin == "route 1 of snimux.toml"
+    by_flag = explained("b.example", "b.example=127.0.0.1:2", toml=file)
+    assert by_flag.origin == "--route, which wins over route 1 of snimux.toml"
+    assert explained("x.example", default="127.0.0.1:3").origin == "--default"
+
+
+def site(host: str, port: int) -> Site:
+    return Site(host, (Listener(TcpAddress("127.0.0.1", port)),), ())
+
+
+def test_which_caddy_has_a_name_and_which_serves_it_too() -> None:
+    sites: dict[AdminAddress, Sites] = {
+        FIRST: Sites((site("a.example", 1), site("b.example", 1))),
+        SECOND: Sites((site("a.example", 2),)),
+    }
+    found = explained("a.example", sites=sites)
+    assert (found.origin, found.also) == ("the Caddy at localhost:2019", (SECOND,))
+    assert str(found.decision.to) == "127.0.0.1:1"
+    assert explained("b.example", sites=sites).also == ()
+    written = explained("a.example", "a.example=127.0.0.1:3", sites=sites)
+    assert (written.origin, written.also) == ("--route", (FIRST, SECOND))
+
+
+def test_what_looks_as_if_it_should_have_matched() -> None:
+    routes = ("*.ciso.com=127.0.0.1:1", "dao.example=127.0.0.1:2")
+    assert explained("a.b.ciso.com", *routes).hints == (
+        "*.ciso.com is for one more label; **.ciso.com would take a.b.ciso.com",
+    )
+    assert explained("ciso.com", *routes).hints == (
+        "*.ciso.com is for names below ciso.com, not for ciso.com itself",
+    )
+    assert explained("doa.example", *routes).hints == ("there is a route for dao.example",)
+    assert explained("127.0.0.1", *routes).hints == (
+        "without a name only * matches: --default ADDR",
+    )
+    assert explained("a.example").hints[0].startswith("there are no routes at all")
+
+
+def test_what_a_caddy_serves_without_a_route_is_a_hint() -> None:
+    own = Sites((site("a.example", 443),), (Unrouted("b.example (fd/3)", "why", "b.example"),))
+    a = explained("a.example", "x.y=127.0.0.1:1", sites={FIRST: own})
+    assert a.hints == ("a.example is left out: 127.0.0.1:443 is where snimux itself listens",)
+    b = explained("b.example", "x.y=127.0.0.1:1", sites={FIRST: own})
+    assert b.hints == ("the Caddy at localhost:2019 serves b.example (fd/3), left out: why",)
+
+
+def test_a_port_at_which_snimux_does_not_listen_is_a_hint() -> None:
+    route = "a.example=127.0.0.1:1"
+    assert explained("a.example:8443", route).hints == (
+        "port 8443 is none at which snimux listens for that (:443)",
+    )
+    assert explained("https://a.example:443/", route).hints == ()
+    for listen in ((":0",), ("unix//run/snimux",), (":443", "unix//run/snimux")):
+        assert explained("a.example:8443", route, listen=listen).hints == ()
+
+
+@pytest.mark.parametrize("reason", ["no bytes", "malformed", "foreign", "cut"])
+def test_bytes_that_are_refused(reason: str) -> None:
+    data, expected = {
+        "no bytes": (b"", Reason.NO_BYTES),
+        "malformed": (b"\x16\3\1\0\0", Reason.MALFORMED_HELLO),
+        "foreign": (b"SSH-2.0-x\r\n", Reason.SSH),
+        "cut": (load_hellos()[0].data[:-1], Reason.HELLO_CUT_SHORT),
+    }[reason]
+    found = explained(of_bytes(data, DEFAULT_MAX_HELLO, "it"), "*=127.0.0.1:1")
+    assert found.decision.reason is expected
+    assert found.tried == ()
+    assert not found.is_served
+
+
+# --- it is so
+
+
+LABELS = st.sampled_from(["a", "b", "c"])
+NAMES = st.lists(LABELS, min_size=1, max_size=3).map(".".join)
+HOSTS = st.one_of(NAMES, NAMES.map("*.{}".format), NAMES.map("**.{}".format), st.just("*"))
+PROTOCOLS = st.lists(st.sampled_from([b"h2", b"h3", b"x"]), max_size=3)
+NOBODY = Backend((UnixAddress("/nobody/listens/here"),))
+
+
+@st.composite
+def routes(draw: st.DrawFn) -> list[Route]:
+    patterns = draw(
+        st.lists(
+            st.builds(Pattern, HOSTS, st.sampled_from([None, None, b"h2", b"h3"])),
+            max_size=8,
+            unique=True,
+        )
+    )
+    found = []
+    for pattern in patterns:
+        which = draw(st.sampled_from(["tls", "both", "http"] if pattern.alpn is None else ["tls"]))
+        backend = None if which == "http" else NOBODY
+        found.append(Route(pattern, backend, None if which == "tls" else NOBODY))
+    return found
+
+
+def config_of(written: list[Route]) -> Config:
+    listen, http = (TcpAddress("", 8443),), (TcpAddress("", 8080),)
+    where = {route.pattern: "--route" for route in written}
+    return Config(listen, tuple(written), Limits(), "portable", "json", "info", http, written=where)
+
+
+def hello(name: str | None, alpn: list[bytes]) -> bytes:
+    """The bytes of a hello."""
+    extensions = []
+    if name is not None:
+        server_name = {"name_type": 0, "host_name": name.encode()}
+        extensions.append(
+            (client_hello.SERVER_NAME, client_hello.SERVER_NAME_LIST.build(server_name))
+        )
+    if alpn:
+        extensions.append((client_hello.ALPN, client_hello.PROTOCOL_NAMES.build(tuple(alpn))))
+    body = client_hello.CLIENT_HELLO.build(
+        {
+            "legacy_version": 0x0303,
+            "random": bytes(32),
+            "legacy_session_id": b"",
+            "cipher_suites": b"\x13\1",
+            "legacy_compression_methods": b"\0",
+            "extensions": extensions,
+        }
+    )
+    message = client_hello.HANDSHAKE.build({"msg_type": 1, "body": body})
+    record: bytes = client_hello.PLAINTEXT.build(
+        {"type": 22, "legacy_record_version": 0x0301, "fragment": message}
+    )
+    return record
+
+
+async def served(data: bytes, case: Case, config: Config) -> tuple[Outcome, bytes]:
+    """What becomes of a client that sends some bytes and says no more; and what it is sent."""
+    outcomes: list[Outcome] = []
+    table = RouteTable(config.routes)
+    service = Service(
+        case.protocol,
+        table,
+        config.limits,
+        portable.relay,
+        outcomes.append,
+        https_port=https_port(config, [8443]),
+    )
+    near, client = socket.socketpair()
+    near.setblocking(False)
+    with client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        await serve(near, None, service)
+        client.settimeout(5)
+        return outcomes[0], client.recv(65536)
+
+
+DATA = st.one_of(
+    st.builds(hello, st.none() | NAMES, PROTOCOLS),
+    st.builds(lambda name, cut: hello(name, [])[:cut], NAMES, st.integers(0, 99)),
+    st.builds(
+        lambda name, path: f"GET {path} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode(),
+        NAMES,
+        st.sampled_from(["/", "/x?y", "/.well-known/acme-challenge/x", "*"]),
+    ),
+    st.binary(max_size=20),
+)  # fmt: skip
+
+
+@given(routes(), DATA, st.sampled_from([None, TLS, HTTP]))
+def test_what_is_explained_is_what_happens(
+    written: list[Route], data: bytes, protocol: object
+) -> None:
+    config = config_of(written)
+    case = of_bytes(data, config.limits.max_hello, "it", protocol=protocol)  # type: ignore[arg-type]
+    found = explain(case, config, Plan(config.routes, (), ()), {})
+    outcome, told = trio.run(served, data, case, config)
+    decision = found.decision
+    assert outcome.hello == found.hello
+    assert outcome.route == decision.route
+    assert outcome.to == decision.to
+    if decision.end is End.RELAYED:
+        assert outcome.reason is Reason.BACKEND_DOWN  # nobody listens there
+        return
+    assert decision.told is not None
+    assert decision.told.content == told
+    assert (outcome.reason, outcome.ended) == (decision.reason, decision.end)
+    if decision.end is End.REDIRECTED:
+        assert outcome.detail == decision.location.partition("?")[0]
+    else:
+        assert outcome.detail == decision.detail
+    taken = [tried.pattern for tried in found.tried if tried.result is Result.TAKEN]
+    assert taken == ([outcome.route.pattern] if outcome.route else [])
