@@ -10,7 +10,8 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from typing import Any
 import click
 import trio
 
-from snimux import __version__, advice, report
+from snimux import __version__, account, advice, dump, explanation, report
+from snimux import case as cases
 from snimux.address import AdminAddress
 from snimux.admin import AdminError, look
-from snimux.caddy import Sites
+from snimux.caddy import Plan, Sites
 from snimux.config import Config, load
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
@@ -29,8 +31,9 @@ from snimux.discovery import planned
 from snimux.facts import Facts
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
 from snimux.process import handed_over, hold_wishes, run, run_worker
-from snimux.proxy_auto import ask_all, asked, concluded, remark
+from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.reload import File
+from snimux.routes import Route
 from snimux.supervisor import handed_to_worker
 from snimux.watch import State
 from snimux.watch import look as look_at_file
@@ -106,11 +109,27 @@ EXIT STATUS
   0 all green    1 something yellow    2 something red, or wrong flags
 """
 
+_EXPLAIN_EPILOG = """The other flags are those of snimux itself.
+
+\b
+EXAMPLES
+  snimux explain https://dao.ciso.com/ --config /etc/snimux.toml
+  snimux explain dao.ciso.com --alpn acme-tls/1 --caddy localhost:2019
+  openssl s_client -msg -connect HOST:443 | snimux explain --hello - --config /etc/snimux.toml
+
+\b
+EXIT STATUS
+  0 the client is served, or redirected    1 it is not    2 wrong flags or configuration
+"""
+
+# Bytes: 64 KiB in one-byte records, as hex with spaces, is less by half.
+_LARGEST_CAPTURE = 4 * 1024 * 1024
+
 
 @click.group(
     "snimux",
     invoke_without_command=True,
-    subcommand_metavar="[check|doctor|init]",
+    subcommand_metavar="[check|doctor|explain|init]",
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -148,17 +167,111 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     """Say whether the configuration is good, and print it as snimux understands it."""
     merged = merge(group_flags, flags)
     config = configured(merged, read_file(merged["config"]))
-    answers = trio.run(_ask, config.caddys)
-    caddys = {address: sites for address, sites in answers.items() if isinstance(sites, Sites)}
+    caddys, faults = _served(config)
     found = planned(config, caddys)
-    all_asked = asked(found.routes, found.listeners)
-    learnt = trio.run(ask_all, all_asked)
-    proxies = [remark(x, concluded(None, learnt[x]), learnt[x], all_asked[x]) for x in all_asked]
-    click.echo(describe(config, found, caddys, proxies))
-    faults = [f"--caddy: {x}: {answers[x]}" for x in answers if x not in caddys]
+    click.echo(describe(config, found, caddys, _remarks(found.routes, found)))
     if faults:
         fail(1, *faults)
     click.echo("ok")
+
+
+@main.command(epilog=_EXPLAIN_EPILOG)
+@click.argument("name", required=False)
+@options
+@click.option(
+    "--alpn",
+    metavar="P[,P...]",
+    multiple=True,
+    help="the ALPN protocols that the client offers, in its order  [default: none]",
+)
+@click.option("--from", "source", metavar="IP", help="the client's address")
+@click.option(
+    "--hello",
+    metavar="FILE|-",
+    help="what the client sent, instead of NAME: raw, or hex, base64 or a dump of it",
+)
+@click.option("--json", "is_json", is_flag=True, help="say it as JSON")
+@click.pass_obj
+def explain(
+    group_flags: Mapping[str, Any],
+    /,
+    *,
+    name: str | None,
+    alpn: Sequence[str],
+    source: str | None,
+    hello: str | None,
+    is_json: bool,
+    **flags: Any,
+) -> None:
+    """Say, step by step, what would become of a client that asks for NAME.
+
+    NAME is a host name in any spelling, with or without a port; or a URL, which is of plain HTTP
+    where it begins with http://. Nothing is sent to the backend but the probe of PROXY protocol
+    auto.
+    """
+    merged = merge(group_flags, flags)
+    config = configured(merged, read_file(merged["config"]), needs_routes=hello is None)
+    case = _case(name, alpn, hello, config.limits.max_hello)
+    try:
+        client = None if source is None else cases.source(source)
+    except cases.CaseError as error:
+        fail(2, f"--from: {error}")
+    caddys, faults = _served(config)
+    found = planned(config, caddys)
+    explained = explanation.explain(case, config, found, caddys, source=client)
+    explained = replace(explained, hints=(*explained.hints, *faults))
+    route = explained.decision.route
+    form = account.as_json if is_json else account.text
+    click.echo(form(explained, _remarks([route] if route else [], found)))
+    sys.exit(account.status(explained))
+
+
+def _case(name: str | None, alpn: Sequence[str], hello: str | None, max_hello: int) -> cases.Case:
+    """What is to be explained; or an exit."""
+    if name is None and hello is None:
+        fail(2, "nothing to explain: give a NAME, or --hello FILE")
+    if alpn and hello is not None:
+        fail(2, "--alpn: is for NAME; a hello has its own")
+    try:
+        offered = cases.protocols(alpn)
+    except cases.CaseError as error:
+        fail(2, f"--alpn: {error}")
+    try:
+        named = None if name is None else cases.of_name(name, offered)
+    except cases.CaseError as error:
+        fail(2, f"{name!r}: {error}")
+    if hello is None:
+        assert named is not None
+        return named
+    received, form = dump.read(_read_capture(hello))
+    case = cases.of_bytes(received, max_hello, f"--hello {hello}, {form}")
+    return case if named is None else cases.of_both(named, case)
+
+
+def _read_capture(name: str) -> bytes:
+    """What a file, or standard input, has; or an exit."""
+    try:
+        with click.open_file(name, "rb") as file:
+            capture: bytes = file.read(_LARGEST_CAPTURE + 1)
+    except OSError as error:
+        fail(2, f"--hello: {name}: {error.strerror}")
+    if len(capture) > _LARGEST_CAPTURE:
+        fail(2, f"--hello: {name}: more than {_LARGEST_CAPTURE >> 20} MiB, so no hello")
+    return capture
+
+
+def _served(config: Config) -> tuple[dict[AdminAddress, Sites], list[str]]:
+    """What each Caddy serves that answers, and why others do not."""
+    answers = trio.run(_ask, config.caddys)
+    caddys = {address: sites for address, sites in answers.items() if isinstance(sites, Sites)}
+    return caddys, [f"--caddy: {x}: {answers[x]}" for x in answers if x not in caddys]
+
+
+def _remarks(routes: Iterable[Route], found: Plan) -> list[Remark]:
+    """What the backends of routes are learnt to be whose PROXY protocol is auto."""
+    all_asked = asked(routes, found.listeners)
+    learnt = trio.run(ask_all, all_asked)
+    return [remark(x, concluded(None, learnt[x]), learnt[x], all_asked[x]) for x in all_asked]
 
 
 @main.command(epilog=_DOCTOR_EPILOG)

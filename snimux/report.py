@@ -40,7 +40,7 @@ def _finding(finding: Finding) -> Iterator[str]:
     yield from (click.style(line, bold=not is_green) for line in rest)
     yield from _wrapped(finding.meaning)
     for line in finding.remedy:
-        yield click.style(f"          {_plain(line)}", dim=line.lstrip().startswith("#"))
+        yield click.style(f"          {plain(line)}", dim=line.lstrip().startswith("#"))
     if not is_green:
         yield ""
 
@@ -54,10 +54,10 @@ def _wrapped(words: str, first: str = _INDENT) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return wrapper.wrap(_plain(words))
+    return wrapper.wrap(plain(words))
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """What others wrote (names, paths, certificates) does nothing to a terminal."""
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in words)
 

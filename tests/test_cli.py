@@ -3,20 +3,23 @@
 A server that runs is a process of its own: see ``test_end_to_end``.
 """
 
+import json
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 import snimux
 from snimux.cli import main
+from tests.hellos import HERE
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
          "--route", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444"]  # fmt: skip
 
 
-def run(*args: str) -> Result:
-    result = CliRunner().invoke(main, args)
+def run(*args: str, stdin: bytes | None = None) -> Result:
+    result = CliRunner().invoke(main, args, input=stdin)
     assert "Traceback" not in result.output
     if result.exception is not None:
         assert isinstance(result.exception, SystemExit), result.exception
@@ -38,13 +41,14 @@ def test_help_has_the_flags_and_examples() -> None:
 
 def test_help_has_the_commands_and_each_its_own() -> None:
     text = run("--help").stdout
-    for command in ("check", "doctor", "init"):
+    for command in ("check", "doctor", "explain", "init"):
         assert f"\n  {command} " in text
     assert "EXIT STATUS\n    0 all green" in run("doctor", "--help").stdout
     assert "--output FILE" in run("init", "--help").stdout
+    assert "--alpn P[,P...]" in run("explain", "--help").stdout
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["doctor"], ["init"]])
+@pytest.mark.parametrize("command", [[], ["check"], ["doctor"], ["explain", "a"], ["init"]])
 def test_every_command_has_the_flags_and_tells_of_mistakes_in_them(command: list[str]) -> None:
     assert "--route HOST" in run(*command, "--help").stdout
     result = run(*command, *STORY, "--listen", "443")
@@ -74,6 +78,59 @@ def test_the_example_file_is_good() -> None:
         result = run("check", "--config", str(path))
     assert result.exit_code == 0
     assert "  *                             ->  127.0.0.1:8445\n" in result.stdout
+
+
+def test_explain_tells_of_a_name_and_ends_as_the_client_would() -> None:
+    served = run("explain", "https://DAO.ciso.com/", *STORY)
+    assert (served.exit_code, served.stderr) == (0, "")
+    assert served.stdout.splitlines()[-1] == "served"
+    refused = run(*STORY, "explain", "dao.ciso.org", "--alpn", "h2", "--json")
+    assert (refused.exit_code, refused.stderr) == (1, "")
+    said = json.loads(refused.stdout)
+    assert (said["status"], said["reason"], said["alpn"]) == (1, "no-route", ["h2"])
+
+
+@pytest.mark.parametrize("form", ["raw", "hex"])
+def test_explain_reads_hellos_from_files_and_standard_input(form: str, tmp_path: Path) -> None:
+    data = (HERE / "curl.bin").read_bytes()
+    file = tmp_path / "hello"
+    file.write_bytes(data if form == "raw" else data.hex(" ").encode())
+    from_file = run("explain", *STORY, "--hello", str(file))
+    assert from_file.exit_code == 0
+    assert "name secure.ciso.com, ALPN h2,http/1.1" in from_file.stdout
+    piped = run("explain", *STORY, "--hello", "-", stdin=file.read_bytes())
+    assert piped.stdout.splitlines()[1:] == from_file.stdout.splitlines()[1:]
+    both = run("explain", "dao.ciso.com", *STORY, "--hello", str(file))
+    assert "the bytes are for secure.ciso.com, not for dao.ciso.com" in both.stdout
+
+
+def test_explain_reads_a_hello_without_any_route() -> None:
+    result = run("explain", "--hello", str(HERE / "curl.bin"))
+    assert result.exit_code == 1
+    assert "there are no routes at all" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "nothing to explain: give a NAME, or --hello FILE"),
+        (["ftp://a"], "'ftp://a': ftp:// is neither https:// nor http://"),
+        (["a", "--alpn", "ü"], "--alpn: 'ü' is no ALPN protocol, such as h2 or acme-tls/1"),
+        (["a", "--from", "b"], "--from: 'b' is no IP address, such as 192.0.2.7"),
+        (["--hello", "none/there"], "--hello: none/there: No such file or directory"),
+        (["--hello", "/dev/zero"], "--hello: /dev/zero: more than 4 MiB, so no hello"),
+        (["--hello", "x", "--alpn", "h2"], "--alpn: is for NAME; a hello has its own"),
+    ],
+)
+def test_explain_tells_what_it_cannot_be_asked(args: list[str], words: str) -> None:
+    result = run("explain", *args, *STORY)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"snimux: {words}\n")
+
+
+def test_explain_goes_on_without_a_caddy_that_does_not_answer() -> None:
+    result = run("explain", "dao.ciso.com", *STORY, "--caddy", "unix//none/there")
+    assert result.exit_code == 0
+    assert "hint       --caddy: unix//none/there: No such file or directory" in result.stdout
 
 
 def test_nothing_to_do_says_what_to_give() -> None:

@@ -1,0 +1,201 @@
+"""An explanation -> what a person reads, and what a program reads.
+
+Knows how it looks, and not how it came to be.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from snimux import hostname
+from snimux.explanation import End, Explanation, Result
+from snimux.proxy_auto import Remark
+from snimux.report import plain
+from snimux.routes import Backend, Pattern
+from snimux.verdict import Hello, Reason
+
+_WIDTH = 10  # of the words on the left
+_PATTERN_WIDTH = 28
+_ADDRESS_WIDTH = 28
+
+# In the tone of the log's words, which are before them.
+_REASONS = {
+    Reason.NO_BYTES: "it says nothing",
+    Reason.HTTP: "plain HTTP, where TLS is listened for",
+    Reason.TLS: "TLS, where plain HTTP is listened for",
+    Reason.SSH: "SSH",
+    Reason.SSLV2: "a hello of SSLv2, which no server should take any more",
+    Reason.PROXY_PROTOCOL: "a PROXY protocol header, which snimux does not take here",
+    Reason.NOISE: "neither TLS nor HTTP",
+    Reason.MALFORMED_HELLO: "not as the protocol wants it, so that two could read it differently",
+    Reason.BAD_SERVER_NAME: "the server name is no host name",
+    Reason.UNEXPECTED_MESSAGE: "something else where the hello should be",
+    Reason.RECORD_OVERFLOW: "a record that is longer than TLS allows",
+    Reason.HELLO_TOO_LARGE: "longer than max_hello allows",
+    Reason.HELLO_TIMEOUT: "not whole within hello_timeout",
+    Reason.HELLO_CUT_SHORT: "the client closes before it is whole",
+    Reason.BAD_PROXY_HEADER: "no PROXY protocol header, where one of proxy_from begins with it",
+    Reason.ACCESS_DENIED: "allow and deny do not let it in",
+    Reason.NO_SOURCE: "the backend is transparent, and has no address of the client's family",
+    Reason.RATE_LIMITED: "new connections come from there faster than they may",
+    Reason.NO_ROUTE: "no route has a pattern that matches",
+    Reason.NO_HTTP: "its route has no plain HTTP, and it is nothing to redirect to https",
+    Reason.BACKEND_DOWN: "no address of the backend answers",
+    Reason.OUT_OF_RESOURCES: "this machine has nothing left to dial with",
+    Reason.TOO_MANY_FROM_SOURCE: "more connections from there than max_connections_per_source",
+}
+
+_RESULTS = {
+    Result.TAKEN: "taken",
+    Result.NO_ROUTE: "no route",
+    Result.BEATEN: "not needed",
+    Result.NOT_OFFERED: "not for this",
+    Result.OTHER_PROTOCOL: "not for this",
+}
+
+
+def text(explained: Explanation, remarks: Sequence[Remark] = ()) -> str:
+    """For people: what was asked, each step, what the client sees; how it ends comes last.
+
+    Args:
+        explained: the decision.
+        remarks: what was learnt of the backend's addresses, where PROXY protocol is auto.
+    """
+    lines = []
+    for what, rows in _parts(explained, remarks):
+        for number, row in enumerate(rows):
+            lines.append(f"{'' if number else what:{_WIDTH}} {row}")
+    return "\n".join(plain(line.rstrip()) for line in [*lines, _ending(explained)])
+
+
+def _parts(
+    explained: Explanation, remarks: Sequence[Remark]
+) -> Iterator[tuple[str, Sequence[str]]]:
+    decision = explained.decision
+    yield "asked", [explained.case.asked, *explained.case.notes]
+    if explained.hello is not None:
+        yield "hello", [_shown_hello(explained.hello)]
+    if explained.source is not None:
+        yield "from", [explained.source]
+    yield "patterns", list(_shown_patterns(explained))
+    if decision.to is not None:
+        yield "dial", list(_shown_addresses(decision.to, remarks))
+        yield "client", ["gets its bytes relayed untouched, and sees what the backend answers"]
+    if decision.told is not None:
+        content = decision.told.content
+        sent = f": {content.hex(' ')}" if decision.told.kind == "alert" else ""
+        shown = [f"{program:8} {words}" for program, words in decision.told.shown.items()]
+        yield "client", [f"gets {decision.told}{sent}", *shown]
+    yield "hint", explained.hints
+
+
+def _shown_hello(hello: Hello) -> str:
+    name = "no name" if hello.name is None else f"name {hello.name}"
+    unicode = hostname.for_people(hello.name or "")
+    note = f" ({unicode})" if unicode != (hello.name or "") else ""
+    if hello.request is not None:
+        return f"plain HTTP, {name}{note}, {hello.request.method} {hello.request.target}"
+    alpn = ",".join(_alpn(hello))
+    return f"TLS, {name}{note}, {f'ALPN {alpn}' if alpn else 'no ALPN'}"
+
+
+def _alpn(hello: Hello) -> list[str]:
+    return [protocol.decode("ascii", "backslashreplace") for protocol in hello.alpn]
+
+
+def _shown_patterns(explained: Explanation) -> Iterator[str]:
+    missing = {x.pattern for x in explained.tried if x.result is Result.NO_ROUTE}
+    for tried in explained.tried:
+        pattern = tried.pattern
+        if pattern.alpn and pattern in missing and Pattern(pattern.host) in missing:
+            continue  # that the host has none is said once
+        words, why = _RESULTS[tried.result], tried.why
+        if tried.result is Result.TAKEN:
+            also = [f"the Caddy at {x} serves it too, and does not get it" for x in explained.also]
+            why = "; ".join([f"from {explained.origin}", *also])
+        yield f"{pattern!s:{_PATTERN_WIDTH}}  {words}{f': {why}' if why else ''}"
+
+
+def _shown_addresses(to: Backend, remarks: Sequence[Remark]) -> Iterator[str]:
+    learnt = {remark.backend: remark for remark in remarks}
+    for number, address in enumerate(map(str, to.addresses)):
+        if to.proxy != "auto":
+            note = f"PROXY protocol {to.proxy}" if to.proxy else ""
+        elif address in learnt:
+            note = f"PROXY protocol auto, {learnt[address].header}: {learnt[address].detail}"
+        else:
+            note = "PROXY protocol auto"
+        shown = f"{'else ' if number else ''}{address}"
+        yield f"{shown:{_ADDRESS_WIDTH}}  {note}"
+
+
+def _ending(explained: Explanation) -> str:
+    decision = explained.decision
+    match decision.end:
+        case End.RELAYED:
+            return "served"
+        case End.REDIRECTED:
+            return f"redirected to {decision.location}"
+        case End.REFUSED | End.NOT_LISTENED:
+            words = [decision.reason and f"{decision.reason}, {_REASONS[decision.reason]}"]
+            return "refused: " + ": ".join(filter(None, [*words, decision.detail]))
+
+
+def as_json(explained: Explanation, remarks: Sequence[Remark] = ()) -> str:
+    """For programs: one object; the keys, ends, reasons and results stay, words may change."""
+    decision, hello = explained.decision, explained.hello
+    return json.dumps(
+        {
+            "status": status(explained),
+            "asked": explained.case.asked,
+            "notes": list(explained.case.notes),
+            "protocol": explained.case.protocol.name,
+            "name": hello and hello.name,
+            "alpn": _alpn(hello) if hello else [],
+            "ech": bool(hello and hello.ech),
+            "source": explained.source,
+            "patterns": [
+                {"pattern": str(x.pattern), "result": x.result, "why": x.why}
+                for x in explained.tried
+            ],
+            "route": str(decision.route.pattern) if decision.route else None,
+            "origin": explained.origin or None,
+            "also": list(map(str, explained.also)),
+            "dial": _dial(decision.to, remarks),
+            "end": decision.end,
+            "reason": decision.reason,
+            "detail": decision.detail,
+            "location": decision.location or None,
+            "told": _told(explained),
+            "hints": list(explained.hints),
+        },
+        indent=2,
+    )
+
+
+def _dial(to: Backend | None, remarks: Sequence[Remark]) -> list[Mapping[str, str | None]]:
+    learnt = {remark.backend: remark.header for remark in remarks}
+    if to is None:
+        return []
+    return [
+        {"address": x, "proxy": to.proxy, "header": learnt.get(x, to.proxy)}
+        for x in map(str, to.addresses)
+    ]
+
+
+def _told(explained: Explanation) -> Mapping[str, Any] | None:
+    told = explained.decision.told
+    if told is None:
+        return None
+    return {
+        "kind": told.kind,
+        "number": told.number,
+        "name": told.name,
+        "bytes": told.content.hex(),
+        "shown": dict(told.shown),
+    }
+
+
+def status(explained: Explanation) -> int:
+    """0 if the client is served or redirected, 1 if it is not."""
+    return 0 if explained.is_served else 1

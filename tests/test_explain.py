@@ -1,0 +1,115 @@
+"""``snimux explain`` beside a snimux that serves: it says what a client gets and the log has."""
+
+import json
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+from snimux.cli import main
+from tests import caddy, muxes
+from tests.caddy import free_port
+from tests.conftest import Sites
+from tests.hellos import HERE
+
+HELLO = (HERE / "curl.bin").read_bytes()  # for secure.ciso.com
+NAMELESS = (HERE / "openssl-no-name.bin").read_bytes()
+
+# What the log has for a reason that counts as a scanner's, it has at the level debug.
+BYTES = {
+    "no-route": HELLO,
+    "nameless": NAMELESS,
+    "cut": HELLO[:-1],
+    "behind": NAMELESS + b"early data",
+    "empty record": b"\x16\3\1\0\0" + HELLO,
+    "other handshake message": HELLO[:5] + b"\2" + HELLO[6:],
+    "long record": b"\x16\3\1\xff\xff",
+    "large": b"\x16\3\1\0\4\1\xff\xff\xff",
+    "bad name": HELLO.replace(b"secure.ciso.com", b"secure ciso com"),
+    "ssh": b"SSH-2.0-x\r\n",
+    "noise": b"\0\0\0\0",
+    "http": b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+    "http elsewhere": b"GET /x HTTP/1.1\r\nHost: b.example\r\n\r\n",
+    "http folded": b"GET / HTTP/1.1\r\nHost: a.example\r\n x\r\n\r\n",
+    "http cut": b"GET / HTTP/1.1\r\n",
+}
+
+
+async def explain(*args: str, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
+    """Run it; exit status, and what it says."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "snimux", "explain", "--json", *args],
+        stdin=stdin,
+        check=False,
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def exchange(port: int, data: bytes) -> tuple[str, bytes]:
+    """Send bytes, and no more; the client's address, and the answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        host, own_port = client.getsockname()
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while some := client.recv(65536):
+            answer += some
+        return f"{host}:{own_port}", answer
+
+
+def explained(data: bytes, *args: str) -> tuple[int, dict[str, Any]]:
+    """The same as ``explain``, in this process, which is faster."""
+    result = CliRunner().invoke(main, ["explain", "--json", "--hello", "-", *args], input=data)
+    return result.exit_code, json.loads(result.stdout)
+
+
+async def test_bytes_get_the_answer_and_the_log_line_that_are_explained(tmp_path: Path) -> None:
+    http_port = free_port()
+    flags = ["--http", f"127.0.0.1:{http_port}", "--route", "a.example=127.0.0.1:1"]
+    async with muxes.running(tmp_path, *flags, "--log-level", "debug") as mux:
+        for what, data in BYTES.items():
+            status, said = await trio.to_thread.run_sync(
+                partial(explained, data, *flags, "--listen", f":{mux.port}")
+            )
+            port = http_port if said["protocol"] == "http" else mux.port
+            client, told = await trio.to_thread.run_sync(exchange, port, data)
+            line = await mux.log_line(event="connection", client=client)
+            assert said["told"]["bytes"] == told.hex(), what
+            assert said["reason"] == line.get("reason"), what
+            assert said["end"] == line["ended"], what
+            assert said["name"] == line.get("name"), what
+            assert status == (0 if what == "http" else 1), what
+            if line["ended"] == "redirected":
+                assert line["detail"] == said["location"]
+            else:
+                assert line.get("detail", "") == said["detail"], what
+
+
+async def test_what_real_caddys_serve_is_explained_by_what_they_say(sites: Sites) -> None:
+    caddys = [f"--caddy=unix/{each.admin}" for each in (sites.secure, sites.others)]
+    status, said = await explain("https://Traefik.ciso.com", *caddys)
+    assert status == 0
+    assert said["route"] == "traefik.ciso.com"
+    assert said["origin"] == f"the Caddy at unix/{sites.others.admin}"
+    (dial,) = said["dial"]
+    assert dial["address"] == f"127.0.0.1:{sites.others.port}"
+    # Asked by a probe; it has no wrapper.
+    assert (dial["proxy"], dial["header"]) == ("auto", "none")
+    again = [*caddys, f"--route=traefik.ciso.com=127.0.0.1:{sites.secure.port}"]
+    _, other = await explain("traefik.ciso.com", *again)
+    assert (other["origin"], other["also"]) == ("--route", [f"unix/{sites.others.admin}"])
+
+
+@pytest.mark.needs(lambda: caddy.missing() is not None, str(caddy.missing()))
+async def test_a_caddy_that_is_down_is_a_hint_and_the_rest_holds(tmp_path: Path) -> None:
+    status, said = await explain("a.example", "--caddy", f"unix/{tmp_path}/none")
+    assert status == 1
+    assert said["hints"][-1].endswith("/none: No such file or directory")
