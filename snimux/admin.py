@@ -1,40 +1,28 @@
 """Ask a Caddy for its running configuration, and follow it as it changes.
 
-Only ever ``GET /config/``, though whoever may do that may change all. What answers may be anything:
-it is bounded in size and time, and every fault is one line. What the configuration means is
-``caddy``'s affair.
+Only ever ``GET /config/``, though whoever may do that may change all. What answers may be anything,
+and every fault is one line. What the configuration means is ``caddy``'s affair.
 
-Source: Caddy 2.6.2 and 2.11.7, admin.go; RFC 9112 (HTTP/1.1), which h11 reads.
+Source: Caddy 2.6.2 and 2.11.7, admin.go.
 """
 
 import contextlib
 import hashlib
-import ipaddress
 import json
 import os
-import socket
 import stat
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import h11
 import trio
 
-from snimux.address import AdminAddress, DialAddress, FileAddress, TcpAddress
+from snimux.address import AdminAddress, FileAddress, TcpAddress
 from snimux.caddy import Sites, read
-from snimux.upstream import NotDialled, dial
+from snimux.fetch import LARGEST, FetchError, StatusError, StrangeError, cut, fetch
 
-# Bytes of an answer: twice what Caddy says of 10,000 sites. What answers may not be a Caddy, and 1
-# MiB of JSON is up to 60 when it is read.
-_LARGEST = 8 * 1024 * 1024
 # Bytes of a refusal that are looked at.
 _LARGEST_REFUSAL = 64 * 1024
-# Seconds for an answer, from dialling to its end: Caddy is silent while it loads a configuration.
-_TIME = 10.0
-# What is not content, beside a quarter of it: h11 takes its time for each line and each chunk.
-_MOST_FRAMING = 64 * 1024
-_READ_SIZE = 64 * 1024
 
 # Seconds between two questions: there is nothing to wait on (no long poll, no event).
 _EVERY = 2.0
@@ -183,7 +171,7 @@ def _misshapen(config: Mapping[str, Any]) -> str | None:
         if part is not None and not isinstance(part, dict):
             return at
         known = {"apps": ("http", "tls"), "apps.http": ("servers",), "apps.http.servers": part}
-        parts += [(f"{at}.{_cut(name)}", part.get(name)) for name in known.get(at) or () if part]
+        parts += [(f"{at}.{cut(name)}", part.get(name)) for name in known.get(at) or () if part]
     return None
 
 
@@ -195,66 +183,14 @@ async def _get(address: AdminAddress) -> bytes:
     """
     if isinstance(address, FileAddress):
         return _read_file(address.path)
-    with trio.move_on_after(_TIME):
-        dialled = await dial(address, dial_timeout=_TIME)
-        if isinstance(dialled, NotDialled):
-            raise AdminError(dialled.detail.removeprefix(f"{address}: "))
-        async with _stream(dialled.socket) as stream:
-            try:
-                return await _ask(stream, _host(address))
-            except trio.BrokenResourceError:
-                raise AdminError("the connection broke before the answer was whole") from None
-            except h11.RemoteProtocolError as error:
-                raise AdminError(f"no answer in HTTP: {_cut(str(error))}") from None
-    raise AdminError(f"no whole answer in {_TIME:g} s")
-
-
-def _stream(sock: socket.socket) -> trio.SocketStream:
-    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-
-
-def _host(address: DialAddress) -> str:
-    """The Host that Caddy wants to hear, against DNS rebinding.
-
-    On loopback any of its names, whichever it listens on; else its address. On a UNIX socket 2.6
-    wants an empty one, and later versions want none in particular.
-    """
-    if not isinstance(address, TcpAddress):
-        return ""
-    is_loopback = address.host == "localhost"
-    with contextlib.suppress(ValueError):
-        is_loopback = ipaddress.ip_address(address.host).is_loopback
-    return str(TcpAddress("localhost", address.port) if is_loopback else address)
-
-
-async def _ask(stream: trio.SocketStream, host: str) -> bytes:
-    connection = h11.Connection(h11.CLIENT)
-    headers = [("Host", host), ("Accept", "application/json"), ("Connection", "close")]
-    request = connection.send(h11.Request(method="GET", target="/config/", headers=headers))
-    assert request is not None
-    await stream.send_all(request)
-    connection.send(h11.EndOfMessage())
-    status, body, received, too_large = 0, bytearray(), 0, False
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            if received - len(body) > _MOST_FRAMING + len(body) // 4:
-                raise AdminError("not a Caddy: an answer with hardly any content")
-            data = await stream.receive_some(_READ_SIZE)
-            connection.receive_data(data)
-            received += len(data)
-        elif isinstance(event, h11.Response):
-            status = event.status_code
-            too_large = int(dict(event.headers).get(b"content-length", b"0")) > _LARGEST
-        elif isinstance(event, h11.Data):
-            body += event.data
-            too_large = len(body) > _LARGEST
-        elif isinstance(event, h11.EndOfMessage):
-            if status != 200:
-                raise AdminError(_refusal(status, bytes(body)))
-            return bytes(body)
-        if too_large:
-            raise AdminError(f"not a Caddy: an answer of more than {_LARGEST >> 20} MiB")
+    try:
+        return await fetch(address, "/config/")
+    except StatusError as error:
+        raise AdminError(_refusal(error.status, error.body)) from None
+    except StrangeError as error:
+        raise AdminError(f"not a Caddy: {error}") from None
+    except FetchError as error:
+        raise AdminError(str(error)) from None
 
 
 def _refusal(status: int, body: bytes) -> str:
@@ -263,15 +199,10 @@ def _refusal(status: int, body: bytes) -> str:
     words = body.partition(b"\n")[0].decode("ascii", "backslashreplace").strip()
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
         words = str(json.loads(body)["error"])
-    said = f": {_cut(words)}" if words and not words.startswith("<") else ""
+    said = f": {cut(words)}" if words and not words.startswith("<") else ""
     if status == 403:
         return f"it refuses to answer (403{said}); see `origins` and `enforce_origin` of its admin"
     return f"not a Caddy's admin API: it answers {status}{said}"
-
-
-def _cut(text: str) -> str:
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _read_file(path: str) -> bytes:
@@ -281,9 +212,9 @@ def _read_file(path: str) -> bytes:
         with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise AdminError("not a file that could be read whole")
-            body = file.read(_LARGEST + 1)
+            body = file.read(LARGEST + 1)
     except OSError as error:
         raise AdminError(error.strerror or str(error)) from None
-    if len(body) > _LARGEST:
-        raise AdminError(f"more than {_LARGEST >> 20} MiB")
+    if len(body) > LARGEST:
+        raise AdminError(f"more than {LARGEST >> 20} MiB")
     return body
