@@ -9,6 +9,7 @@ from typing import Any
 
 from snimux import hostname
 from snimux.explanation import End, Explanation, Result
+from snimux.networks import UNIX
 from snimux.proxy_auto import Remark
 from snimux.report import plain
 from snimux.routes import Backend, Pattern
@@ -79,7 +80,7 @@ def _parts(
         yield "from", [explained.source]
     yield "patterns", list(_shown_patterns(explained))
     if decision.to is not None:
-        yield "dial", list(_shown_addresses(decision.to, remarks))
+        yield "dial", list(_shown_addresses(explained, decision.to, remarks))
         yield "client", ["gets its bytes relayed untouched, and sees what the backend answers"]
     if decision.told is not None:
         content = decision.told.content
@@ -116,17 +117,20 @@ def _shown_patterns(explained: Explanation) -> Iterator[str]:
         yield f"{pattern!s:{_PATTERN_WIDTH}}  {words}{f': {why}' if why else ''}"
 
 
-def _shown_addresses(to: Backend, remarks: Sequence[Remark]) -> Iterator[str]:
+def _shown_addresses(
+    explained: Explanation, to: Backend, remarks: Sequence[Remark]
+) -> Iterator[str]:
     learnt = {remark.backend: remark for remark in remarks}
-    for number, address in enumerate(map(str, to.addresses)):
-        if to.proxy != "auto":
-            note = f"PROXY protocol {to.proxy}" if to.proxy else ""
-        elif address in learnt:
-            note = f"PROXY protocol auto, {learnt[address].header}: {learnt[address].detail}"
-        else:
-            note = "PROXY protocol auto"
-        shown = f"{'else ' if number else ''}{address}"
-        yield f"{shown:{_ADDRESS_WIDTH}}  {note}"
+    has_hash = explained.balance == "ip_hash" and explained.source not in (None, UNIX)
+    is_in_order = explained.balance == "first" or has_hash
+    for number, address in enumerate(map(str, explained.addresses)):
+        notes = [f"PROXY protocol {to.proxy}"] if to.proxy else []
+        if address in learnt:
+            notes[0] += f", {learnt[address].header}: {learnt[address].detail}"
+        notes += ["transparent"] * to.transparent
+        notes += [f"balance {explained.balance}"] if explained.balance != "first" else []
+        shown = f"{('else ' if is_in_order else 'or ') if number else ''}{address}"
+        yield f"{shown:{_ADDRESS_WIDTH}}  {'; '.join(notes)}"
 
 
 def _ending(explained: Explanation) -> str:
@@ -161,7 +165,8 @@ def as_json(explained: Explanation, remarks: Sequence[Remark] = ()) -> str:
             "route": str(decision.route.pattern) if decision.route else None,
             "origin": explained.origin or None,
             "also": list(map(str, explained.also)),
-            "dial": _dial(decision.to, remarks),
+            "balance": explained.balance if decision.to else None,
+            "dial": _dial(explained, remarks),
             "end": decision.end,
             "reason": decision.reason,
             "detail": decision.detail,
@@ -173,13 +178,14 @@ def as_json(explained: Explanation, remarks: Sequence[Remark] = ()) -> str:
     )
 
 
-def _dial(to: Backend | None, remarks: Sequence[Remark]) -> list[Mapping[str, str | None]]:
+def _dial(explained: Explanation, remarks: Sequence[Remark]) -> list[Mapping[str, str | None]]:
     learnt = {remark.backend: remark.header for remark in remarks}
+    to = explained.decision.to
     if to is None:
         return []
     return [
         {"address": x, "proxy": to.proxy, "header": learnt.get(x, to.proxy)}
-        for x in map(str, to.addresses)
+        for x in map(str, explained.addresses)
     ]
 
 

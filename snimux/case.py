@@ -15,6 +15,7 @@ from typing import assert_never
 from snimux import hostname
 from snimux.client_hello import TLS
 from snimux.http_head import HTTP
+from snimux.networks import UNIX
 from snimux.routes import PatternError, parse_pattern
 from snimux.verdict import (
     START,
@@ -109,11 +110,13 @@ def protocols(texts: Iterable[str]) -> tuple[bytes, ...]:
 
 
 def source(text: str) -> str:
-    """A client's address as typed.
+    """A client's address as typed: an IP address, or "unix" for who comes by a UNIX socket.
 
     Raises:
         CaseError: it is none.
     """
+    if text == UNIX:
+        return text
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

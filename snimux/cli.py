@@ -184,7 +184,7 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     multiple=True,
     help="the ALPN protocols that the client offers, in its order  [default: none]",
 )
-@click.option("--from", "source", metavar="IP", help="the client's address")
+@click.option("--from", "source", metavar="IP|unix", help="where the client comes from")
 @click.option(
     "--hello",
     metavar="FILE|-",

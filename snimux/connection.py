@@ -21,7 +21,7 @@ from snimux.config import Limits
 from snimux.log import Field
 from snimux.proxy_header import Endpoint, Header, Version
 from snimux.relay import Relay, Tally
-from snimux.routes import Backend, LiveTable, Route, RouteTable
+from snimux.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
 from snimux.upstream import NotDialled
 from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Reason, Verdict
 
@@ -339,8 +339,7 @@ async def _pass_on(
         return _redirect(service, hello)
     outcome.to = to
     if to.transparent and not to.addresses_for(host):
-        detail = "transparent, and the client has no address of the family that the backend has"
-        return _refuse(service, Reason.NO_SOURCE, detail, hello)
+        return _refuse(service, Reason.NO_SOURCE, NO_SOURCE, hello)
     dialling = trio.current_time()
     dialled = await service.backends.reach(
         to, client, outcome.source, dial_timeout=service.limits.dial_timeout

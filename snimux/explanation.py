@@ -11,13 +11,16 @@ from difflib import get_close_matches
 from enum import StrEnum
 
 from snimux import hostname
-from snimux.address import AdminAddress, TcpAddress
+from snimux.access import Access
+from snimux.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
+from snimux.balance import Balance, by_source
 from snimux.caddy import Plan, Sites
 from snimux.case import Case
 from snimux.config import Config, https_port
 from snimux.farewells import Farewell, read
 from snimux.http_head import HTTP
-from snimux.routes import Backend, Pattern, Route, RouteTable
+from snimux.networks import UNIX
+from snimux.routes import NO_SOURCE, Backend, Pattern, Route, RouteTable
 from snimux.verdict import Foreign, Hello, Malformed, NeedMore, Reason, Redirect
 
 # Names that are like the one that has no route: more would not be read.
@@ -81,6 +84,9 @@ class Explanation:
     """Patterns in the order in which they count; behind the one that is taken, those of routes."""
     origin: str = ""
     """Where the route is from."""
+    addresses: tuple[DialAddress, ...] = ()
+    """Where it is dialled: in that order by ``balance`` "first" and "ip_hash"."""
+    balance: Balance = "first"
     also: tuple[AdminAddress, ...] = ()
     """Caddys that serve the route's pattern, too, and do not have it."""
     hints: tuple[str, ...] = ()
@@ -112,13 +118,15 @@ def explain(
         config: what snimux was told.
         found: the routes of that, with those of the Caddys.
         sites: what each Caddy that answered serves.
-        source: the client's IP address, if that is known.
+        source: the client's IP address, or "unix"; None where that is not known, and everybody is
+            let in.
     """
     table = RouteTable(found.routes)
-    decision = decide(case, config, table)
+    decision = decide(case, config, table, source=source)
     hello, route = case.verdict, decision.route
-    hints = list(_hints_at_port(case, config))
-    if not isinstance(hello, Hello) or decision.end is End.NOT_LISTENED:
+    hints = [*_hints_at_port(case, config), *_hints_at_source(case, config, route, source)]
+    is_at_door = decision.reason is Reason.ACCESS_DENIED and route is None
+    if not isinstance(hello, Hello) or decision.end is End.NOT_LISTENED or is_at_door:
         return Explanation(case, source, decision, hints=tuple(hints))
     if decision.reason is Reason.NO_ROUTE:
         hints += _hints_at_routes(hello, found, sites)
@@ -128,18 +136,24 @@ def explain(
         decision,
         tuple(_tried(hello, table, found.routes)),
         _origin(route, config, found) if route else "",
+        *_dialled(decision.to, config, source),
         tuple(_also(route, found, sites)) if route else (),
         tuple(hints),
     )
 
 
-def decide(case: Case, config: Config, table: RouteTable) -> Decision:
+def decide(case: Case, config: Config, table: RouteTable, *, source: str | None = None) -> Decision:
     """What becomes of a client; what ``connection`` does, without doing it."""
     protocol = case.protocol
     if protocol is HTTP and not config.http:
         return Decision(
             End.NOT_LISTENED, detail="snimux does not listen for plain HTTP: see --http"
         )
+    # That is known before it says anything.
+    doors = [access for _, access in _doors(case, config)]
+    if source is not None and not any(x.acme_exempt or x.admits(_host(source)) for x in doors):
+        reason = Reason.ACCESS_DENIED
+        return _refused(reason, "", protocol.farewell(reason, None))
     match case.verdict:
         case Malformed(reason, detail, farewell):
             return _refused(reason, detail, farewell)
@@ -149,28 +163,76 @@ def decide(case: Case, config: Config, table: RouteTable) -> Decision:
             reason = Reason.HELLO_CUT_SHORT if case.size else Reason.NO_BYTES
             return _refused(reason, f"{case.size or 0} bytes came", farewell)
         case Hello() as hello:
-            return _routed(case, hello, table, config)
+            return _routed(case, hello, table, config, source)
+
+
+def _doors(case: Case, config: Config) -> list[tuple[ListenAddress, Access]]:
+    """The listeners that it may come to, and whom each lets in; those of its port if that is said.
+
+    Where several could be, it is taken to be one that lets it in.
+    """
+    listen = config.http if case.protocol is HTTP else config.listen
+    at_port = [x for x in listen if isinstance(x, TcpAddress) and x.port == case.port]
+    found = []
+    for listener in at_port or listen:
+        admission = config.admission_of(listener)
+        found.append((listener, Access() if admission is None else admission.access))
+    return found
+
+
+def _host(source: str) -> str | None:
+    """As lists have it."""
+    return None if source == UNIX else source
 
 
 def _refused(reason: Reason, detail: str, farewell: bytes, route: Route | None = None) -> Decision:
     return Decision(End.REFUSED, route, reason=reason, detail=detail, told=read(farewell))
 
 
-def _routed(case: Case, hello: Hello, table: RouteTable, config: Config) -> Decision:
-    protocol = case.protocol
-    is_plain = hello.request is not None
+def _routed(
+    case: Case, hello: Hello, table: RouteTable, config: Config, source: str | None
+) -> Decision:
+    protocol, is_plain = case.protocol, hello.request is not None
+
+    def refuse(reason: Reason, detail: str = "", route: Route | None = None) -> Decision:
+        return _refused(reason, detail, protocol.farewell(reason, hello), route)
+
+    def lets_in(access: Access) -> bool:
+        return source is None or access.admits_for(_host(source), hello)
+
+    if not any(lets_in(access) for _, access in _doors(case, config)):
+        return refuse(Reason.ACCESS_DENIED)
     route = table.find_plain(hello.name) if is_plain else table.find(hello.name, hello.alpn)
     if route is None:
-        return _refused(Reason.NO_ROUTE, "", protocol.farewell(Reason.NO_ROUTE, hello))
+        return refuse(Reason.NO_ROUTE)
+    if route.access is not None and not lets_in(route.access):
+        return refuse(Reason.ACCESS_DENIED, route=route)
     to = route.http if is_plain else route.backend
+    if to is not None and source is not None and not to.addresses_for(_host(source)):
+        return refuse(Reason.NO_SOURCE, NO_SOURCE, route)
     if to is not None:
         return Decision(End.RELAYED, route, to)
     match protocol.redirect(hello, https_port(config, _ports(config))):
         case Redirect(location, farewell):
             return Decision(End.REDIRECTED, route, location=location, told=read(farewell))
         case None:
-            farewell = protocol.farewell(Reason.NO_HTTP, hello)
-            return _refused(Reason.NO_HTTP, "", farewell, route)
+            return refuse(Reason.NO_HTTP, route=route)
+
+
+def _dialled(
+    to: Backend | None, config: Config, source: str | None
+) -> tuple[tuple[DialAddress, ...], Balance]:
+    """The addresses that may be dialled, as far as known in order, and how one is chosen."""
+    if to is None:
+        return (), "first"
+    balance = to.balance or config.backends.balance
+    host = None if source is None else _host(source)
+    addresses = to.addresses if source is None else to.addresses_for(host)
+    if balance == "ip_hash" and host is not None:
+        weights = to.weights or (1,) * len(to.addresses)
+        places = by_source(host, list(map(str, to.addresses)), weights)
+        addresses = tuple(x for x in (to.addresses[place] for place in places) if x in addresses)
+    return addresses, balance
 
 
 def _ports(config: Config) -> list[int]:
@@ -251,6 +313,30 @@ def _hints_at_port(case: Case, config: Config) -> Iterator[str]:
     if case.port is not None and is_known and listen and case.port not in ports:
         where = ", ".join(map(str, listen))
         yield f"port {case.port} is none at which snimux listens for that ({where})"
+
+
+def _hints_at_source(
+    case: Case, config: Config, route: Route | None, source: str | None
+) -> Iterator[str]:
+    """What depends on who the client is."""
+    lists = [(f"those of {listener}", access) for listener, access in _doors(case, config)]
+    if route is not None and route.access is not None:
+        lists.append((f"those of the route {route.pattern}", route.access))
+    for whose, access in lists:
+        if access == Access():
+            continue
+        if source is None:
+            yield f"allow and deny, {whose}, look at the client's address: give --from IP"
+        elif not access.admits(_host(source)):
+            exempt = ", but for validations by ACME" if access.acme_exempt else ""
+            yield f"allow and deny, {whose}, do not let {source} in{exempt}"
+    for listener, _ in _doors(case, config):
+        admission = config.admission_of(listener)
+        if admission and source is not None and admission.believes(_host(source)):
+            yield (
+                f"at {listener} connections from {source} begin with a PROXY protocol header "
+                "(proxy_from): --from is then for the client that it names"
+            )
 
 
 def _hints_at_routes(

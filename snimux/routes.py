@@ -73,6 +73,10 @@ class Backend:
         )
 
 
+NO_SOURCE = "transparent, and the client has no address of the family that the backend has"
+"""Why a client is refused for which a backend has no address."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Hellos that match the pattern go to the backend, and plain HTTP for the names to ``http``.

@@ -139,6 +139,7 @@ def test_the_json_has_every_key_whatever_happened() -> None:
         "route": "dao.ciso.com",
         "origin": "route 1 of snimux.toml",
         "also": ["localhost:2019"],
+        "balance": "first",
         "dial": [
             {"address": "127.0.0.1:8444", "proxy": "v2", "header": "v2"},
             {"address": "unix//run/dao", "proxy": "v2", "header": "v2"},

@@ -206,6 +206,7 @@ def test_protocols_as_typed() -> None:
 
 def test_a_clients_address_as_typed() -> None:
     assert source("192.0.2.7") == "192.0.2.7"
+    assert source("unix") == "unix"
     assert source("::FFFF:192.0.2.7") == "192.0.2.7"
     assert source("FE80::1%eth0") == "fe80::1"
     for wrong in ("", "localhost", "192.0.2.7:80"):

@@ -1,6 +1,7 @@
 """``snimux.explanation``: each step is told, and what it says is what ``connection`` does."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 import trio
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux import client_hello
+from snimux.access import Access, Admission
 from snimux.address import AdminAddress, TcpAddress, UnixAddress
+from snimux.backends import Backends
 from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
 from snimux.case import Case, of_bytes, of_name
 from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
@@ -17,6 +20,7 @@ from snimux.connection import Outcome, Service, serve
 from snimux.discovery import planned
 from snimux.explanation import End, Explanation, Result, explain
 from snimux.http_head import HTTP
+from snimux.networks import Networks, parse_network
 from snimux.relay import portable
 from snimux.routes import Backend, Pattern, Route, RouteTable
 from snimux.verdict import Reason
@@ -203,6 +207,79 @@ def test_bytes_that_are_refused(reason: str) -> None:
     assert not found.is_served
 
 
+ACCESS_TOML = """
+    listen = [{ address = ":443", allow = "10.0.0.0/8" }, { address = ":8443" }]
+    [[route]]
+    hosts = "a.example"
+    to = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]
+    deny = "192.0.2.0/24"
+    balance = "ip_hash"
+    [[route]]
+    hosts = "b.example"
+    to = ["127.0.0.1:1", "127.0.0.1:2"]
+    transparent = true
+    """
+
+
+def from_source(name: str, source: str | None) -> Explanation:
+    config = load({}, "snimux.toml", ACCESS_TOML)
+    return explain(of_name(name), config, planned(config, {}), {}, source=source)
+
+
+def test_who_is_let_in_depends_on_the_listener_and_the_route() -> None:
+    at_door = from_source("https://b.example:443", "192.0.2.7")
+    assert at_door.decision.reason is Reason.ACCESS_DENIED
+    assert at_door.tried == ()  # nothing is looked up for it
+    assert at_door.hints == ("allow and deny, those of :443, do not let 192.0.2.7 in",)
+    assert from_source("https://b.example:8443", "192.0.2.7").is_served
+    assert from_source("https://b.example:443", "10.1.2.3").is_served
+    # one of both lets it in
+    assert from_source("b.example", "192.0.2.7").is_served
+    denied = from_source("https://a.example:8443", "192.0.2.7")
+    assert denied.decision.reason is Reason.ACCESS_DENIED
+    assert denied.decision.route is not None
+    assert denied.hints == (
+        "allow and deny, those of the route a.example, do not let 192.0.2.7 in",
+    )
+    assert str(denied.decision.told) == "the TLS alert access_denied (49)"
+
+
+def test_without_a_source_what_depends_on_it_is_a_hint() -> None:
+    found = from_source("a.example", None)
+    assert found.is_served
+    assert found.hints == (
+        "allow and deny, those of :443, look at the client's address: give --from IP",
+        "allow and deny, those of the route a.example, look at the client's address: "
+        "give --from IP",
+    )
+
+
+def test_the_order_is_that_of_the_source() -> None:
+    config = load({}, "snimux.toml", ACCESS_TOML)
+    backends = Backends(defaults=config.backends)
+    for number in range(1, 9):
+        found = from_source("https://a.example:8443", f"10.0.0.{number}")
+        assert found.decision.to is not None
+        assert found.balance == "ip_hash"
+        in_order = backends._in_order(found.decision.to, (f"10.0.0.{number}", 1))
+        assert found.addresses == tuple(in_order)
+    assert from_source("a.example", "unix").addresses == from_source("a.example", None).addresses
+
+
+def test_a_transparent_backend_needs_an_address_of_the_clients_family() -> None:
+    for source in ("2001:db8::7", "unix"):
+        found = from_source("https://b.example:8443", source)
+        assert found.decision.reason is Reason.NO_SOURCE
+    assert from_source("https://b.example:8443", "198.51.100.1").is_served
+
+
+def test_a_balancer_that_is_believed_is_a_hint() -> None:
+    toml = 'default = "127.0.0.1:1"\nproxy_from = "10.0.0.0/8"\n'
+    config = load({}, "snimux.toml", toml)
+    found = explain(of_name("a"), config, planned(config, {}), {}, source="10.1.2.3")
+    assert "begin with a PROXY protocol header" in found.hints[0]
+
+
 # --- it is so
 
 
@@ -211,6 +288,17 @@ NAMES = st.lists(LABELS, min_size=1, max_size=3).map(".".join)
 HOSTS = st.one_of(NAMES, NAMES.map("*.{}".format), NAMES.map("**.{}".format), st.just("*"))
 PROTOCOLS = st.lists(st.sampled_from([b"h2", b"h3", b"x"]), max_size=3)
 NOBODY = Backend((UnixAddress("/nobody/listens/here"),))
+UNSEEN = replace(NOBODY, transparent=True)  # which has no address for anybody
+SOURCES = st.sampled_from(["192.0.2.7", "2001:db8::7", "unix"])
+NETWORKS = st.sampled_from(
+    [
+        None,
+        Networks((parse_network("192.0.2.0/24"),)),
+        Networks((parse_network("2001:db8::/32"),), unix=True),
+    ]
+)
+ACCESS = st.builds(Access, NETWORKS, NETWORKS, st.booleans())
+ACME = [b"acme-tls/1"]
 
 
 @st.composite
@@ -225,15 +313,20 @@ def routes(draw: st.DrawFn) -> list[Route]:
     found = []
     for pattern in patterns:
         which = draw(st.sampled_from(["tls", "both", "http"] if pattern.alpn is None else ["tls"]))
-        backend = None if which == "http" else NOBODY
-        found.append(Route(pattern, backend, None if which == "tls" else NOBODY))
+        somewhere = draw(st.sampled_from([NOBODY, NOBODY, UNSEEN]))
+        backend = None if which == "http" else somewhere
+        access = draw(st.none() | st.none() | ACCESS)
+        found.append(Route(pattern, backend, None if which == "tls" else somewhere, access))
     return found
 
 
-def config_of(written: list[Route]) -> Config:
+def config_of(written: list[Route], access: Access) -> Config:
     listen, http = (TcpAddress("", 8443),), (TcpAddress("", 8080),)
     where = {route.pattern: "--route" for route in written}
-    return Config(listen, tuple(written), Limits(), "portable", "json", "info", http, written=where)
+    return Config(
+        listen, tuple(written), Limits(), "portable", "json", "info", http,
+        admission=Admission(access), written=where,
+    )  # fmt: skip
 
 
 def hello(name: str | None, alpn: list[bytes]) -> bytes:
@@ -263,7 +356,7 @@ def hello(name: str | None, alpn: list[bytes]) -> bytes:
     return record
 
 
-async def served(data: bytes, case: Case, config: Config) -> tuple[Outcome, bytes]:
+async def served(data: bytes, case: Case, config: Config, source: str) -> tuple[Outcome, bytes]:
     """What becomes of a client that sends some bytes and says no more; and what it is sent."""
     outcomes: list[Outcome] = []
     table = RouteTable(config.routes)
@@ -274,41 +367,44 @@ async def served(data: bytes, case: Case, config: Config) -> tuple[Outcome, byte
         portable.relay,
         outcomes.append,
         https_port=https_port(config, [8443]),
+        admission=config.admission,
     )
     near, client = socket.socketpair()
     near.setblocking(False)
     with client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
-        await serve(near, None, service)
+        await serve(near, None if source == "unix" else (source, 1), service)
         client.settimeout(5)
         return outcomes[0], client.recv(65536)
 
 
 DATA = st.one_of(
-    st.builds(hello, st.none() | NAMES, PROTOCOLS),
+    st.builds(hello, st.none() | NAMES, PROTOCOLS | st.just(ACME)),
     st.builds(lambda name, cut: hello(name, [])[:cut], NAMES, st.integers(0, 99)),
     st.builds(
-        lambda name, path: f"GET {path} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode(),
+        lambda name, path, rest: f"GET {path} HTTP/1.1\r\nHost: {name}\r\n{rest}\r\n".encode(),
         NAMES,
         st.sampled_from(["/", "/x?y", "/.well-known/acme-challenge/x", "*"]),
+        st.sampled_from(["", "Connection: close\r\n"]),
     ),
     st.binary(max_size=20),
 )  # fmt: skip
 
 
-@given(routes(), DATA, st.sampled_from([None, TLS, HTTP]))
+@given(routes(), ACCESS | st.just(Access()), SOURCES, DATA, st.sampled_from([None, TLS, HTTP]))
 def test_what_is_explained_is_what_happens(
-    written: list[Route], data: bytes, protocol: object
+    written: list[Route], access: Access, source: str, data: bytes, protocol: object
 ) -> None:
-    config = config_of(written)
+    config = config_of(written, access)
     case = of_bytes(data, config.limits.max_hello, "it", protocol=protocol)  # type: ignore[arg-type]
-    found = explain(case, config, Plan(config.routes, (), ()), {})
-    outcome, told = trio.run(served, data, case, config)
+    found = explain(case, config, Plan(config.routes, (), ()), {}, source=source)
+    outcome, told = trio.run(served, data, case, config, source)
     decision = found.decision
-    assert outcome.hello == found.hello
+    is_denied = decision.reason is Reason.ACCESS_DENIED  # perhaps before anything is read
+    assert is_denied or outcome.hello == found.hello
     assert outcome.route == decision.route
-    assert outcome.to == decision.to
+    assert outcome.to == decision.to or decision.reason is Reason.NO_SOURCE
     if decision.end is End.RELAYED:
         assert outcome.reason is Reason.BACKEND_DOWN  # nobody listens there
         return
@@ -319,5 +415,7 @@ def test_what_is_explained_is_what_happens(
         assert outcome.detail == decision.location.partition("?")[0]
     else:
         assert outcome.detail == decision.detail
+    if is_denied and decision.route is None:
+        return
     taken = [tried.pattern for tried in found.tried if tried.result is Result.TAKEN]
     assert taken == ([outcome.route.pattern] if outcome.route else [])
