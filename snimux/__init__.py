@@ -16,8 +16,8 @@ no trio, no socket, no clock and no log:
 2. ``settings`` (each key and flag), ``sources`` (flags, or TOML -> what they say), ``config`` (both
    -> Config), ``difference`` (of two Configs), ``caddy`` (Caddy's configuration -> routes),
    ``facts`` (what the doctor found), ``advice`` (what to write), ``diagnosis`` (how it is; the
-   package itself first, ``judge`` last), ``case`` (a name, or bytes -> a hello), ``explanation`` (why
-   it goes where it goes)
+   package itself first, ``judge`` last), ``case`` (a name, or bytes -> a hello),
+   ``explanation`` (why it goes where it goes)
 3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
    several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count

@@ -108,6 +108,8 @@ class Config:
     """The Caddys of those whose sites are sent no PROXY protocol header in any case."""
     status: ListenAddress | None = None
     """Where to show how it is."""
+    keep_refused: int = 100
+    """Of how many that are refused, what they sent is kept."""
     handed_over: tuple[ListenAddress, ...] = ()
     """Where what was handed over listens; ``listen`` and ``http`` have the descriptors."""
     backends: BackendDefaults = BackendDefaults()
@@ -129,7 +131,9 @@ class Config:
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
 _DEFAULT_HTTP = f":{HTTP.default_port}"
-_NO_LIMITS = ("relay", "log_format", "log_level", "workers", "watch", "status")
+_NO_LIMITS = (
+    "relay", "log_format", "log_level", "workers", "watch", "status", "keep_refused"
+)  # fmt: skip
 _FOR_BACKENDS = tuple(x.name for x in fields(BackendDefaults))
 
 

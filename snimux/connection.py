@@ -85,6 +85,8 @@ class Outcome:
     detail: str = ""
     is_silent: bool = False
     """Whether it is worth no line."""
+    received: bytes = b""
+    """The beginning of what it sent, where it is refused and that is to be noted."""
 
     def fields(self) -> dict[str, Field]:
         """The fields of the log line, in order."""
@@ -194,6 +196,8 @@ class Service:
     """Told of each client, and why it is refused, if it is; None: it is not worth a word."""
     watcher: Watcher | None = None
     """Told of each connection while it goes on, too."""
+    noted: int = 0
+    """Of what a client sent that is refused, so many bytes are noted."""
 
     def denies(self, outcome: Outcome) -> bool:
         """Whether a client is refused, whatever its hello will be.
@@ -279,6 +283,7 @@ async def _serve(
         if refusal is not None:
             outcome.ended = refusal.ended
             outcome.reason, outcome.detail = refusal.reason, refusal.detail
+            outcome.received = bytes(received[: service.noted])
             await _say_farewell(client, refusal.farewell)
     finally:
         entry.leave()

@@ -9,7 +9,7 @@ from snimux.config import Config
 
 # What a running process cannot change: how many of it there are, what moves its bytes, and where it
 # is looked at.
-_FIXED = ("workers", "relay", "status")
+_FIXED = ("workers", "relay", "status", "keep_refused")
 
 _COMPARED = (
     "listen", "http", "caddys", "without_proxy", "admission", "admissions", "log_format",

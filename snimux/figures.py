@@ -17,6 +17,7 @@ from typing import Any
 
 from snimux.address import DialAddress
 from snimux.connection import Outcome
+from snimux.kept import Kept
 from snimux.relay import End
 from snimux.verdict import Reason
 
@@ -110,7 +111,8 @@ class Figures:
     to that, and when it has ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_refused: int = 0) -> None:
+        """Of nothing yet; of so many that are refused, what they sent is kept."""
         # Plain ones: to count by a Counter takes three times as long.
         self.connections = {"tls": 0, "http": 0}
         self.refused = dict.fromkeys(map(str, Reason), 0)
@@ -127,6 +129,7 @@ class Figures:
         self.live: dict[int, _Live] = {}
         self.last_refused: deque[Piece] = deque(maxlen=_MOST_REFUSED)
         self.number = 0  # of those
+        self.hellos = Kept(keep_refused)
 
     def began(self, outcome: Outcome) -> None:
         """A connection was accepted."""
@@ -170,6 +173,8 @@ class Figures:
         self.last_refused.append(
             {"number": self.number, "time": time.time(), **shown, "seconds": outcome.seconds}
         )
+        if outcome.received:
+            self.hellos.add(self.number, outcome.received)
 
     def pieces(self) -> Iterator[Piece]:
         """All figures; those of connections that go on meanwhile are as of some moment since."""

@@ -31,6 +31,7 @@ from snimux.connection import serve as serve_connection
 from snimux.discovery import Discovery, planned
 from snimux.figures import Figures, snapshot
 from snimux.http_head import HTTP
+from snimux.kept import LONGEST
 from snimux.listeners import Listener
 from snimux.log import Level, Log
 from snimux.names import Names
@@ -133,7 +134,7 @@ async def serve(
     async with _relay(config.relay, log) as relay:
         told = manager or Manager()
         succession = succession or Succession(log, told)
-        figures = Figures() if status or questions else None
+        figures = Figures(config.keep_refused) if status or questions else None
         server = _Server(config, places, listeners, log, relay, told, source, succession, figures)
         server.status_listeners = status
         with contextlib.ExitStack() as sockets:
@@ -461,11 +462,13 @@ class _Server:
             backends=self.backends,
             look_again=self.discovery.look_again if config.caddys else None,
             watcher=None if self.view is None else self.view.figures,
+            noted=LONGEST if self.view is not None and config.keep_refused else 0,
         )
         if config.limits.by_source:
             tls = replace(tls, enter=self.enter)
         https_port = _https_port(config, listeners)
-        http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
+        # What is sent by plain HTTP may be cookies and passwords: nobody is to keep it.
+        http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name, noted=0)
         return {service.protocol.name: service for service in (tls, http)}
 
     def service(self, listener: Listener) -> Service:

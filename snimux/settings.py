@@ -242,6 +242,14 @@ SETTINGS = (
         "show there, by HTTP, how it is: /metrics (for Prometheus), /healthz, /routes, "
         "/connections, /refused; on loopback or a UNIX socket alone",
     ),
+    Setting(
+        "keep_refused",
+        # As many as are listed.
+        _count("hellos", low=0, high=100),
+        100,
+        "N",
+        "with status: keep what the last N refused TLS clients sent, for snimux explain --refused",
+    ),
     Setting("log_format", choice("logfmt", "json"), "logfmt", "logfmt|json", "form of a log line"),
     Setting(
         "log_level",

@@ -56,7 +56,8 @@ def pages(source: Source) -> Pages:
         "/healthz": partial(_health, source),
         "/routes": partial(_routes, source),
         "/connections": partial(_connections, source),
-        "/refused": partial(_refused, source),
+        "/refused": partial(_refused, source, "refused"),
+        "/refused/hellos": partial(_refused, source, "hellos"),
     }
 
 
@@ -114,8 +115,8 @@ async def _connections(source: Source, accept: str) -> Page:
     return await _json("connections", found[:MOST_CONNECTIONS], total=total)
 
 
-async def _refused(source: Source, accept: str) -> Page:
-    answers = (await source.ask("refused")).items()
+async def _refused(source: Source, what: str, accept: str) -> Page:
+    answers = (await source.ask(what)).items()
     found = [
         {"worker": worker, **each}
         for worker, pieces in answers

@@ -4,6 +4,7 @@ Its routes and where they come from, its connections, whom it refused, its figur
 of who asks, and changes nothing.
 """
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -36,7 +37,7 @@ class View:
     draining: bool = False
 
     def tell(self, what: str) -> Iterator[Piece]:
-        """The answer to a question: ``figures``, ``routes``, ``connections`` or ``refused``."""
+        """The answer: ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``."""
         match what:
             case "figures":
                 yield {
@@ -54,6 +55,11 @@ class View:
                 yield from figures.connections(self.figures, now, most=MOST_CONNECTIONS)
             case "refused":
                 yield {"refused": list(self.figures.last_refused)}
+            case "hellos":
+                for each in list(self.figures.last_refused):
+                    kept = self.figures.hellos.get(each["number"])
+                    hello = None if kept is None else base64.b64encode(kept).decode("ascii")
+                    yield {"refused": [{**each, "hello": hello}]}
 
     def _routes(self) -> Iterator[Piece]:
         routes = islice(self.table.current, MOST_ROUTES)

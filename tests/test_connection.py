@@ -15,7 +15,7 @@ from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.access import Access, Admission
-from snimux.address import TcpAddress
+from snimux.address import TcpAddress, UnixAddress
 from snimux.client_hello import TLS, alert
 from snimux.config import Limits
 from snimux.connection import Entry, Outcome, Service, Watcher, endpoint, serve, tune
@@ -917,3 +917,29 @@ def test_what_clients_send_cannot_break_the_log_line() -> None:
         r'client=[2001:db8::1]:5 name=secure.ciso.com alpn="h2,h p=\"\n\\x80\\xff"'
     )
     assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "noted", "expected"),
+    [
+        ("other.example", 0, b""),
+        ("other.example", 100, HELLO[:100]),
+        ("other.example", 10**5, HELLO + b"behind"),
+        (NAME, 10**5, HELLO + b"behind"),  # which is down
+    ],
+)
+async def test_what_a_refused_client_sent_is_noted_where_that_is_wanted(
+    pattern: str, noted: int, expected: bytes
+) -> None:
+    outcomes: list[Outcome] = []
+    nobody = Backend((UnixAddress("/nobody/listens/here"),), "v2")
+    table = RouteTable([Route(parse_pattern(pattern), nobody)])
+    service = Service(TLS, table, Limits(), portable.relay, outcomes.append, noted=noted)
+    near, client = await unix_pair()
+    with client:
+        await send_all(client, HELLO + b"behind")
+        fin(client)
+        await serve(near, None, service)
+    (outcome,) = outcomes
+    assert outcome.ended == "refused"
+    assert outcome.received == expected

@@ -20,6 +20,7 @@ FLOORS = (
         "health",
         "dump",
         "farewells",
+        "kept",
     ),
     ("client_hello", "http_head", "proxy_header", "access", "routes", "overlap"),
     (

@@ -1,5 +1,6 @@
 """``snimux.view``: what a process tells of itself."""
 
+import base64
 import json
 
 import pytest
@@ -78,3 +79,16 @@ async def test_connections_and_who_was_refused(mock_clock: MockClock) -> None:
 
 def test_nothing_is_told_to_who_asks_for_what_there_is_not() -> None:
     assert list(viewing().tell("secrets")) == []
+
+
+def test_what_refused_clients_sent_is_told_where_it_is_kept() -> None:
+    view = View(Figures(2), LiveTable(RouteTable()), LocalPlaces(1))
+    for sent in (b"first", b"second", b"", b"fourth"):
+        outcome = Outcome(None, reason=Reason.NO_ROUTE, ended="refused", received=sent)
+        view.figures.keep(outcome)
+    pieces = json.loads(json.dumps(list(view.tell("hellos"))))
+    rows = [row for piece in pieces for row in piece["refused"]]
+    told = [row["hello"] and base64.b64decode(row["hello"]) for row in rows]
+    assert told == [None, b"second", None, b"fourth"]
+    (plain,) = view.tell("refused")
+    assert [{k: v for k, v in row.items() if k != "hello"} for row in rows] == plain["refused"]
