@@ -9,7 +9,8 @@ no trio, no socket, no clock and no log:
 0. ``hostname`` (names and patterns), ``address`` (where to listen or dial), ``verdict`` (what a
    peek can conclude), ``networks`` (CIDR), ``pace`` (how fast one may come), ``balance`` (which of
    several addresses first), ``health`` (what checks say),
-   ``dump`` (a capture -> bytes), ``farewells`` (what clients make of refusals)
+   ``dump`` (a capture -> bytes), ``farewells`` (what clients make of refusals),
+   ``kept`` (what the last refused sent)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
    ``access`` (who is served),
    ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)
@@ -22,8 +23,9 @@ no trio, no socket, no clock and no log:
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
    several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count
    connections), ``systemd`` (hand descriptors over, say how the service is), ``orders`` (to
-   workers), ``watch`` (see a file change), ``admin`` (ask a Caddy), ``probe`` (ask a backend
-   whether it understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
+   workers), ``watch`` (see a file change), ``fetch`` (a small GET), ``admin`` (ask a Caddy),
+   ``running`` (what a running snimux shows), ``probe`` (ask a backend whether it
+   understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
    a backend's), ``report`` (findings -> words), ``questions`` (ask a worker, answer a supervisor),
    ``pages`` (serve some to this machine alone); in ``relay`` the interface first, then
    ``portable``, then ``engine``

@@ -13,6 +13,7 @@ from snimux.networks import UNIX
 from snimux.proxy_auto import Remark
 from snimux.report import plain
 from snimux.routes import Backend, Pattern
+from snimux.running import Beside
 from snimux.verdict import Hello, Reason
 
 _WIDTH = 10  # of the words on the left
@@ -55,15 +56,19 @@ _RESULTS = {
 }
 
 
-def text(explained: Explanation, remarks: Sequence[Remark] = ()) -> str:
+def text(
+    explained: Explanation, remarks: Sequence[Remark] = (), running: Beside | None = None
+) -> str:
     """For people: what was asked, each step, what the client sees; how it ends comes last.
 
     Args:
         explained: the decision.
         remarks: what was learnt of the backend's addresses, where PROXY protocol is auto.
+        running: what a running snimux does with the same.
     """
     lines = []
-    for what, rows in _parts(explained, remarks):
+    shown = [("running", list(_shown_running(running)))] if running else []
+    for what, rows in [*_parts(explained, remarks), *shown]:
         for number, row in enumerate(rows):
             lines.append(f"{'' if number else what:{_WIDTH}} {row}")
     return "\n".join(plain(line.rstrip()) for line in [*lines, _ending(explained)])
@@ -133,6 +138,17 @@ def _shown_addresses(
         yield f"{shown:{_ADDRESS_WIDTH}}  {'; '.join(notes)}"
 
 
+def _shown_running(running: Beside) -> Iterator[str]:
+    same = "does the same" if not running.difference else f"DIFFERS: {running.difference}"
+    yield f"the snimux at {running.where} {same}"
+    if running.facts:
+        yield ", ".join(f"{key} {_shown_fact(value)}" for key, value in running.facts.items())
+
+
+def _shown_fact(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _ending(explained: Explanation) -> str:
     decision = explained.decision
     match decision.end:
@@ -145,7 +161,9 @@ def _ending(explained: Explanation) -> str:
             return "refused: " + ": ".join(filter(None, [*words, decision.detail]))
 
 
-def as_json(explained: Explanation, remarks: Sequence[Remark] = ()) -> str:
+def as_json(
+    explained: Explanation, remarks: Sequence[Remark] = (), running: Beside | None = None
+) -> str:
     """For programs: one object; the keys, ends, reasons and results stay, words may change."""
     decision, hello = explained.decision, explained.hello
     return json.dumps(
@@ -173,6 +191,13 @@ def as_json(explained: Explanation, remarks: Sequence[Remark] = ()) -> str:
             "location": decision.location or None,
             "told": _told(explained),
             "hints": list(explained.hints),
+            "running": running
+            and {
+                "at": running.where,
+                "same": not running.difference,
+                "difference": running.difference,
+                "facts": dict(running.facts),
+            },
         },
         indent=2,
     )

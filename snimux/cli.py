@@ -21,7 +21,7 @@ import trio
 
 from snimux import __version__, account, advice, dump, explanation, report
 from snimux import case as cases
-from snimux.address import AdminAddress
+from snimux.address import AdminAddress, FdAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
 from snimux.config import Config, load
@@ -29,11 +29,14 @@ from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
 from snimux.facts import Facts
+from snimux.fetch import FetchError, fetch
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
 from snimux.process import handed_over, hold_wishes, run, run_worker
 from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.reload import File
 from snimux.routes import Route
+from snimux.running import Refused, Running, RunningError, beside, read_refused, read_routes
+from snimux.sources import OFF
 from snimux.supervisor import handed_to_worker
 from snimux.watch import State
 from snimux.watch import look as look_at_file
@@ -116,10 +119,12 @@ EXAMPLES
   snimux explain https://dao.ciso.com/ --config /etc/snimux.toml
   snimux explain dao.ciso.com --alpn acme-tls/1 --caddy localhost:2019
   openssl s_client -msg -connect HOST:443 | snimux explain --hello - --config /etc/snimux.toml
+  snimux explain --refused 17 --status 127.0.0.1:9443
 
 \b
 EXIT STATUS
-  0 the client is served, or redirected    1 it is not    2 wrong flags or configuration
+  0 the client is served, or redirected    1 it is not, or --status could not be asked for
+  --refused    2 wrong flags or configuration
 """
 
 # Bytes: 64 KiB in one-byte records, as hex with spaces, is less by half.
@@ -190,6 +195,11 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     metavar="FILE|-",
     help="what the client sent, instead of NAME: raw, or hex, base64 or a dump of it",
 )
+@click.option(
+    "--refused",
+    metavar="N",
+    help="what a client sent whom the snimux at --status refused, by its number in /refused",
+)
 @click.option("--json", "is_json", is_flag=True, help="say it as JSON")
 @click.pass_obj
 def explain(
@@ -200,6 +210,7 @@ def explain(
     alpn: Sequence[str],
     source: str | None,
     hello: str | None,
+    refused: str | None,
     is_json: bool,
     **flags: Any,
 ) -> None:
@@ -207,22 +218,34 @@ def explain(
 
     NAME is a host name in any spelling, with or without a port; or a URL, which is of plain HTTP
     where it begins with http://. Nothing is sent to the backend but the probe of PROXY protocol
-    auto.
+    auto. With --status ADDR the snimux that shows itself there is asked what it does with the same;
+    without any other flag, it alone.
     """
     merged = merge(group_flags, flags)
-    config = configured(merged, read_file(merged["config"]), needs_routes=hello is None)
-    case = _case(name, alpn, hello, config.limits.max_hello)
-    try:
-        client = None if source is None else cases.source(source)
-    except cases.CaseError as error:
-        fail(2, f"--from: {error}")
+    is_alone = hello is None and refused is None and merged["status"] in (None, OFF)
+    config = configured(merged, read_file(merged["config"]), needs_routes=is_alone)
+    if refused is None:
+        case, client = _case(name, alpn, hello, config.limits.max_hello), None
+    elif name is not None or alpn or hello is not None:
+        fail(2, "--refused: goes without NAME, --alpn and --hello: what was sent is known")
+    else:
+        kept = _refused(config, refused)
+        case, client = kept.case, kept.source
+    if source is not None:
+        client = _source(source)
     caddys, faults = _served(config)
+    running, more_faults = _running(config)
     found = planned(config, caddys)
+    if config.status and not (config.routes or config.caddys):
+        if running is None:
+            fail(1, *more_faults)
+        config, found = running.as_config(config)
     explained = explanation.explain(case, config, found, caddys, source=client)
-    explained = replace(explained, hints=(*explained.hints, *faults))
+    explained = replace(explained, hints=(*explained.hints, *faults, *more_faults))
     route = explained.decision.route
-    form = account.as_json if is_json else account.text
-    click.echo(form(explained, _remarks([route] if route else [], found)))
+    remarks = _remarks([route] if route else [], found)
+    there = beside(explained, config, running) if running else None
+    click.echo((account.as_json if is_json else account.text)(explained, remarks, there))
     sys.exit(account.status(explained))
 
 
@@ -246,6 +269,43 @@ def _case(name: str | None, alpn: Sequence[str], hello: str | None, max_hello: i
     received, form = dump.read(_read_capture(hello))
     case = cases.of_bytes(received, max_hello, f"--hello {hello}, {form}")
     return case if named is None else cases.of_both(named, case)
+
+
+def _source(text: str) -> str:
+    try:
+        return cases.source(text)
+    except cases.CaseError as error:
+        fail(2, f"--from: {error}")
+
+
+def _refused(config: Config, number: str) -> Refused:
+    """Whom the snimux at --status refused; or an exit."""
+    if config.status is None:
+        fail(2, "--refused: of which snimux? give its --status ADDR")
+    where = str(config.status)
+    try:
+        page = _page(config, "/refused/hellos")
+        return read_refused(where, page, number, config.limits.max_hello)
+    except (FetchError, RunningError) as error:
+        fail(1, f"--refused: {where}: {error}")
+
+
+def _page(config: Config, path: str) -> bytes:
+    """What the snimux at --status shows."""
+    assert config.status is not None
+    assert not isinstance(config.status, FdAddress)  # which its setting refuses
+    return trio.run(fetch, config.status, path)
+
+
+def _running(config: Config) -> tuple[Running | None, list[str]]:
+    """The routes of the snimux at --status, and why they are not known."""
+    if config.status is None:
+        return None, []
+    where = str(config.status)
+    try:
+        return read_routes(where, _page(config, "/routes")), []
+    except (FetchError, RunningError) as error:
+        return None, [f"--status: {where}: {error}"]
 
 
 def _read_capture(name: str) -> bytes:

@@ -150,6 +150,7 @@ def test_the_json_has_every_key_whatever_happened() -> None:
         "location": None,
         "told": None,
         "hints": [],
+        "running": None,
     }
     refused = json.loads(as_json(explained("doa.example")))
     assert refused.keys() == served.keys()

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 import snimux
 from snimux.cli import main
+from tests.caddy import free_port
 from tests.hellos import HERE
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
@@ -120,11 +121,24 @@ def test_explain_reads_a_hello_without_any_route() -> None:
         (["--hello", "none/there"], "--hello: none/there: No such file or directory"),
         (["--hello", "/dev/zero"], "--hello: /dev/zero: more than 4 MiB, so no hello"),
         (["--hello", "x", "--alpn", "h2"], "--alpn: is for NAME; a hello has its own"),
+        (["--refused", "1"], "--refused: of which snimux? give its --status ADDR"),
+        (
+            ["a", "--refused", "1"],
+            "--refused: goes without NAME, --alpn and --hello: what was sent is known",
+        ),
     ],
 )
 def test_explain_tells_what_it_cannot_be_asked(args: list[str], words: str) -> None:
     result = run("explain", *args, *STORY)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"snimux: {words}\n")
+
+
+def test_explain_tells_that_nobody_is_there_to_be_asked() -> None:
+    at = f"127.0.0.1:{free_port()}"
+    for args in (["a"], ["--refused", "1"]):
+        result = run("explain", *args, "--status", at)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.endswith(f": {at}: Connection refused\n")
 
 
 def test_explain_goes_on_without_a_caddy_that_does_not_answer() -> None:

@@ -12,7 +12,9 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+from snimux.address import parse_dial
 from snimux.cli import main
+from snimux.fetch import fetch
 from tests import caddy, muxes
 from tests.caddy import free_port
 from tests.conftest import Sites
@@ -113,3 +115,83 @@ async def test_a_caddy_that_is_down_is_a_hint_and_the_rest_holds(tmp_path: Path)
     status, said = await explain("a.example", "--caddy", f"unix/{tmp_path}/none")
     assert status == 1
     assert said["hints"][-1].endswith("/none: No such file or directory")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_one_that_was_refused_is_explained_again(workers: str, tmp_path: Path) -> None:
+    status_at = f"127.0.0.1:{free_port()}"
+    route = ["--route", "a.example=127.0.0.1:1"]
+    flags = [*route, "--status", status_at, "--workers", workers]
+    async with muxes.running(tmp_path, *flags) as mux:
+        for data in (NAMELESS, HELLO, HELLO[:-1]):
+            client, _ = await trio.to_thread.run_sync(exchange, mux.port, data)
+            await mux.log_line(event="connection", client=client)
+        rows: list[dict[str, Any]] = []
+        with trio.fail_after(20):
+            while len(rows) < 3:  # one that is busy is left out
+                rows = (await shown(status_at))["refused"]
+        assert [row["reason"] for row in rows] == ["no-route", "no-route", "hello-cut-short"]
+        assert not any("hello" in row for row in rows)
+        for row, name in zip(rows, (None, "secure.ciso.com", None), strict=True):
+            number = f"{row['worker']}.{row['number']}"
+            again = ["--refused", number, "--status", status_at]
+            status, said = await explain(*again, *route)
+            assert status == 1
+            assert (said["reason"], said["name"]) == (row["reason"], name)
+            assert said["source"] == "127.0.0.1"
+            assert row["reason"] in said["notes"][0]
+            assert said["running"]["same"]
+            # by what runs alone
+            assert (await explain(*again))[1]["reason"] == row["reason"]
+            # what mends it
+            _, mended = await explain(*again, *route, "--default", "127.0.0.1:2")
+            assert mended["end"] == ("refused" if "cut" in row["reason"] else "relayed")
+
+
+async def shown(status_at: str) -> Any:
+    """The page of the refused."""
+    return json.loads(await fetch(parse_dial(status_at), "/refused"))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_what_was_sent_is_not_kept_where_it_is_not_to_be(plain: bool, tmp_path: Path) -> None:
+    """With --keep-refused 0; and ever of plain HTTP, which may have passwords."""
+    status_at, http_at = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    flags = ["--route", "a.example=127.0.0.1:1", "--status", status_at, "--http", http_at]
+    flags += [] if plain else ["--keep-refused", "0"]
+    async with muxes.running(tmp_path, *flags) as mux:
+        port = int(http_at.rpartition(":")[2]) if plain else mux.port
+        data = BYTES["http elsewhere"] if plain else HELLO
+        client, _ = await trio.to_thread.run_sync(exchange, port, data)
+        await mux.log_line(event="connection", client=client)
+        (row,) = (await shown(status_at))["refused"]
+        done = await trio.run_process(
+            [sys.executable, "-m", "snimux", "explain", "--refused", "1", "--status", status_at],
+            check=False,
+            capture_stderr=True,
+        )
+    assert row["reason"] == "no-route"
+    assert done.returncode == 1
+    assert b"nothing is kept but that it was refused: no-route" in done.stderr
+
+
+async def test_a_file_that_says_something_else_than_what_runs(tmp_path: Path) -> None:
+    status_at = f"127.0.0.1:{free_port()}"
+    file = tmp_path / "snimux.toml"
+    text = 'default = "127.0.0.1:1"\nstatus = "STATUS"\n'.replace("STATUS", status_at)
+    file.write_text(text, "utf-8")
+    async with muxes.running(tmp_path, "--config", str(file)):
+        _, same = await explain("a.example", "--config", str(file))
+        file.write_text(text.replace('"127.0.0.1:1"', '"127.0.0.1:2"'), "utf-8")
+        _, other = await explain("a.example", "--config", str(file))
+        _, alone = await explain("a.example", "--status", status_at)
+    assert (same["running"]["same"], same["running"]["at"]) == (True, status_at)
+    assert same["running"]["facts"]["connections"] == 0
+    assert other["dial"][0]["address"] == "127.0.0.1:2"
+    assert other["running"]["difference"] == "relayed by * to 127.0.0.1:1"
+    assert alone["dial"][0]["address"] == "127.0.0.1:1"
+    assert alone["origin"] == f"the snimux at {status_at}, its configuration"
+    # It has ended: what the file says holds, and a hint says what is not known.
+    status, ended = await explain("a.example", "--config", str(file))
+    assert (status, ended["running"]) == (0, None)
+    assert ended["hints"] == [f"--status: {status_at}: Connection refused"]

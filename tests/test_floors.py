@@ -46,6 +46,7 @@ FLOORS = (
         "backends",
         "names",
         "fetch",
+        "running",
         "admin",
         "listeners",
         "systemd",

@@ -1,0 +1,199 @@
+"""What a running snimux shows of itself -> its routes, and whom it refused.
+
+Text of ``--status``' pages comes in, values go out. What else they have of a route (counts, health)
+is handed on as it is.
+"""
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from snimux.address import AddressError, TcpAddress, parse_dial
+from snimux.caddy import Plan
+from snimux.case import Case, of_bytes
+from snimux.client_hello import TLS
+from snimux.config import Config
+from snimux.explanation import Decision, Explanation, decide
+from snimux.http_head import HTTP
+from snimux.kept import LONGEST
+from snimux.routes import Backend, PatternError, Route, RouteTable, parse_pattern
+
+_ROUTE_KEYS = ("pattern", "backend", "proxy", "http", "http_proxy")
+
+
+class RunningError(ValueError):
+    """What answers is no snimux, or has not what is asked for; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The routes of a running snimux."""
+
+    where: str
+    routes: tuple[Route, ...]
+    facts: Mapping[str, Mapping[str, object]]
+    """By pattern: what else it says of a route."""
+    total: int
+    """How many routes it has; there may be more than it shows."""
+
+    def as_config(self, config: Config) -> tuple[Config, Plan]:
+        """A configuration that says nothing, as if it said what this snimux serves."""
+        written = {
+            route.pattern: f"the snimux at {self.where}, "
+            f"its {self.facts[str(route.pattern)].get('source', 'configuration')}"
+            for route in self.routes
+        }
+        # Whether it listens for plain HTTP it does not say; what has come was listened for.
+        http = config.http or (TcpAddress("", HTTP.default_port),)
+        return replace(config, written=written, http=http), Plan(self.routes, (), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a running snimux does with the same."""
+
+    where: str
+    decision: Decision
+    difference: str
+    """Empty where it does the same."""
+    facts: Mapping[str, object]
+    """What it says of the route, if it has one."""
+
+
+def read_routes(where: str, page: bytes) -> Running:
+    """The routes that are on a page.
+
+    Args:
+        where: what to call who runs.
+        page: of /routes.
+
+    Raises:
+        RunningError: it is none.
+    """
+    shown = _json(page)
+    try:
+        rows = {row["pattern"]: row for row in shown["routes"]}
+        routes = tuple(map(_route, rows.values()))
+        facts = {
+            name: {key: value for key, value in row.items() if key not in _ROUTE_KEYS}
+            for name, row in rows.items()
+        }
+        return Running(where, routes, facts, int(shown.get("total", len(routes))))
+    except (KeyError, TypeError, ValueError, AttributeError, PatternError, AddressError):
+        raise RunningError("what it shows of its routes cannot be understood") from None
+
+
+def _json(page: bytes) -> dict[str, Any]:
+    try:
+        shown = json.loads(page)
+    except (ValueError, RecursionError):
+        shown = None
+    if not isinstance(shown, dict):
+        raise RunningError("not a snimux: the answer is no JSON object")
+    return shown
+
+
+def _route(row: Mapping[str, Any]) -> Route:
+    backend = _backend(row["backend"], row["proxy"])
+    return Route(parse_pattern(row["pattern"]), backend, _backend(row["http"], row["http_proxy"]))
+
+
+def _backend(addresses: list[str] | None, proxy: Any) -> Backend | None:
+    return None if addresses is None else Backend(tuple(map(parse_dial, addresses)), proxy)
+
+
+def beside(explained: Explanation, config: Config, running: Running) -> Beside:
+    """What a running snimux does with what was explained, and how that differs."""
+    decision = decide(explained.case, config, RouteTable(running.routes), source=explained.source)
+    difference = _difference(explained.decision, decision)
+    if running.total > len(running.routes) and difference:
+        difference += f" (as far as is known: it shows {len(running.routes)} of {running.total})"
+    facts = running.facts[str(decision.route.pattern)] if decision.route else {}
+    return Beside(running.where, decision, difference, facts)
+
+
+def _difference(here: Decision, there: Decision) -> str:
+    if _gist(here) == _gist(there):
+        return ""
+    by = f" by {there.route.pattern}" if there.route else ""
+    to = f" to {there.to or there.location}" if there.to or there.location else ""
+    proxy = there.to.proxy if there.to else None
+    header = f", PROXY protocol {proxy}" if proxy else ""
+    return f"{there.end}{by}{to}{header}{f', {there.reason}' if there.reason else ''}"
+
+
+def _gist(decision: Decision) -> tuple[object, ...]:
+    route, to = decision.route, decision.to
+    addresses = to.addresses if to else ()
+    return (decision.end, decision.reason, route and route.pattern, addresses, to and to.proxy)
+
+
+# --- whom it refused
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A client that was refused."""
+
+    case: Case
+    """What it sent."""
+    source: str | None
+    """Its IP address; None for a UNIX socket."""
+
+
+def read_refused(where: str, page: bytes, number: str, max_hello: int) -> Refused:
+    """One of the refused clients that are on a page.
+
+    Args:
+        where: what to call who runs.
+        page: of /refused/hellos.
+        number: which, with its worker's before it and a dot between where there are several.
+        max_hello: the bound on a hello or a request's head, in bytes.
+
+    Raises:
+        RunningError: it is none, or has not that one.
+    """
+    shown = _json(page)
+    try:
+        rows = [row for row in shown["refused"] if number in _numbers(row)]
+        known = [_name(row) for row in shown["refused"]]
+        if len(rows) > 1:
+            names = ", ".join(map(_name, rows))
+            raise RunningError(f"several workers have a number {number}: {names}")
+        if not rows:
+            kept = f"{known[0]} to {known[-1]} are" if known else "none is"
+            raise RunningError(f"no number {number} is kept there any more, or yet; {kept}")
+        return _refused(where, rows[0], max_hello)
+    except RunningError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError):
+        raise RunningError("what it shows of the refused cannot be understood") from None
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['worker']}.{row['number']}"
+
+
+def _numbers(row: Mapping[str, Any]) -> tuple[str, str]:
+    return _name(row), str(row["number"])
+
+
+def _refused(where: str, row: Mapping[str, Any], max_hello: int) -> Refused:
+    if row["hello"] is None:
+        raise RunningError(
+            f"of number {row['number']} nothing is kept but that it was refused: {row['reason']}"
+        )
+    received = base64.b64decode(row["hello"], validate=True)
+    protocol = HTTP if row["protocol"] == HTTP.name else TLS
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["time"]))
+    detail = f", {row['detail']}" if row["detail"] else ""
+    notes = [f"refused {at} from {row['client']}: {row['reason']}{detail}"]
+    if len(received) == LONGEST:
+        notes.append(f"only the first {LONGEST} bytes of it are kept")
+    asked = f"--refused {_name(row)} of the snimux at {where}"
+    case = of_bytes(received, max_hello, asked, protocol=protocol)
+    host = str(row["client"]).rpartition(":")[0].removeprefix("[").removesuffix("]")
+    return Refused(replace(case, notes=(*notes, *case.notes)), host or None)

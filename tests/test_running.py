@@ -1,0 +1,202 @@
+"""``snimux.running``: what a running snimux shows is read, or is said not to be what it should."""
+
+import base64
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snimux.address import TcpAddress
+from snimux.caddy import Plan
+from snimux.case import of_name
+from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
+from snimux.config import Config, load
+from snimux.discovery import planned
+from snimux.explanation import Explanation, explain
+from snimux.figures import Figures
+from snimux.http_head import HTTP
+from snimux.kept import LONGEST
+from snimux.places import LocalPlaces
+from snimux.routes import RouteTable
+from snimux.running import Running, RunningError, beside, read_refused, read_routes
+from snimux.verdict import Hello, Reason
+from snimux.view import View
+from tests.hellos import HERE
+
+WHERE = "127.0.0.1:9443"
+FILE = """
+    listen = ":8443"
+    http = ":8080"
+    [[route]]
+    hosts = "a.example"
+    to = ["127.0.0.1:1", "unix//run/a"]
+    proxy = "v2"
+    http = "127.0.0.1:2"
+    """
+
+
+def running(config: Config, **rest: object) -> Running:
+    """What is read of what a real one would show."""
+    plan = Plan(config.routes, (), (), has={"c.example": TcpAddress("localhost", 2019)})
+    view = View(Figures(), plan, RouteTable(config.routes), LocalPlaces(1))
+    rows = [row for piece in view.tell("routes") for row in piece.get("routes", ())]
+    shown = {"total": len(rows), "routes": [{**row, "active": 3} for row in rows], **rest}
+    return read_routes(WHERE, json.dumps(shown).encode())
+
+
+def explained(name: str, config: Config) -> Explanation:
+    return explain(of_name(name), config, planned(config, {}), {})
+
+
+def test_the_routes_are_those_that_are_shown() -> None:
+    config = load({"route": ("*.x/h2=127.0.0.1:4",), "proxy_protocol": "v1"}, "snimux.toml", FILE)
+    found = running(config)
+    assert sorted(found.routes, key=str) == sorted(config.routes, key=str)
+    assert found.facts["a.example"] == {"source": "configuration", "active": 3}
+
+
+def test_what_a_running_one_does_is_the_same_or_told() -> None:
+    config = load({}, "snimux.toml", FILE)
+    here = explained("a.example", config)
+    same = beside(here, config, running(config))
+    assert (same.difference, same.facts["active"]) == ("", 3)
+    elsewhere = load({"route": ("a.example=127.0.0.1:9",)})
+    assert beside(here, config, running(elsewhere)).difference == (
+        "relayed by a.example to 127.0.0.1:9"
+    )
+    nowhere = beside(here, config, running(load({"route": ("z=127.0.0.1:9",)})))
+    assert (nowhere.difference, nowhere.facts) == ("refused, no-route", {})
+    plain = explained("http://a.example/x", config)
+    assert beside(plain, config, running(elsewhere)).difference == (
+        "redirected by a.example to https://a.example:8443/x"
+    )
+
+
+def test_another_header_is_a_difference() -> None:
+    config = load({"route": ("a.example=127.0.0.1:1",)})
+    with_header = load({"route": ("a.example=127.0.0.1:1",), "proxy_protocol": "v2"})
+    assert beside(explained("a.example", config), config, running(with_header)).difference == (
+        "relayed by a.example to 127.0.0.1:1, PROXY protocol v2"
+    )
+
+
+def test_where_not_all_is_shown_that_is_told() -> None:
+    config = load({}, "snimux.toml", FILE)
+    found = running(load({"route": ("z=127.0.0.1:9",)}), total=7)
+    difference = beside(explained("a.example", config), config, found).difference
+    assert difference.endswith("(as far as is known: it shows 1 of 7)")
+
+
+def test_a_running_one_can_stand_for_a_configuration() -> None:
+    told = load({"route": ("a.example=127.0.0.1:9", "c.example=127.0.0.1:8")})
+    config, plan = running(told).as_config(load({}, needs_routes=False))
+    found = explain(of_name("a.example"), config, plan, {})
+    assert found.origin == f"the snimux at {WHERE}, its configuration"
+    assert str(found.decision.to) == "127.0.0.1:9"
+    of_caddy = explain(of_name("c.example"), config, plan, {})
+    assert of_caddy.origin == f"the snimux at {WHERE}, its localhost:2019"
+    assert explain(of_name("http://a.example"), config, plan, {}).is_served
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (b"<html>", "not a snimux"),
+        (b"[]", "not a snimux"),
+        (b"[" * 10**5, "not a snimux"),
+        (b"{}", "cannot be understood"),
+        (b'{"routes": [{}]}', "cannot be understood"),
+        (b'{"routes": 1}', "cannot be understood"),
+        (b'{"routes": [{"pattern": "a b", "backend": null, "proxy": null, "http": null, '
+         b'"http_proxy": null}]}', "cannot be understood"),
+        (b'{"routes": [{"pattern": "a", "backend": ["x"], "proxy": null, "http": null, '
+         b'"http_proxy": null}]}', "cannot be understood"),
+    ],
+)  # fmt: skip
+def test_what_is_no_page_of_routes(page: bytes, words: str) -> None:
+    with pytest.raises(RunningError, match=words):
+        read_routes(WHERE, page)
+
+
+def row(number: int, **rest: Any) -> dict[str, Any]:
+    received = base64.b64encode((HERE / "curl.bin").read_bytes()).decode()
+    return {"worker": 1, "number": number, "time": 1764000000.5, "client": "192.0.2.7:1",
+            "protocol": None, "name": "secure.ciso.com", "alpn": None, "ech": None,
+            "reason": "no-route", "detail": None, "seconds": 0.1, "hello": received,
+            **rest}  # fmt: skip
+
+
+def page(*rows: dict[str, Any]) -> bytes:
+    return json.dumps({"refused": rows}).encode()
+
+
+def test_one_that_was_refused_is_read_as_a_hello() -> None:
+    found = read_refused(WHERE, page(row(16), row(17), row(18)), "17", DEFAULT_MAX_HELLO)
+    assert found.source == "192.0.2.7"
+    assert found.case.protocol is TLS
+    assert isinstance(found.case.verdict, Hello)
+    assert found.case.verdict.name == "secure.ciso.com"
+    assert found.case.asked == f"--refused 1.17 of the snimux at {WHERE}"
+    assert found.case.notes[0] == "refused 2025-11-24T16:00:00Z from 192.0.2.7:1: no-route"
+
+
+def test_of_several_workers_the_number_is_behind_the_workers() -> None:
+    both = page(row(17), row(17, worker=2, client="[2001:db8::1]:2"))
+    assert read_refused(WHERE, both, "2.17", DEFAULT_MAX_HELLO).source == "2001:db8::1"
+    with pytest.raises(RunningError, match=r"several workers have a number 17: 1\.17, 2\.17"):
+        read_refused(WHERE, both, "17", DEFAULT_MAX_HELLO)
+
+
+def test_plain_http_is_read_as_that_and_what_was_cut_is_told() -> None:
+    hello = base64.b64encode(b"GET / HTTP/1.1\r\n" + b"a" * (LONGEST - 16)).decode()
+    long = row(1, protocol="http", hello=hello, client="unix", detail="why")
+    found = read_refused(WHERE, page(long), "1", LONGEST * 2)
+    assert found.case.protocol is HTTP
+    assert found.source is None
+    assert found.case.notes[0].endswith("from unix: no-route, why")
+    assert found.case.notes[1] == f"only the first {LONGEST} bytes of it are kept"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (page(row(3), row(4)), "no number 17 is kept there any more, or yet; 1.3 to 1.4 are"),
+        (page(), "or yet; none is"),
+        (page(row(17, hello=None)), "of number 17 nothing is kept but that it was refused: no-r"),
+        (page(row(17, hello="!")), "cannot be understood"),
+        (page(row(17, hello="\xfc")), "cannot be understood"),
+        (page(row(17, time=float("nan"))), "cannot be understood"),
+        (page(row(17, time=10**30)), "cannot be understood"),
+        (b'{"refused": [{}]}', "cannot be understood"),
+        (b'{"refused": 1}', "cannot be understood"),
+        (b"x", "not a snimux"),
+    ],
+)
+def test_what_is_not_there(content: bytes, words: str) -> None:
+    with pytest.raises(RunningError, match=words):
+        read_refused(WHERE, content, "17", DEFAULT_MAX_HELLO)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from([*row(1), "routes", "refused", "pattern", "backend", "http"]), inner
+    ),
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(["routes", "refused", "total"]), JSON), JSON)
+def test_whatever_answers_is_read_or_not_understood(shown: dict[str, Any], value: Any) -> None:
+    for content in (shown, {"refused": [row(17) | {"hello": value}]},
+                    {"refused": [row(17) | {"client": value, "time": value}]}):  # fmt: skip
+        body = json.dumps(content).encode()
+        for read in (lambda b: read_routes(WHERE, b), lambda b: read_refused(WHERE, b, "17", 1024)):
+            with contextlib.suppress(RunningError):
+                read(body)
+
+
+def test_reasons_are_words_of_the_log() -> None:
+    assert Reason(row(1)["reason"]) is Reason.NO_ROUTE
