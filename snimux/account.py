@@ -142,10 +142,14 @@ def _shown_running(running: Beside) -> Iterator[str]:
     same = "does the same" if not running.difference else f"DIFFERS: {running.difference}"
     yield f"the snimux at {running.where} {same}"
     if running.facts:
-        yield ", ".join(f"{key} {_shown_fact(value)}" for key, value in running.facts.items())
+        yield ", ".join(
+            f"{key.replace('_', ' ')} {_shown_fact(value)}" for key, value in running.facts.items()
+        )
 
 
 def _shown_fact(value: object) -> str:
+    if isinstance(value, list):
+        return " and ".join(map(str, value)) or "none"
     return value if isinstance(value, str) else json.dumps(value)
 
 

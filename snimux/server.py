@@ -432,7 +432,7 @@ class _Server:
         self.backends = Backends(log, config.backends, doubt_name=self.names.doubt)
         self.view: View | None = None  # where nobody looks, nothing is counted
         if figures is not None:
-            self.view = View(figures, self.table, places)
+            self.view = View(figures, self.table, places, down=self.backends.down)
             self.backends.told_failed = figures.not_dialled
         self.prober = Prober(log)
         self.prober.exchange(asked(config.routes, {}))

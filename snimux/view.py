@@ -5,14 +5,14 @@ of who asks, and changes nothing.
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import islice
 
 import trio
 
 from snimux import __version__, figures
-from snimux.address import AdminAddress
+from snimux.address import AdminAddress, DialAddress
 from snimux.figures import Figures, Piece
 from snimux.places import Places
 from snimux.routes import Backend, LiveTable, Route
@@ -35,6 +35,8 @@ class View:
     has: Mapping[str, AdminAddress] = field(default_factory=dict)
     """Of the hosts whose routes were found, which Caddy they are from."""
     draining: bool = False
+    down: Set[DialAddress] = frozenset()
+    """The addresses that do not answer, as far as this process knows."""
 
     def tell(self, what: str) -> Iterator[Piece]:
         """The answer: ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``."""
@@ -68,6 +70,7 @@ class View:
 
     def _route(self, route: Route) -> Piece:
         found_at = None if route.pattern.alpn else self.has.get(route.pattern.host)
+        addresses = [x for to in (route.backend, route.http) if to for x in to.addresses]
         return {
             "pattern": str(route.pattern),
             "backend": _addresses(route.backend),
@@ -75,6 +78,7 @@ class View:
             "http": _addresses(route.http),
             "http_proxy": route.http and route.http.proxy,
             "source": "configuration" if found_at is None else str(found_at),
+            "not_answering": [str(x) for x in dict.fromkeys(addresses) if x in self.down],
         }
 
 

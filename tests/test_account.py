@@ -13,6 +13,7 @@ from snimux.config import load
 from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.proxy_auto import Remark
+from snimux.running import Beside
 from snimux.verdict import Reason
 
 FILE = """
@@ -158,6 +159,24 @@ def test_the_json_has_every_key_whatever_happened() -> None:
     assert (refused["end"], refused["reason"]) == ("refused", "no-route")
     assert refused["told"]["bytes"] == "15030100020270"
     assert refused["told"]["shown"]["Chrome"] == "ERR_SSL_UNRECOGNIZED_NAME_ALERT"
+
+
+def test_what_a_running_one_does_comes_last() -> None:
+    found = explained("dao.ciso.com")
+    facts = {"source": "configuration", "not_answering": ["127.0.0.1:8444"], "active": 3, "x": []}
+    same = Beside("127.0.0.1:9443", found.decision, "", facts)
+    assert text(found, (), same).splitlines()[-3:] == [
+        "running    the snimux at 127.0.0.1:9443 does the same",
+        "           source configuration, not answering 127.0.0.1:8444, active 3, x none",
+        "served",
+    ]
+    other = Beside("127.0.0.1:9443", found.decision, "refused, no-route", {})
+    assert text(found, (), other).splitlines()[-2] == (
+        "running    the snimux at 127.0.0.1:9443 DIFFERS: refused, no-route"
+    )
+    assert json.loads(as_json(found, (), same))["running"] == {
+        "at": "127.0.0.1:9443", "same": True, "difference": "", "facts": facts,
+    }  # fmt: skip
 
 
 def test_the_exit_status() -> None:

@@ -195,3 +195,16 @@ async def test_a_file_that_says_something_else_than_what_runs(tmp_path: Path) ->
     status, ended = await explain("a.example", "--config", str(file))
     assert (status, ended["running"]) == (0, None)
     assert ended["hints"] == [f"--status: {status_at}: Connection refused"]
+
+
+async def test_whether_an_address_answers_is_asked_of_what_runs(tmp_path: Path) -> None:
+    status_at, down = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    flags = ["--route", f"secure.ciso.com={down}", "--status", status_at, "--wait", "off"]
+    async with muxes.running(tmp_path, *flags) as mux:
+        _, unknown = await explain("secure.ciso.com", *flags)
+        client, _ = await trio.to_thread.run_sync(exchange, mux.port, HELLO)
+        await mux.log_line(event="connection", client=client, reason="backend-down")
+        _, known = await explain("secure.ciso.com", *flags)
+    assert unknown["running"]["facts"]["not_answering"] == []
+    assert known["running"]["facts"]["not_answering"] == [down]
+    assert known["end"] == "relayed"

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.address import TcpAddress
-from snimux.caddy import Plan
 from snimux.case import of_name
 from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.config import Config, load
@@ -20,7 +19,7 @@ from snimux.figures import Figures
 from snimux.http_head import HTTP
 from snimux.kept import LONGEST
 from snimux.places import LocalPlaces
-from snimux.routes import RouteTable
+from snimux.routes import LiveTable, RouteTable
 from snimux.running import Running, RunningError, beside, read_refused, read_routes
 from snimux.verdict import Hello, Reason
 from snimux.view import View
@@ -40,8 +39,8 @@ FILE = """
 
 def running(config: Config, **rest: object) -> Running:
     """What is read of what a real one would show."""
-    plan = Plan(config.routes, (), (), has={"c.example": TcpAddress("localhost", 2019)})
-    view = View(Figures(), plan, RouteTable(config.routes), LocalPlaces(1))
+    has = {"c.example": TcpAddress("localhost", 2019)}
+    view = View(Figures(), LiveTable(RouteTable(config.routes)), LocalPlaces(1), has)
     rows = [row for piece in view.tell("routes") for row in piece.get("routes", ())]
     shown = {"total": len(rows), "routes": [{**row, "active": 3} for row in rows], **rest}
     return read_routes(WHERE, json.dumps(shown).encode())
@@ -55,7 +54,8 @@ def test_the_routes_are_those_that_are_shown() -> None:
     config = load({"route": ("*.x/h2=127.0.0.1:4",), "proxy_protocol": "v1"}, "snimux.toml", FILE)
     found = running(config)
     assert sorted(found.routes, key=str) == sorted(config.routes, key=str)
-    assert found.facts["a.example"] == {"source": "configuration", "active": 3}
+    facts = {"source": "configuration", "not_answering": [], "active": 3}
+    assert found.facts["a.example"] == facts
 
 
 def test_what_a_running_one_does_is_the_same_or_told() -> None:

@@ -245,7 +245,7 @@ async def test_the_figures_are_what_was_sent(workers: int, flags: Sequence[str])
             assert first == {
                 "pattern": "a.test", "backend": [run.backend], "proxy": None, "http": None,
                 "http_proxy": None, "source": "configuration", "connections": 7, "active": 1,
-                "up": up["a.test"], "down": down["a.test"],
+                "up": up["a.test"], "down": down["a.test"], "not_answering": [],
             }  # fmt: skip
         await run.settled(18, 0)
 

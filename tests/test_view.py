@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from snimux import __version__
 from snimux import view as module
-from snimux.address import TcpAddress
+from snimux.address import DialAddress, TcpAddress
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
 from snimux.places import LocalPlaces
@@ -37,12 +37,12 @@ def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
     addresses = [str(ONE), str(TWO)]
     assert pieces["routes"] == [
         {"pattern": "a.example", "backend": addresses, "proxy": "v2", "http": [str(TWO)],
-         "http_proxy": "auto", "source": "configuration"},
+         "http_proxy": "auto", "source": "configuration", "not_answering": []},
         # that with a protocol cannot be from a Caddy
         {"pattern": "found.example/h2", "backend": addresses, "proxy": "v2", "http": None,
-         "http_proxy": None, "source": "configuration"},
+         "http_proxy": None, "source": "configuration", "not_answering": []},
         {"pattern": "plain.example", "backend": None, "proxy": None, "http": [str(ONE)],
-         "http_proxy": None, "source": "configuration"},
+         "http_proxy": None, "source": "configuration", "not_answering": []},
     ]  # fmt: skip
     _, pieces = viewing(route("found.example")).tell("routes")
     assert pieces["routes"][0]["source"] == "127.0.0.1:2019"
@@ -92,3 +92,12 @@ def test_what_refused_clients_sent_is_told_where_it_is_kept() -> None:
     assert told == [None, b"second", None, b"fourth"]
     (plain,) = view.tell("refused")
     assert [{k: v for k, v in row.items() if k != "hello"} for row in rows] == plain["refused"]
+
+
+def test_routes_say_which_of_their_addresses_do_not_answer() -> None:
+    view = viewing(route("a.example", Backend((TWO,))))
+    down: set[DialAddress] = set()
+    view.down = down
+    down |= {TWO, TcpAddress("10.0.0.1", 1)}
+    _, piece = view.tell("routes")
+    assert piece["routes"][0]["not_answering"] == [str(TWO)]
