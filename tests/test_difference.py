@@ -32,12 +32,12 @@ def test_each_setting_that_differs_is_named_or_needs_a_restart(setting: Setting)
     others = {
         "relay": '"portable"', "log_format": '"json"', "log_level": '"debug"', "watch": '"off"',
         "balance": '"round_robin"', "check": '"tcp"',
-        "status": '"127.0.0.1:1"',
+        "status": '"127.0.0.1:1"', "keep_refused": "7",
     }  # fmt: skip
     key = setting.key
     toml = f"{key} = {others.get(key, '2000')}\n" if key != "workers" else "workers = 2\n"
     found = difference(config(""), config(toml))
-    is_fixed = key in ("workers", "relay", "status")
+    is_fixed = key in ("workers", "relay", "status", "keep_refused")
     assert found.settings == (() if is_fixed else (key,))
     assert found.needs_restart == ((key,) if is_fixed else ())
 
@@ -59,6 +59,6 @@ def test_what_a_running_process_cannot_change_stays() -> None:
 
 
 def test_all_of_a_configuration_is_compared() -> None:
-    # what was handed over is there from the start; is_http_said is no news beside http
-    apart = {"routes", "limits", "backends", "handed_over", "is_http_said"}
+    # what was handed over is there from the start; two are no news beside http and routes
+    apart = {"routes", "limits", "backends", "handed_over", "is_http_said", "written"}
     assert {x.name for x in fields(Config)} == apart | {*_COMPARED, *_FIXED}
