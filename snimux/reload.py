@@ -28,6 +28,10 @@ from snimux.orders import Gone, Order, send
 from snimux.systemd import Manager
 from snimux.watch import State, look, watch
 
+# Ten times what 100,000 routes take. What is no configuration at all, such as a disk's image under
+# the wrong name, would take the memory of those who are served.
+_MOST_BYTES = 64 * 2**20
+
 # Problems of one file that are said, one a line; one slip may have a thousand.
 _MOST_PROBLEMS = 20
 
@@ -164,11 +168,12 @@ class Reloader:
 
     def _read(self) -> str:
         self.state = look(self.path)  # before it is read: a later change is another
-        # Opening a FIFO would wait for its writer.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(self.path, "rb", opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 raise ConfigError([f"--config: {self.path}: no file that could be read twice"])
+            if found.st_size > _MOST_BYTES:
+                raise ConfigError([f"--config: {self.path}: more than {_MOST_BYTES} bytes"])
             content = file.read()
         try:
             return content.decode("utf-8")
@@ -300,6 +305,11 @@ def _in_the_background() -> Iterator[None]:
         sys.setswitchinterval(usual)
         if was_enabled:
             gc.enable()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, but do not wait as for the writer of a FIFO."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def content(descriptor: int) -> str:

@@ -213,6 +213,25 @@ async def test_a_pipe_cannot_be_read_again(tmp_path: Path) -> None:
         assert (await tried.reload())["detail"].endswith(": no file that could be read twice")
 
 
+async def test_a_directory_is_no_file_and_leaves_nothing_open(tmp_path: Path) -> None:
+    async with trying(tmp_path) as tried:
+        tried.file.unlink()
+        tried.file.mkdir()
+        line = await tried.reload()
+        assert (line["event"], line["detail"][-16:]) == ("reload-failed", ": Is a directory")
+
+
+async def test_what_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    async with trying(tmp_path) as tried:
+        with tried.file.open("ab") as file:
+            file.truncate(2**40)
+        line = await tried.reload()
+        assert (line["event"], line["detail"][-26:]) == (
+            "reload-failed",
+            ": more than 67108864 bytes",
+        )
+
+
 async def test_if_one_address_cannot_be_had_nothing_changes(tmp_path: Path) -> None:
     async with trying(tmp_path) as tried:
         with socket.create_server(("127.0.0.1", 0)) as holder:
