@@ -61,10 +61,12 @@ class Admission:
 def is_validation(hello: Hello) -> bool:
     """Whether a hello can be for nothing but a validation by ACME, TLS-ALPN-01 or HTTP-01.
 
-    A request that leaves the connection open is none: what comes behind it is not looked at.
+    A request that leaves the connection open is none: what comes behind it is not looked at. Nor is
+    a hello with Encrypted Client Hello: what the encrypted one offers is what counts (RFC 9849
+    section 7), and who validates sends none.
     """
     request = hello.request
     if request is None:
-        return hello.alpn == _ACME_TLS
+        return hello.alpn == _ACME_TLS and not hello.ech
     is_challenge = request.method == "GET" and _HTTP_01.fullmatch(request.target)
     return request.closes and bool(is_challenge)

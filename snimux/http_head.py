@@ -146,10 +146,16 @@ def _read(head: bytes) -> Hello | Malformed:
         return _refuse(Reason.BAD_SERVER_NAME, str(error), method=method)
     except _TargetError as error:
         return _refuse(Reason.MALFORMED_HELLO, str(error), method=method)
-    options = [value for name, value in parsed.headers if name == b"connection"]
-    if hello.request is not None and _CLOSE.search(b",".join(options)):
+    if hello.request is not None and _is_last(parsed):
         return replace(hello, request=replace(hello.request, closes=True))
     return hello
+
+
+def _is_last(parsed: h11.Request) -> bool:
+    """Whether no other request can follow; one by HTTP/2 could, to which this one is upgraded."""
+    options = [value for name, value in parsed.headers if name == b"connection"]
+    is_upgraded = any(name == b"upgrade" for name, _ in parsed.headers)
+    return not is_upgraded and bool(_CLOSE.search(b",".join(options)))
 
 
 def _parse(head: bytes) -> h11.Request:

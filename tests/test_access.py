@@ -1,5 +1,7 @@
 """``snimux.access``: allow and deny, and what may pass in spite of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from snimux.access import Access, Admission, is_validation
@@ -70,6 +72,11 @@ def test_a_hello_that_offers_more_than_the_validation_is_none(alpn: tuple[bytes,
     assert not is_validation(tls(*alpn))
 
 
+def test_a_hello_that_hides_another_is_none() -> None:
+    """The encrypted one may ask for another name, and offer anything."""
+    assert not is_validation(replace(tls(b"acme-tls/1"), ech=True))
+
+
 def test_of_the_captured_hellos_one_is_a_validation() -> None:
     hellos = {captured.slug: TLS.peek(captured.data, START, 65536) for captured in load()}
     found = [x for x, hello in hellos.items() if isinstance(hello, Hello) and is_validation(hello)]
@@ -95,6 +102,8 @@ def test_a_request_for_a_challenge_that_closes_is_one(close: str) -> None:
         ("Connection: close", "Connection: keep-alive"),
         ("Connection: close", "Connection: closed"),
         ("Connection: close", "X-Connection: close"),
+        # nor is it the last where it becomes HTTP/2 (RFC 7540 section 3.2)
+        ("Connection: close", "Connection: close, Upgrade, HTTP2-Settings\nUpgrade: h2c"),
         ("GET", "POST"),
         ("GET", "HEAD"),
         # and this is another path to whoever resolves it
