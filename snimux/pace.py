@@ -23,9 +23,12 @@ class Pace:
         """When the next one is expected if one arrives now; None if it arrives too early.
 
         Args:
-            expected: what was said of the last one; of the first any time that is past.
+            expected: what was said of the last one; of the first any time that is past. What only
+                another pace can have said, which was in effect before, is nobody's fault: it is as
+                if none had come.
             now: when it arrives. From ``expected`` on it is as if none had come before.
         """
         interval = round(_SECOND / self.per_second)
-        following = max(expected, now) + interval
-        return following if following - now <= self.burst * interval else None
+        most = self.burst * interval
+        following = (expected if now < expected <= now + most else now) + interval
+        return following if following - now <= most else None

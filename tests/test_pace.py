@@ -55,3 +55,15 @@ def test_who_is_refused_does_not_wait_longer_for_it() -> None:
     hammering = [step * SECOND // 10 for step in range(31)]
     came = arrivals(pace, hammering)
     assert [step for step, may in enumerate(came) if may] == [0, 10, 20, 30]
+
+
+def test_what_a_slower_pace_said_holds_nobody_up() -> None:
+    """It was mended by a reload: who is refused would be for as long as the slow one says."""
+    slow, fast = Pace(0.001, 50), Pace(10, 2)
+    expected = 0
+    for _ in range(50):
+        expected = slow.arrive(expected, SECOND) or expected
+    assert slow.arrive(expected, SECOND) is None
+    following = fast.arrive(expected, SECOND)
+    assert following == SECOND + SECOND // 10
+    assert arrivals(fast, [SECOND] * 3) == [True, True, False]
