@@ -83,7 +83,7 @@ class LocalPlaces:
         self.taken_here = 0
         self._said_full = False
         self._by_source: dict[bytes, int] = {}
-        self._expected: OrderedDict[bytes, int] = OrderedDict()  # who came last is last
+        self._expected: OrderedDict[bytes, int] = OrderedDict()
 
     def take(self) -> bool:
         """Take a place, if there is one."""
@@ -118,13 +118,14 @@ class LocalPlaces:
         expected = self._expected
         while expected and next(iter(expected.values())) <= now:
             expected.popitem(last=False)
+        if expected:  # who is expected long after the others is not to keep them here
+            expected.move_to_end(next(iter(expected)))
         if source not in expected and len(expected) >= _MOST_PACED:
             return True  # as in ``SharedPlaces.enter``
         following = pace.arrive(expected.get(source, 0), now)
         if following is None:
             return False
         expected[source] = following
-        expected.move_to_end(source)
         return True
 
     def resize(self, limit: int) -> None:

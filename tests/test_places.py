@@ -245,6 +245,15 @@ def test_a_scan_from_many_sources_takes_bounded_memory(monkeypatch: pytest.Monke
     assert list(places._expected) == [b"another"]
 
 
+def test_who_is_expected_much_later_keeps_no_others_in_memory() -> None:
+    places, pace = LocalPlaces(1), Pace(1, 1000)
+    assert all(places.arrive(b"hasty", pace, 1) for _ in range(1000))
+    for number in range(1, 500):
+        assert places.arrive(number.to_bytes(4), pace, number * 2 * 10**9)
+        assert len(places._expected) <= 3
+    assert b"hasty" in places._expected
+
+
 def test_in_memory_that_is_shared_the_bound_is_the_file_s() -> None:
     with shared(2, 1) as file:
         workers = [SharedPlaces(file.fileno(), number, most=1) for number in (1, 2)]
