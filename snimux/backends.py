@@ -151,8 +151,10 @@ class Backends:
         wait = self.defaults.wait if backend.wait is None else backend.wait
         if started - self._silent_since(addresses) >= wait:
             return dialled
-        while isinstance(dialled, NotDialled) and not dialled.exhausted:
-            with trio.move_on_at(started + wait) as waiting:
+        until = started + wait
+        # Where some are answered and others are not, there is always one who just was.
+        while isinstance(dialled, NotDialled) and not dialled.exhausted and _is_before(until):
+            with trio.move_on_at(until) as waiting:
                 is_there = await self._wait(addresses, client)
             if waiting.cancelled_caught:
                 break
@@ -336,3 +338,7 @@ class Backends:
                     return
                 if isinstance(address, TcpAddress) and not address.is_numeric:
                     self.doubt_name(address.host)
+
+
+def _is_before(time: float) -> bool:
+    return trio.current_time() < time

@@ -247,6 +247,31 @@ async def test_the_wait_ends_and_who_comes_later_is_told_at_once(
             assert (await run.failed(place.address)).waited == 5.0
 
 
+async def test_the_wait_ends_too_where_an_address_answers_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose queue is always full does: some of those who dial it get in."""
+    address = TcpAddress("127.0.0.1", 1)
+
+    async def never(address: DialAddress, dial_timeout: float, **_: Any) -> NotDialled:
+        await trio.sleep(dial_timeout)
+        return NotDialled("no answer", False)
+
+    monkeypatch.setattr("snimux.backends.dial", never)
+    async with running(wait=5.0) as run, trio.open_nursery() as nursery:
+
+        async def others() -> None:
+            while True:
+                await run.failed(address, wait=0.0, dial_timeout=0.3)
+                run.backends.checked(address, True, "somebody got in")
+
+        nursery.start_soon(others)
+        with trio.fail_after(20):
+            failed = await run.failed(address, dial_timeout=2)
+        assert failed.waited == pytest.approx(6, abs=2)
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_wants_no_wait_has_none(autojump_clock: MockClock) -> None:
     with places(1, listening=False) as (place,):
         async with running(wait=5.0) as run:
