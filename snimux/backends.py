@@ -90,6 +90,8 @@ class Backends:
         self.down: set[DialAddress] = set()
         """Those of the addresses that are not up."""
         self.turns: dict[Backend, Turns] = {}
+        self.wanted: Set[DialAddress] | None = None
+        """Those of all backends; None: not known, so nothing is forgotten."""
         self.doubt_name = doubt_name
         self.told_failed = told_failed
         self.uniform = uniform
@@ -111,14 +113,10 @@ class Backends:
 
     def exchange(self, backends: Set[Backend]) -> None:
         """Forget what none of these has, which are all that there are now; keep what is known."""
-        kept = {address for backend in backends for address in backend.addresses}
+        self.wanted = {address for backend in backends for address in backend.addresses}
         self.turns = {x: turns for x, turns in self.turns.items() if x in backends}
-        for address, state in list(self.states.items()):
-            if address not in kept and not state.connections and not state.waiters:
-                if state.watch is not None:
-                    state.watch.cancel()
-                self.down.discard(address)
-                del self.states[address]
+        for address in list(self.states):
+            self._forget(address)
 
     async def reach(
         self,
@@ -190,6 +188,17 @@ class Backends:
         if state is None:
             state = self.states[address] = State()
         return state
+
+    def _forget(self, address: DialAddress) -> None:
+        """Forget an address that no backend has, unless somebody still has to do with it."""
+        state = self.states.get(address)
+        if state is None or self.wanted is None or address in self.wanted:
+            return
+        if not (state.connections or state.waiters):
+            if state.watch is not None:
+                state.watch.cancel()
+            self.down.discard(address)
+            del self.states[address]
 
     def _in_order(self, backend: Backend, source: Endpoint | None) -> Sequence[DialAddress]:
         """All its addresses for that source, the one first that is to have the connection."""
@@ -325,6 +334,7 @@ class Backends:
                     often = min(2 * often, _OFTEN)
                     dialled = await dial(address, dial_timeout=dial_timeout)
                 else:
+                    self._forget(address)  # who waited for it may have been the last to have it
                     with trio.move_on_after(self.uniform(later / 2, later)):
                         await state.sleeping.park()
                         continue  # it is waited for

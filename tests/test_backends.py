@@ -461,6 +461,23 @@ async def test_an_exchange_keeps_what_stays(autojump_clock: MockClock) -> None:
             assert run.backends.defaults == BackendDefaults(wait=0.0)
 
 
+async def test_what_was_waited_for_at_an_exchange_is_forgotten_afterwards(
+    autojump_clock: MockClock, dials: list[tuple[DialAddress, float]]
+) -> None:
+    with places(1, listening=False) as (place,):
+        async with running(wait=5.0) as run, trio.open_nursery() as nursery:
+            nursery.start_soon(run.failed, place.address)
+            await trio.sleep(2)
+            run.backends.exchange(set())
+            assert run.backends.down == set(run.backends.states) == {place.address}
+            await trio.sleep(4)
+            assert not run.backends.down
+            assert not run.backends.states
+            del dials[:]
+            await trio.sleep(100)
+            assert not dials
+
+
 class Here(trio.abc.HostnameResolver):
     """Every name is this machine's."""
 
