@@ -31,7 +31,7 @@ class Order:
     Caddys asked at once. ``listener`` hands over a socket: ``number`` is its, and ``address`` where
     it was to listen. ``reload`` (``number`` is the reload's) hands over the configuration's text,
     and ``serve`` says by number which listeners are for which protocol from then on: all others are
-    to be closed. ``reloaded`` is the answer.
+    to be closed. ``reloaded`` is the answer, also of one that ends and has nothing to reload.
     """
 
     what: What

@@ -244,10 +244,13 @@ class Follower:
 
     def hear(self, order: Order) -> None:
         """Take an order: ``listener`` or ``reload``."""
-        self.orders.send_nowait(order)
+        try:
+            self.orders.send_nowait(order)
+        except trio.BrokenResourceError:  # it has run
+            self._decline(order)
 
     async def run(self) -> None:
-        """Do what was ordered, until cancelled.
+        """Do what was ordered, until cancelled; from then on nothing is done, but answered.
 
         Raises:
             NotFollowed: it cannot be done.
@@ -260,8 +263,11 @@ class Follower:
                     wanted = parse_listen(order.address)
                     new.append(Listener(sock, number=order.number, wanted=wanted))
                 else:
-                    with _in_the_background():
-                        await self._take(order, new)
+                    try:
+                        with _in_the_background():
+                            await self._take(order, new)
+                    finally:
+                        self._answer(order)
                     new = []
         except (ConfigError, OSError, LookupError) as error:
             raise NotFollowed(str(error) or repr(error)) from None
@@ -270,8 +276,8 @@ class Follower:
                 listener.close()
             with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
                 while True:
-                    for descriptor in self.ordered.receive_nowait().descriptors:
-                        os.close(descriptor)
+                    self._decline(self.ordered.receive_nowait())
+            self.ordered.close()
 
     async def _take(self, order: Order, new: Sequence[Listener]) -> None:
         (file,) = order.descriptors
@@ -285,6 +291,16 @@ class Follower:
         config = in_effect(self.target.config, parsed)
         await self.target.take(config, listeners, text)
         self.source.settle(config)
+
+    def _decline(self, order: Order) -> None:
+        """Keep nothing of an order: a listener would be open where nobody accepts."""
+        for descriptor in order.descriptors:
+            os.close(descriptor)
+        if order.what == "reload":
+            self._answer(order)
+
+    def _answer(self, order: Order) -> None:
+        """Say that a reload is done; or that nobody need wait for it, as this worker ends."""
         with contextlib.suppress(Gone):  # then nobody waits for it
             send(self.supervisor, Order("reloaded", order.number))
 

@@ -373,6 +373,25 @@ async def test_a_worker_that_cannot_follow_says_so_and_keeps_nothing(text: str) 
         assert target.taken == []
 
 
+async def test_a_worker_that_ends_keeps_nothing_and_is_not_waited_for() -> None:
+    with following() as (follower, target, supervisor):
+        answers = Orders(supervisor)
+        target.may_go_on = trio.Event()
+        follower.hear(Order("reload", 1, {5: "http"}, (descriptor("drain = 1\n" + FIRST),)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower.run)
+            await until(lambda: target.taken, "it has begun")
+            follower.hear(Order("reload", 2, {5: "tls"}, (descriptor(FIRST),)))
+            nursery.cancel_scope.cancel()
+        (new,) = open_listeners([TcpAddress("127.0.0.1", 0)])
+        handed = (os.dup(new.socket.fileno()),)
+        follower.hear(Order("listener", 6, {}, handed, "127.0.0.1:0"))
+        follower.hear(Order("reload", 3, {6: "tls"}, (descriptor(FIRST),)))
+        new.close()
+        for number in (1, 2, 3):
+            assert await answers.receive() == Order("reloaded", number)
+
+
 # --- the command, as a process
 
 
