@@ -166,6 +166,7 @@ async def test_when_the_first_byte_went_down_is_noted(relay: Relay, mock_clock: 
         for _ in range(2):
             await send_all(running.backend, b"answer")
             assert await read(running.client, 6) == b"answer"
+            await wait_all_tasks_blocked()  # the bytes are there before they are counted
             assert running.tally.answered == first
             mock_clock.jump(3)
 
