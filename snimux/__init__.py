@@ -29,7 +29,8 @@ no trio, no socket, no clock and no log:
    a backend's), ``report`` (findings -> words), ``questions`` (ask a worker, answer a supervisor),
    ``pages`` (serve some to this machine alone); in ``relay`` the interface first, then
    ``portable``, then ``engine``
-4. ``connection`` (one connection's life), ``reload`` (another configuration while connections are
+4. ``connection`` (one connection's life), ``doors`` (accept them, where there is room),
+   ``reload`` (another configuration while connections are
    served), ``discovery`` (the route table as the Caddys change), ``proxy_auto`` (which backends
    understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are
    served), ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes

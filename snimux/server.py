@@ -4,7 +4,6 @@ The only place that lists the protocols, and the only one that sees all connecti
 """
 
 import contextlib
-import errno
 import itertools
 import math
 import os
@@ -13,8 +12,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -26,9 +25,9 @@ from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
 from snimux.config import BackendDefaults, Config, https_port
-from snimux.connection import Entry, Outcome, Service, endpoint, tune
-from snimux.connection import serve as serve_connection
+from snimux.connection import Entry, Outcome, Service
 from snimux.discovery import Discovery, planned
+from snimux.doors import Doors
 from snimux.figures import Figures, snapshot
 from snimux.http_head import HTTP
 from snimux.kept import LONGEST
@@ -55,28 +54,8 @@ from snimux.view import View
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _WISHES = (*STOP_SIGNALS, signal.SIGHUP, UPGRADE_SIGNAL, signal.SIGCHLD)
 
-# accept(2): these are the client's doing or the network's, and gone with the next call.
-_PASSING = frozenset(
-    {errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN,
-     errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
-)  # fmt: skip
-
-# With any other (EMFILE and its kin) the connection stays in the queue, and accepting again at
-# once would spin, as dlundquist/sniproxy#89 and CVE-2025-46807 (sslh) did. Seconds.
-_BACK_OFF = 0.1
-# It is over, and worth saying anew, when it has not happened for so long (seconds): while it lasts,
-# each connection that ends lets one more be accepted.
-_SAY_AGAIN = 60.0
-
-# How many connections are taken from a listener's queue when it is closed: what the kernel lets be
-# queued by default (net.core.somaxconn).
-_QUEUE = 4096
-
 # How often a worker shows that it is alive (seconds).
 _WORKER_BEATS = 1.0
-
-# How many are accepted before the others have their turn.
-_AT_A_TIME = 32
 
 # They come to every open port of the Internet by the minute: counted, not listed.
 _SCANNERS = frozenset(
@@ -222,7 +201,7 @@ async def _serve(
                     await accepting.start(server.discovery.run)
                     await accepting.start(server.prober.run)
                     await accepting.start(server.checker.run)
-                    server.open(accepting, connections)
+                    server.doors.open(accepting, connections)
                     if supervisor is None:  # else it has said it, once for all workers
                         say_listeners(log, server.listeners)
                     accepting.start_soon(server.sum_up_now_and_then)
@@ -318,17 +297,6 @@ async def _reload(reload: Reloader | Follower, scope: trio.CancelScope, server: 
             server.stop()
 
 
-@dataclass(slots=True, eq=False)
-class _Door:
-    """A listener that is accepted on; which protocol is served on it may change."""
-
-    listener: Listener
-    service: Service
-    """What connections are served with that are accepted from now on."""
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    closed: trio.Event = field(default_factory=trio.Event)
-
-
 class _Routing(NamedTuple):
     """What follows from the routes; how long it takes to make depends on how many they are."""
 
@@ -417,8 +385,6 @@ class _Server:
         self.config = config
         self.status_listeners: Sequence[Listener] = ()
         self.showing = trio.CancelScope()
-        self.accepting: trio.Nursery | None = None
-        self.connections: trio.Nursery | None = None
         self.source = source
         self.log = log
         self.relay = relay
@@ -443,10 +409,7 @@ class _Server:
         self.discovery = Discovery(config, self.exchange, log)
         self.places = places
         self.services = self.serving(config, listeners)
-        self.doors = [_Door(each, self.service(each)) for each in listeners]
-        self.waiting = trio.lowlevel.ParkingLot()
-        self.backed_off = -math.inf  # when last
-        self.said_full = -math.inf  # when last
+        self.doors = Doors(self.served(listeners), places, log, close=succession.close)
         self.scanners: Counter[Reason] = Counter()
         self.summed_up = trio.current_time()
 
@@ -471,99 +434,16 @@ class _Server:
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name, noted=0)
         return {service.protocol.name: service for service in (tls, http)}
 
-    def service(self, listener: Listener) -> Service:
-        """What a listener's connections are served with."""
-        service = self.services[listener.protocol]
-        return replace(service, admission=self.config.admission_of(listener.wanted))
+    def served(self, listeners: Iterable[Listener]) -> Iterator[tuple[Listener, Service]]:
+        """What the connections of each listener are served with."""
+        for each in listeners:
+            service = self.services[each.protocol]
+            yield each, replace(service, admission=self.config.admission_of(each.wanted))
 
     @property
     def listeners(self) -> list[Listener]:
         """What is accepted on."""
-        return [door.listener for door in self.doors]
-
-    def open(self, accepting: trio.Nursery, connections: trio.Nursery) -> None:
-        """Accept from now on, in one nursery, and serve in the other."""
-        self.accepting, self.connections = accepting, connections
-        for door in self.doors:
-            tune(door.listener.socket)
-            accepting.start_soon(self.accept, door, connections)
-
-    async def accept(self, door: _Door, connections: trio.Nursery) -> None:
-        """Accept until cancelled; closes the listener in the end."""
-        sock = door.listener.socket
-        try:
-            with door.scope:
-                while True:
-                    # Room is taken only for a connection that is there: else idle listeners would
-                    # hold places that a busy one needs.
-                    await trio.lowlevel.wait_readable(sock)
-                    if not self.places.take():
-                        await self.wait_for_room()
-                        continue
-                    try:
-                        self.accept_one(door, connections)
-                        self.accept_queued(door, connections, most=_AT_A_TIME)
-                    except OSError as error:
-                        await self.back_off(error)
-        finally:
-            # Closing resets what is still in the queue: connections that their clients hold for
-            # established. What comes faster than it is emptied is not waited for. (With a successor
-            # it resets none, and what is there is as well served here.)
-            with contextlib.suppress(OSError):
-                self.accept_queued(door, connections, most=_QUEUE)
-            self.succession.close(door.listener)
-            door.closed.set()
-
-    def accept_queued(self, door: _Door, connections: trio.Nursery, *, most: int) -> None:
-        """Accept what is there and has room; raises OSError in the end, mostly EAGAIN."""
-        for _ in range(most):
-            if not self.places.take():
-                return
-            self.accept_one(door, connections)
-
-    def accept_one(self, door: _Door, connections: trio.Nursery) -> None:
-        """Accept a connection for which room is taken; if that raises, the room is given back."""
-        try:
-            client, name = door.listener.socket.accept()
-        except OSError:
-            self.give_room()
-            raise
-        client.setblocking(False)
-        connections.start_soon(self.handle, client, endpoint(name), door.service)
-
-    async def wait_for_room(self) -> None:
-        """Wait until there may be a place again; say so once when all are taken."""
-        now = trio.current_time()
-        if self.places.is_news_that_full() and now - self.said_full > _SAY_AGAIN:
-            self.said_full = now
-            self.log.write("warning", "full", {"max_connections": self.places.limit})
-        with trio.move_on_after(self.places.look_again):
-            await self.waiting.park()
-
-    def give_room(self) -> None:
-        """One connection less. Who waits looks whether there is one at his listener still."""
-        self.places.give()
-        if self.waiting:
-            self.waiting.unpark_all()
-
-    async def back_off(self, error: OSError) -> None:
-        """Wait where accepting again at once would fail again; say so once while it lasts."""
-        if error.errno in _PASSING:
-            return
-        now = trio.current_time()
-        if now - self.backed_off > _SAY_AGAIN:
-            self.log.write("error", "accept-failed", {"detail": error.strerror})
-        self.backed_off = now
-        await trio.sleep(_BACK_OFF)
-
-    async def handle(
-        self, client: socket.socket, source: Endpoint | None, service: Service
-    ) -> None:
-        """Serve one connection, which has its room already."""
-        try:
-            await serve_connection(client, source, service)
-        finally:
-            self.give_room()
+        return self.doors.listeners
 
     def enter(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
         """Count a client among those of its source, or among those of it that are refused.
@@ -627,15 +507,13 @@ class _Server:
         )
         if sites != self.discovery.sites:  # there was news meanwhile
             routing = _routing(planned(config, self.discovery.sites), config.backends)
-        for door in self.change(config, listeners, routing):
-            await door.closed.wait()
+        for closed in self.change(config, listeners, routing):
+            await closed.wait()
 
     def change(
         self, config: Config, listeners: Sequence[Listener], routing: _Routing
-    ) -> list[_Door]:
-        """Be another server from one moment to the next; the doors that close now."""
-        assert self.accepting is not None
-        assert self.connections is not None
+    ) -> list[trio.Event]:
+        """Be another server from one moment to the next; what is set once others are closed."""
         self.config = config
         self.log.change(form=config.log_format, level=config.log_level)
         self.discovery.turn_to(config)
@@ -644,22 +522,8 @@ class _Server:
         self.route_by(routing)
         self.services = self.serving(config, listeners)
         if self.source is not None:
-            self.places.resize(self.source.limit(config.limits))
-            self.waiting.unpark_all()
-        there = {door.listener.socket: door for door in self.doors}
-        self.doors = []
-        for listener in listeners:
-            door = there.pop(listener.socket, None)
-            if door is None:
-                door = _Door(listener, self.service(listener))
-                tune(listener.socket)
-                self.accepting.start_soon(self.accept, door, self.connections)
-            door.listener = listener  # of the other protocol, perhaps
-            door.service = self.service(listener)
-            self.doors.append(door)
-        for door in there.values():
-            door.scope.cancel()
-        return list(there.values())
+            self.doors.resize(self.source.limit(config.limits))
+        return self.doors.exchange(self.served(listeners))
 
     def report(self, outcome: Outcome) -> None:
         """Log and count how a connection ended."""

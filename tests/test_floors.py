@@ -67,6 +67,7 @@ FLOORS = (
     ),
     (
         "connection",
+        "doors",
         "discovery",
         "proxy_auto",
         "checks",
@@ -129,6 +130,7 @@ SAME_FLOOR = {
     ("pages", "listeners"),
     ("pages", "log"),
     ("questions", "log"),
+    ("doors", "connection"),
     ("figures", "connection"),
     ("view", "figures"),
     ("exposition", "figures"),

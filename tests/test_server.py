@@ -1,7 +1,6 @@
-"""``snimux.server``: limits over all connections, descriptors that run out, and drain."""
+"""``snimux.server``: limits over all connections, what is summed up, and drain."""
 
 import contextlib
-import errno
 import io
 import json
 import math
@@ -12,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
@@ -205,15 +204,6 @@ async def test_at_the_limit_new_connections_wait_and_are_served_when_there_is_ro
             sock.close()
 
 
-async def test_idle_listeners_hold_no_places() -> None:
-    async with running(max_connections=1, listen=5) as run:
-        for _ in range(3):
-            for sock in await run.relayed():
-                sock.close()
-            await wait_all_tasks_blocked(0.02)
-        assert not run.lines("full")
-
-
 async def test_one_source_has_its_own_limit() -> None:
     limits = Limits(max_connections_per_source=2)
     async with running(limits) as run:
@@ -345,59 +335,6 @@ def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:
     assert _source_key(("192.0.2.1", 1)) != _source_key(("192.0.2.2", 1))
     assert _source_key(("2001:db8::1", 1)) == _source_key(("2001:db8::ffff:0:0:2", 2))
     assert _source_key(("2001:db8::1", 1)) != _source_key(("2001:db8:0:1::1", 1))
-
-
-class Faulty:
-    """A listening socket whose ``accept`` fails as told, then goes on; the rest is real."""
-
-    def __init__(self, real: socket.socket, errors: list[int]) -> None:
-        self.real = real
-        self.errors = errors
-        self.asked = 0
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        self.asked += 1
-        if self.errors:
-            number = self.errors.pop(0)
-            raise OSError(number, os.strerror(number))
-        return self.real.accept()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-
-async def test_out_of_descriptors_backs_off_says_so_once_and_recovers(
-    autojump_clock: MockClock,
-) -> None:
-    autojump_clock.autojump_threshold = 0.05
-    listeners = open_listeners([TcpAddress("127.0.0.1", 0)])
-    faulty = Faulty(listeners[0].socket, [errno.EMFILE] * 5 + [errno.ECONNABORTED] * 3)
-    stream = io.StringIO()
-    config = Config((), (), Limits(), "auto", "json", "info")
-    async with trio.open_nursery() as nursery:
-        listener = Listener(cast(socket.socket, faulty))
-        await nursery.start(serve, config, LocalPlaces(9), [listener], Log(stream, form="json"))
-        started = trio.current_time()
-        for _ in range(2):
-            with trio.socket.socket() as client:
-                await client.connect(listeners[0].socket.getsockname())
-                await send_all(client, HELLO)
-                assert await read_to_end(client) == (alert(112), False)
-        assert 0.4 < trio.current_time() - started < 5
-        assert faulty.asked < 20
-        await trio.sleep(61)  # it is over, so the next time is said anew
-        faulty.errors += [errno.ENFILE]
-        with trio.socket.socket() as client:
-            await client.connect(listeners[0].socket.getsockname())
-            fin(client)
-            assert await read_to_end(client) == (b"", False)
-        signal.raise_signal(signal.SIGINT)
-    events = [json.loads(line) for line in stream.getvalue().splitlines()]
-    failures = [line for line in events if line["event"] == "accept-failed"]
-    assert [line["detail"] for line in failures] == [
-        os.strerror(errno.EMFILE),
-        os.strerror(errno.ENFILE),
-    ]
 
 
 async def test_scanners_are_counted_not_listed(mock_clock: MockClock) -> None:

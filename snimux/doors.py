@@ -1,0 +1,208 @@
+"""Accept connections, where there is room for them, and have each served.
+
+Each listener is a door, with what its connections are served with. What is in the queue of one that
+closes is accepted before. Knows nothing of what is served, nor why doors change.
+"""
+
+import contextlib
+import errno
+import math
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from snimux.connection import Service, endpoint, tune
+from snimux.connection import serve as serve_connection
+from snimux.listeners import Listener
+from snimux.log import Log
+from snimux.places import Places
+from snimux.proxy_header import Endpoint
+
+# accept(2): these are the client's doing or the network's, and gone with the next call.
+_PASSING = frozenset(
+    {errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN,
+     errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+)  # fmt: skip
+
+# With any other (EMFILE and its kin) the connection stays in the queue, and accepting again at
+# once would spin, as dlundquist/sniproxy#89 and CVE-2025-46807 (sslh) did. Seconds.
+_BACK_OFF = 0.1
+# It is over, and worth saying anew, when it has not happened for so long (seconds): while it lasts,
+# each connection that ends lets one more be accepted.
+_SAY_AGAIN = 60.0
+
+# How many connections are taken from a listener's queue when it is closed: what the kernel lets be
+# queued by default (net.core.somaxconn).
+_QUEUE = 4096
+
+# How many are accepted before the others have their turn.
+_AT_A_TIME = 32
+
+
+@dataclass(slots=True, eq=False)
+class _Door:
+    """A listener that is accepted on; which protocol is served on it may change."""
+
+    listener: Listener
+    service: Service
+    """What connections are served with that are accepted from now on."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    closed: trio.Event = field(default_factory=trio.Event)
+
+
+class Doors:
+    """The listeners that are accepted on, and the room that their connections share."""
+
+    def __init__(
+        self,
+        served: Iterable[tuple[Listener, Service]],
+        places: Places,
+        log: Log,
+        *,
+        close: Callable[[Listener], None] = Listener.close,
+    ) -> None:
+        """Begin with these doors, closed until they are opened.
+
+        Args:
+            served: the listeners, and what connections are served with that come there.
+            places: of the connections, over all listeners.
+            log: told when there is no room, or nothing can be accepted.
+            close: closes a listener.
+        """
+        self.doors = [_Door(listener, service) for listener, service in served]
+        self.places = places
+        self.log = log
+        self.close = close
+        self.accepting: trio.Nursery | None = None
+        self.connections: trio.Nursery | None = None
+        self.waiting = trio.lowlevel.ParkingLot()
+        self.backed_off = -math.inf  # when last
+        self.said_full = -math.inf  # when last
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """What is accepted on."""
+        return [door.listener for door in self.doors]
+
+    def open(self, accepting: trio.Nursery, connections: trio.Nursery) -> None:
+        """Accept from now on, in one nursery, and serve in the other.
+
+        Resource handling: closes each listener as soon as no more is accepted on it.
+        """
+        self.accepting, self.connections = accepting, connections
+        for door in self.doors:
+            tune(door.listener.socket)
+            accepting.start_soon(self.accept, door, connections)
+
+    def exchange(self, served: Iterable[tuple[Listener, Service]]) -> list[trio.Event]:
+        """Accept on these from now on, and no more on those that are not among them.
+
+        Args:
+            served: as at first. One that is known by its socket goes on without a gap, perhaps with
+                another protocol.
+
+        Returns:
+            For each one that is left out what is set once it is closed.
+
+        Resource handling: closes those that are left out.
+        """
+        assert self.accepting is not None
+        assert self.connections is not None
+        there = {door.listener.socket: door for door in self.doors}
+        self.doors = []
+        for listener, service in served:
+            door = there.pop(listener.socket, None)
+            if door is None:
+                door = _Door(listener, service)
+                tune(listener.socket)
+                self.accepting.start_soon(self.accept, door, self.connections)
+            door.listener = listener  # of the other protocol, perhaps
+            door.service = service
+            self.doors.append(door)
+        for door in there.values():
+            door.scope.cancel()
+        return [door.closed for door in there.values()]
+
+    def resize(self, limit: int) -> None:
+        """Have room for so many connections from now on."""
+        self.places.resize(limit)
+        self.waiting.unpark_all()
+
+    async def accept(self, door: _Door, connections: trio.Nursery) -> None:
+        """Accept until cancelled; closes the listener in the end."""
+        sock = door.listener.socket
+        try:
+            with door.scope:
+                while True:
+                    # Room is taken only for a connection that is there: else idle listeners would
+                    # hold places that a busy one needs.
+                    await trio.lowlevel.wait_readable(sock)
+                    if not self.places.take():
+                        await self.wait_for_room()
+                        continue
+                    try:
+                        self.accept_one(door, connections)
+                        self.accept_queued(door, connections, most=_AT_A_TIME)
+                    except OSError as error:
+                        await self.back_off(error)
+        finally:
+            # Closing resets what is still in the queue: connections that their clients hold for
+            # established. What comes faster than it is emptied is not waited for. (With a successor
+            # it resets none, and what is there is as well served here.)
+            with contextlib.suppress(OSError):
+                self.accept_queued(door, connections, most=_QUEUE)
+            self.close(door.listener)
+            door.closed.set()
+
+    def accept_queued(self, door: _Door, connections: trio.Nursery, *, most: int) -> None:
+        """Accept what is there and has room; raises OSError in the end, mostly EAGAIN."""
+        for _ in range(most):
+            if not self.places.take():
+                return
+            self.accept_one(door, connections)
+
+    def accept_one(self, door: _Door, connections: trio.Nursery) -> None:
+        """Accept a connection for which room is taken; if that raises, the room is given back."""
+        try:
+            client, name = door.listener.socket.accept()
+        except OSError:
+            self.give_room()
+            raise
+        client.setblocking(False)
+        connections.start_soon(self.handle, client, endpoint(name), door.service)
+
+    async def wait_for_room(self) -> None:
+        """Wait until there may be a place again; say so once when all are taken."""
+        now = trio.current_time()
+        if self.places.is_news_that_full() and now - self.said_full > _SAY_AGAIN:
+            self.said_full = now
+            self.log.write("warning", "full", {"max_connections": self.places.limit})
+        with trio.move_on_after(self.places.look_again):
+            await self.waiting.park()
+
+    def give_room(self) -> None:
+        """One connection less. Who waits looks whether there is one at his listener still."""
+        self.places.give()
+        if self.waiting:
+            self.waiting.unpark_all()
+
+    async def back_off(self, error: OSError) -> None:
+        """Wait where accepting again at once would fail again; say so once while it lasts."""
+        if error.errno in _PASSING:
+            return
+        now = trio.current_time()
+        if now - self.backed_off > _SAY_AGAIN:
+            self.log.write("error", "accept-failed", {"detail": error.strerror})
+        self.backed_off = now
+        await trio.sleep(_BACK_OFF)
+
+    async def handle(
+        self, client: socket.socket, source: Endpoint | None, service: Service
+    ) -> None:
+        """Serve one connection, which has its room already."""
+        try:
+            await serve_connection(client, source, service)
+        finally:
+            self.give_room()

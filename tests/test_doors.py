@@ -1,0 +1,291 @@
+"""``snimux.doors``: accepting where there is room, what goes wrong there, and doors that change."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.socket import SocketType
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from snimux.address import TcpAddress
+from snimux.client_hello import TLS, alert
+from snimux.config import Limits
+from snimux.connection import Outcome, Service
+from snimux.doors import Doors
+from snimux.http_head import HTTP
+from snimux.listeners import Listener, open_listeners
+from snimux.log import Log
+from snimux.places import LocalPlaces
+from snimux.relay.portable import relay
+from snimux.routes import RouteTable
+from tests.hellos import load
+from tests.sockets import fin, open_descriptors, read_to_end, send_all
+
+HELLO = next(hello.data for hello in load() if hello.slug == "curl")
+
+
+def port(listener: Listener) -> int:
+    number: int = listener.socket.getsockname()[1]
+    return number
+
+
+async def connect(listener: Listener, data: bytes = b"") -> SocketType:
+    sock = trio.socket.socket()
+    await sock.connect(("127.0.0.1", port(listener)))
+    await send_all(sock, data)
+    return sock
+
+
+async def refused(listener: Listener) -> bool:
+    """Whether there is somebody who answers a hello for which there is no route."""
+    with await connect(listener, HELLO) as client:
+        return await read_to_end(client) == (alert(112), False)
+
+
+@dataclass
+class Open:
+    """Doors that are open, what they serve with, and what they have said."""
+
+    places: LocalPlaces
+    listeners: list[Listener]
+    accepting: trio.Nursery
+    connections: trio.Nursery
+    closed: list[Listener] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    stream: io.StringIO = field(default_factory=io.StringIO)
+    doors: Doors = field(init=False)
+
+    def __post_init__(self) -> None:
+        # whoever says nothing keeps its place
+        limits = Limits(hello_timeout=1e6)
+        self.service = Service(TLS, RouteTable([]), limits, relay, self.outcomes.append)
+        self.http = replace(self.service, protocol=HTTP)
+        log = Log(self.stream, form="json")
+        served = [(listener, self.service) for listener in self.listeners]
+        self.doors = Doors(served, self.places, log, close=self.close)
+
+    def close(self, listener: Listener) -> None:
+        listener.close()
+        self.closed.append(listener)
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.stream.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+
+def listeners(count: int) -> list[Listener]:
+    return open_listeners([TcpAddress("127.0.0.1", 0)] * count)
+
+
+@contextlib.asynccontextmanager
+async def opened(listening: list[Listener], *, room: int = 9) -> AsyncIterator[Open]:
+    """Doors that are open until the test is over; connections that are left end then."""
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            open_ = Open(LocalPlaces(room), listening, accepting, connections)
+            open_.doors.open(accepting, connections)
+            yield open_
+            accepting.cancel_scope.cancel()
+        assert set(map(id, open_.closed)) >= {id(door.listener) for door in open_.doors.doors}
+        connections.cancel_scope.cancel()
+    assert open_.places.taken_here == 0
+
+
+async def test_before_they_are_open_all_that_is_listened_on_is_known() -> None:
+    both = listeners(2)
+    async with opened(both) as run:
+        assert run.doors.listeners == both
+        other = Doors([(x, run.service) for x in both], run.places, Log(io.StringIO()))
+        assert other.listeners == both
+
+
+async def test_each_door_serves_what_it_is_for() -> None:
+    before = open_descriptors()
+    async with opened(listeners(2)) as run:
+        first, second = run.listeners
+        run.doors.exchange([(first, run.service), (second, run.http)])
+        assert await refused(first)
+        with await connect(second, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n") as client:
+            told, _ = await read_to_end(client)
+        assert told.startswith(b"HTTP/1.1 ")
+        await wait_all_tasks_blocked()
+        assert [outcome.ended for outcome in run.outcomes] == ["refused"] * 2
+        source = run.outcomes[0].source
+        assert source is not None
+        assert source[0] == "127.0.0.1"
+    assert open_descriptors() == before
+
+
+async def test_without_room_who_comes_waits_and_that_is_said_once(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with opened(listeners(2), room=2) as run:
+        first, second = [await connect(x) for x in run.listeners]
+        await trio.sleep(1)  # both have their places
+        third = await connect(run.listeners[0], HELLO)
+        await trio.sleep(600)
+        assert run.places.taken_here == 2
+        assert not run.outcomes
+        (line,) = run.lines("full")
+        assert (line["max_connections"], line["level"]) == (2, "warning")
+        fin(first)
+        assert await read_to_end(third) == (alert(112), False)
+        for sock in (first, second, third):
+            sock.close()
+
+
+async def test_that_there_is_no_room_is_said_again_but_not_within_a_minute(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+
+    async def fill(run: Open) -> None:
+        with await connect(run.listeners[0]):
+            await trio.sleep(1)
+            waiting = await connect(run.listeners[0])
+            await trio.sleep(1)
+        waiting.close()
+        await trio.sleep(1)
+        assert run.places.taken_here == 0
+
+    async with opened(listeners(1), room=1) as run:
+        await fill(run)
+        await fill(run)
+        assert len(run.lines("full")) == 1
+        await trio.sleep(61)
+        await fill(run)
+        assert len(run.lines("full")) == 2
+
+
+async def test_idle_doors_hold_no_places() -> None:
+    async with opened(listeners(5), room=1) as run:
+        for _ in range(3):
+            assert await refused(run.listeners[0])
+            await wait_all_tasks_blocked(0.02)
+        assert not run.lines("full")
+
+
+async def test_more_room_is_for_those_who_wait() -> None:
+    async with opened(listeners(1), room=1) as run:
+        with await connect(run.listeners[0]), await connect(run.listeners[0], HELLO) as waiting:
+            await wait_all_tasks_blocked(0.02)
+            assert run.places.taken_here == 1
+            run.doors.resize(2)
+            assert await read_to_end(waiting) == (alert(112), False)
+
+
+async def test_room_that_another_process_gives_is_found(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with opened(listeners(1), room=1) as run:
+        run.places.look_again = 0.5
+        run.places.taken_here = 1  # the other's
+        with await connect(run.listeners[0], HELLO) as waiting:
+            await trio.sleep(2)
+            assert not run.outcomes
+            run.places.taken_here = 0
+            assert await read_to_end(waiting) == (alert(112), False)
+
+
+class Faulty:
+    """A listening socket whose ``accept`` fails as told, then goes on; the rest is real."""
+
+    def __init__(self, real: socket.socket, errors: list[int]) -> None:
+        self.real = real
+        self.errors = errors
+        self.asked = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.asked += 1
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return self.real.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def faulty(errors: list[int]) -> tuple[Listener, Faulty]:
+    (real,) = listeners(1)
+    sock = Faulty(real.socket, errors)
+    return Listener(cast(socket.socket, sock)), sock
+
+
+async def test_out_of_descriptors_backs_off_says_so_once_and_recovers(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    listener, sock = faulty([errno.EMFILE] * 5)
+    async with opened([listener]) as run:
+        started = trio.current_time()
+        assert await refused(listener)
+        assert 0.4 < trio.current_time() - started < 5
+        assert sock.asked < 20
+        await trio.sleep(61)  # it is over, so the next time is said anew
+        sock.errors += [errno.ENFILE]
+        assert await refused(listener)
+        failures = [(line["level"], line["detail"]) for line in run.lines("accept-failed")]
+        assert failures == [
+            ("error", os.strerror(errno.EMFILE)),
+            ("error", os.strerror(errno.ENFILE)),
+        ]
+
+
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN])
+async def test_what_is_gone_with_the_next_call_is_no_reason_to_wait(
+    number: int, mock_clock: MockClock
+) -> None:
+    # this clock stands still: whoever waited would wait for ever
+    listener, _ = faulty([number] * 3)
+    async with opened([listener]) as run:
+        assert await refused(listener)
+        assert not run.lines("accept-failed")
+
+
+async def test_doors_change_without_leaving_out_who_is_in_a_queue() -> None:
+    old, kept = listeners(2)
+    (new,) = listeners(1)
+    async with opened([old, kept], room=30) as run:
+        # The tasks that accept have not run since, so these wait in the queue.
+        queued = [socket.create_connection(("127.0.0.1", port(old))) for _ in range(20)]
+        (closed,) = run.doors.exchange([(kept, run.http), (new, run.service)])
+        await closed.wait()
+        assert run.closed == [old]
+        assert run.doors.listeners == [kept, new]
+        assert old.socket.fileno() == -1
+        for each in queued:
+            each.close()
+        assert await refused(new)
+        with await connect(kept, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n") as client:
+            told, _ = await read_to_end(client)
+        assert told.startswith(b"HTTP/1.1 ")
+        await wait_all_tasks_blocked(0.02)
+        assert len(run.outcomes) == 22
+        assert run.doors.exchange([(kept, run.service), (new, run.service)]) == []
+
+
+async def test_what_is_in_the_queue_when_all_close_is_served_as_far_as_there_is_room() -> None:
+    (listener,) = listeners(1)
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            run = Open(LocalPlaces(3), [listener], accepting, connections)
+            run.doors.open(accepting, connections)
+            await wait_all_tasks_blocked()
+            queued = [socket.create_connection(("127.0.0.1", port(listener))) for _ in range(5)]
+            accepting.cancel_scope.cancel()
+        assert run.closed == [listener]
+        await wait_all_tasks_blocked(0.02)
+        assert run.places.taken_here == 3
+        for each in queued:
+            each.close()
+    assert run.places.taken_here == 0
+    assert len(run.outcomes) == 3
