@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -25,7 +24,7 @@ from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
 from snimux.config import BackendDefaults, Config, https_port
-from snimux.connection import Entry, Outcome, Service
+from snimux.connection import Outcome, Service
 from snimux.discovery import Discovery, planned
 from snimux.doors import Doors
 from snimux.figures import Figures, snapshot
@@ -38,12 +37,12 @@ from snimux.orders import Orders
 from snimux.pages import Pages, serve_pages
 from snimux.places import Places
 from snimux.proxy_auto import Asked, Prober, asked
-from snimux.proxy_header import Endpoint
 from snimux.pulse import pulse
 from snimux.questions import answer
 from snimux.relay import Relay, portable
 from snimux.reload import Follower, NotFollowed, Reloader, Source, say_listeners
 from snimux.routes import Backend, LiveTable, RouteTable
+from snimux.shares import Shares
 from snimux.status import Answers, Whole, pages
 from snimux.systemd import Manager
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
@@ -408,6 +407,7 @@ class _Server:
         self.checker.exchange(wanted(config.routes, config.backends))
         self.discovery = Discovery(config, self.exchange, log)
         self.places = places
+        self.shares = Shares(places, config.limits)
         self.services = self.serving(config, listeners)
         self.doors = Doors(self.served(listeners), places, log, close=succession.close)
         self.scanners: Counter[Reason] = Counter()
@@ -428,7 +428,7 @@ class _Server:
             noted=LONGEST if self.view is not None and config.keep_refused else 0,
         )
         if config.limits.by_source:
-            tls = replace(tls, enter=self.enter)
+            tls = replace(tls, enter=self.shares.enter)
         https_port = _https_port(config, listeners)
         # What is sent by plain HTTP may be cookies and passwords: nobody is to keep it.
         http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name, noted=0)
@@ -444,35 +444,6 @@ class _Server:
     def listeners(self) -> list[Listener]:
         """What is accepted on."""
         return self.doors.listeners
-
-    def enter(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
-        """Count a client among those of its source, or among those of it that are refused.
-
-        Who is refused uses up no share of the source's, but a place while the refusal is said: a
-        source that has as many of those as well is closed without a word.
-        """
-        if source is None:
-            return Entry(lambda: None, refused)
-        key = _source_key(source)
-        if refused is None:
-            entry = self.enter_of(key)
-            if isinstance(entry, Entry):
-                return entry
-            refused = entry
-        limits = self.config.limits
-        most = limits.max_connections_per_source or limits.max_burst_per_source
-        leave = self.places.enter(b"refused " + key, most)
-        return None if leave is None else Entry(leave, refused)
-
-    def enter_of(self, key: bytes) -> Entry | Reason:
-        """Count one more of a source, or say why there may not be one more."""
-        limits = self.config.limits
-        if limits.pace and not self.places.arrive(key, limits.pace, time.monotonic_ns()):
-            return Reason.RATE_LIMITED
-        if limits.max_connections_per_source is None:
-            return Entry(lambda: None)
-        leave = self.places.enter(key, limits.max_connections_per_source)
-        return Reason.TOO_MANY_FROM_SOURCE if leave is None else Entry(leave)
 
     def exchange(self, found: Plan) -> None:
         """Serve other routes, but for connections that have theirs."""
@@ -520,6 +491,7 @@ class _Server:
         self.backends.defaults = config.backends
         self.checker.check_timeout = config.limits.dial_timeout
         self.route_by(routing)
+        self.shares.limits = config.limits
         self.services = self.serving(config, listeners)
         if self.source is not None:
             self.doors.resize(self.source.limit(config.limits))
@@ -641,9 +613,3 @@ def _https_port(config: Config, listeners: Sequence[Listener]) -> int:
     """The port at which clients find TLS; of the listeners, for port 0 is another by now."""
     names = [x.socket.getsockname() for x in listeners if x.protocol == TLS.name]
     return https_port(config, [name[1] for name in names if isinstance(name, tuple)])
-
-
-def _source_key(source: Endpoint) -> bytes:
-    """What counts as one source: an IPv4 address, or an IPv6 /64, which is one household."""
-    host = source[0]
-    return socket.inet_pton(socket.AF_INET6, host)[:8] if ":" in host else host.encode()

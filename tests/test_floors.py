@@ -68,6 +68,7 @@ FLOORS = (
     (
         "connection",
         "doors",
+        "shares",
         "discovery",
         "proxy_auto",
         "checks",
@@ -131,6 +132,7 @@ SAME_FLOOR = {
     ("pages", "log"),
     ("questions", "log"),
     ("doors", "connection"),
+    ("shares", "connection"),
     ("figures", "connection"),
     ("view", "figures"),
     ("exposition", "figures"),

@@ -29,7 +29,7 @@ from snimux.orders import Order, send
 from snimux.places import LocalPlaces
 from snimux.proxy_header import build
 from snimux.routes import Backend, Route, parse_pattern
-from snimux.server import _https_port, _source_key, serve, status
+from snimux.server import _https_port, serve, status
 from snimux.systemd import Manager
 from tests.caddy import short_directory
 from tests.hellos import load
@@ -328,13 +328,6 @@ async def test_who_comes_by_a_unix_socket_is_of_no_source() -> None:
                     await send_all(client, HELLO)
                     assert await read_to_end(client) == (alert(112), False)
             signal.raise_signal(signal.SIGTERM)
-
-
-def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:
-    assert _source_key(("192.0.2.1", 1)) == _source_key(("192.0.2.1", 2))
-    assert _source_key(("192.0.2.1", 1)) != _source_key(("192.0.2.2", 1))
-    assert _source_key(("2001:db8::1", 1)) == _source_key(("2001:db8::ffff:0:0:2", 2))
-    assert _source_key(("2001:db8::1", 1)) != _source_key(("2001:db8:0:1::1", 1))
 
 
 async def test_scanners_are_counted_not_listed(mock_clock: MockClock) -> None:
