@@ -30,7 +30,7 @@ no trio, no socket, no clock and no log:
    ``pages`` (serve some to this machine alone); in ``relay`` the interface first, then
    ``portable``, then ``engine``
 4. ``connection`` (one connection's life), ``doors`` (accept them, where there is room),
-   ``shares`` (how many one source may have),
+   ``shares`` (how many one source may have), ``ends`` (tell how they ended),
    ``reload`` (another configuration while connections are
    served), ``discovery`` (the route table as the Caddys change), ``proxy_auto`` (which backends
    understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are

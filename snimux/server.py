@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
@@ -24,14 +23,15 @@ from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
 from snimux.config import BackendDefaults, Config, https_port
-from snimux.connection import Outcome, Service
+from snimux.connection import Service
 from snimux.discovery import Discovery, planned
 from snimux.doors import Doors
+from snimux.ends import Ends
 from snimux.figures import Figures, snapshot
 from snimux.http_head import HTTP
 from snimux.kept import LONGEST
 from snimux.listeners import Listener
-from snimux.log import Level, Log
+from snimux.log import Log
 from snimux.names import Names
 from snimux.orders import Orders
 from snimux.pages import Pages, serve_pages
@@ -47,7 +47,6 @@ from snimux.status import Answers, Whole, pages
 from snimux.systemd import Manager
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
-from snimux.verdict import Reason
 from snimux.view import View
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -55,22 +54,6 @@ _WISHES = (*STOP_SIGNALS, signal.SIGHUP, UPGRADE_SIGNAL, signal.SIGCHLD)
 
 # How often a worker shows that it is alive (seconds).
 _WORKER_BEATS = 1.0
-
-# They come to every open port of the Internet by the minute: counted, not listed.
-_SCANNERS = frozenset(
-    {Reason.NO_BYTES, Reason.HTTP, Reason.TLS, Reason.SSH, Reason.SSLV2, Reason.NOISE}
-)
-_SUM_UP_EVERY = 600.0  # seconds
-
-# Bytes: an answer that is none, or a refusal of a PROXY protocol header (an alert; nginx's and
-# Caddy's HTTP 400), is shorter, and the first flight of a TLS handshake is longer.
-_SHORT = 512
-
-_LEVELS: dict[Reason, Level] = {
-    **dict.fromkeys(_SCANNERS, "debug"),
-    Reason.BACKEND_DOWN: "warning",
-    Reason.OUT_OF_RESOURCES: "warning",
-}
 
 
 async def serve(
@@ -203,7 +186,7 @@ async def _serve(
                     server.doors.open(accepting, connections)
                     if supervisor is None:  # else it has said it, once for all workers
                         say_listeners(log, server.listeners)
-                    accepting.start_soon(server.sum_up_now_and_then)
+                    accepting.start_soon(server.ends.sum_up_now_and_then)
                     watch.start_soon(partial(server.live, is_worker=supervisor is not None))
                     if reload is not None:
                         watch.start_soon(_reload, reload, reloading, server)
@@ -218,7 +201,7 @@ async def _serve(
                 server.drain(connections.cancel_scope)
                 watch.start_soon(server.end, connections.cancel_scope)
             watch.cancel_scope.cancel()
-        server.sum_up()
+        server.ends.sum_up()
         log.write("info", "stopped", {})
 
 
@@ -367,7 +350,7 @@ class _Alone:
 
 
 class _Server:
-    """What all connections share: their places, and the counts of scanners."""
+    """What all connections share."""
 
     def __init__(
         self,
@@ -407,11 +390,11 @@ class _Server:
         self.checker.exchange(wanted(config.routes, config.backends))
         self.discovery = Discovery(config, self.exchange, log)
         self.places = places
+        keep = None if self.view is None else self.view.figures.keep
+        self.ends = Ends(log, doubt=self.prober.doubt, keep=keep)
         self.shares = Shares(places, config.limits)
         self.services = self.serving(config, listeners)
         self.doors = Doors(self.served(listeners), places, log, close=succession.close)
-        self.scanners: Counter[Reason] = Counter()
-        self.summed_up = trio.current_time()
 
     def serving(self, config: Config, listeners: Sequence[Listener]) -> dict[str, Service]:
         """What connections are served with that begin from now on, by protocol."""
@@ -420,7 +403,7 @@ class _Server:
             self.table,
             config.limits,
             self.relay,
-            self.report,
+            self.ends.report,
             proved=self.prober.proved,
             backends=self.backends,
             look_again=self.discovery.look_again if config.caddys else None,
@@ -496,35 +479,6 @@ class _Server:
         if self.source is not None:
             self.doors.resize(self.source.limit(config.limits))
         return self.doors.exchange(self.served(listeners))
-
-    def report(self, outcome: Outcome) -> None:
-        """Log and count how a connection ended."""
-        if outcome.to is not None and outcome.tally.down < _SHORT:
-            self.prober.doubt(outcome.to)
-        reason = outcome.reason
-        level: Level = "error" if outcome.ended == "failed" else "info"
-        if reason is not None:
-            level = _LEVELS.get(reason, level)
-            if reason in _SCANNERS:
-                self.scanners[reason] += 1
-        self.log.write(level, "connection", outcome.fields())
-        if self.view is not None and reason is not None and reason not in _SCANNERS:
-            self.view.figures.keep(outcome)
-
-    async def sum_up_now_and_then(self) -> None:
-        """Sum the scanners up every ``_SUM_UP_EVERY`` seconds."""
-        while True:
-            await trio.sleep(_SUM_UP_EVERY)
-            self.sum_up()
-
-    def sum_up(self) -> None:
-        """Log how many scanners came since the last time, by reason, if any."""
-        now = trio.current_time()
-        if self.scanners:
-            counts = {str(reason): count for reason, count in sorted(self.scanners.items())}
-            self.log.write("info", "scanners", {"seconds": round(now - self.summed_up), **counts})
-        self.scanners.clear()
-        self.summed_up = now
 
     async def live(self, *, is_worker: bool) -> None:
         """Show, to whoever is interested, that connections are served; until cancelled."""
