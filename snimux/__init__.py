@@ -36,7 +36,8 @@ no trio, no socket, no clock and no log:
    understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are
    served), ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes
    of connections), ``view`` (what a process tells of itself), ``exposition`` (figures -> what
-   Prometheus reads), ``status`` (the pages of a running snimux)
+   Prometheus reads), ``status`` (the pages of a running snimux),
+   ``showing`` (until another process does)
 5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges),
    ``description`` (a configuration in words), ``account`` (an explanation in words)
 6. ``supervisor`` (several workers on the same sockets)

@@ -6,7 +6,6 @@ The only place that lists the protocols, and the only one that sees all connecti
 import contextlib
 import itertools
 import math
-import os
 import signal
 import socket
 import sys
@@ -27,14 +26,13 @@ from snimux.connection import Service
 from snimux.discovery import Discovery, planned
 from snimux.doors import Doors
 from snimux.ends import Ends
-from snimux.figures import Figures, snapshot
+from snimux.figures import Figures
 from snimux.http_head import HTTP
 from snimux.kept import LONGEST
 from snimux.listeners import Listener
 from snimux.log import Log
 from snimux.names import Names
 from snimux.orders import Orders
-from snimux.pages import Pages, serve_pages
 from snimux.places import Places
 from snimux.proxy_auto import Asked, Prober, asked
 from snimux.pulse import pulse
@@ -43,7 +41,8 @@ from snimux.relay import Relay, portable
 from snimux.reload import Follower, NotFollowed, Reloader, Source, say_listeners
 from snimux.routes import Backend, LiveTable, RouteTable
 from snimux.shares import Shares
-from snimux.status import Answers, Whole, pages
+from snimux.showing import Alone, show
+from snimux.status import pages
 from snimux.systemd import Manager
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
@@ -174,7 +173,7 @@ async def _serve(
                 if questions is not None:
                     watch.start_soon(answer, questions, server.view.tell, log)
                 if status:
-                    shown = pages(_Alone(server.view))
+                    shown = pages(Alone(server.view))
                     await watch.start(show, status, shown, log, server.succession, server.showing)
             async with trio.open_nursery() as connections:
                 upgrade = partial(connections.start_soon, _upgrade, server, reload, watch)
@@ -287,66 +286,6 @@ class _Routing(NamedTuple):
     backends: Set[Backend]
     checked: Mapping[DialAddress, Wanted]
     has: Mapping[str, AdminAddress]
-
-
-async def show(
-    listeners: Sequence[Listener],
-    shown: Pages,
-    log: Log,
-    succession: Succession,
-    showing: trio.CancelScope,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve pages until another process is to do that, or until cancelled.
-
-    Two at once, of which each has but its own figures, would be asked by turns; so one that comes
-    after another begins when that has handed over.
-
-    Args:
-        listeners: where.
-        shown: the pages.
-        log: told where, and of pages that cannot be made.
-        succession: who does it before, and after.
-        showing: cancelled when another process is to do it.
-        task_status: told once it is done, or is left to another.
-
-    Resource handling: closes the listeners.
-    """
-    with showing:
-        if succession.relieves:
-            task_status.started()
-            await succession.relieved()
-            await serve_pages(listeners, shown, log, close=succession.close)
-        else:
-            await serve_pages(
-                listeners, shown, log, close=succession.close, task_status=task_status
-            )
-
-
-class _Alone:
-    """A process without others, as the pages see it."""
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-
-    async def ask(self, what: str) -> Answers:
-        """What it tells itself."""
-        pieces = []
-        for piece in self.view.tell(what):
-            pieces.append(piece)
-            await trio.lowlevel.checkpoint()
-        return {1: pieces}
-
-    async def whole(self) -> Whole:
-        """The figures."""
-        answers = await self.ask("figures")
-        figures = snapshot([piece for pieces in answers.values() for piece in pieces or ()])
-        return Whole(figures, answers, processes={"": os.getpid()})
-
-    def why_not_serving(self) -> str | None:
-        """What keeps connections from being accepted."""
-        return "draining" if self.view.draining else None
 
 
 class _Server:

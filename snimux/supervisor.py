@@ -37,8 +37,9 @@ from snimux.log import Field, Log
 from snimux.orders import Gone, Order, Orders, What, send
 from snimux.questions import Respondent
 from snimux.reload import Reloader, Source, content, say_listeners
-from snimux.server import STOP_SIGNALS, show
+from snimux.server import STOP_SIGNALS
 from snimux.server import status as described
+from snimux.showing import show
 from snimux.status import Answers, Whole, pages
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
