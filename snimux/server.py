@@ -41,8 +41,7 @@ from snimux.relay import Relay, portable
 from snimux.reload import Follower, NotFollowed, Reloader, Source, say_listeners
 from snimux.routes import Backend, LiveTable, RouteTable
 from snimux.shares import Shares
-from snimux.showing import Alone, show
-from snimux.status import pages
+from snimux.showing import Alone, Showing
 from snimux.systemd import Manager
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
@@ -95,14 +94,16 @@ async def serve(
         told = manager or Manager()
         succession = succession or Succession(log, told)
         figures = Figures(config.keep_refused) if status or questions else None
-        server = _Server(config, places, listeners, log, relay, told, source, succession, figures)
-        server.status_listeners = status
+        showing = Showing(status, log, succession)
+        server = _Server(
+            config, places, listeners, log, relay, told, source, succession, showing, figures
+        )
         with contextlib.ExitStack() as sockets:
             supervisor = None
             if orders is not None:
                 supervisor = sockets.enter_context(socket.socket(fileno=orders))
                 supervisor.setblocking(False)
-            await _serve(server, log, supervisor, status, questions, task_status)
+            await _serve(server, log, supervisor, questions, task_status)
 
 
 class _Flusher(trio.abc.Instrument):
@@ -151,7 +152,6 @@ async def _serve(
     server: "_Server",
     log: Log,
     supervisor: socket.socket | None,
-    status: Sequence[Listener],
     questions: socket.socket | None,
     task_status: trio.TaskStatus[None],
 ) -> None:
@@ -172,9 +172,8 @@ async def _serve(
             if server.view is not None:
                 if questions is not None:
                     watch.start_soon(answer, questions, server.view.tell, log)
-                if status:
-                    shown = pages(Alone(server.view))
-                    await watch.start(show, status, shown, log, server.succession, server.showing)
+                if server.showing.listeners:
+                    await watch.start(server.showing.run, Alone(server.view))
             async with trio.open_nursery() as connections:
                 upgrade = partial(connections.start_soon, _upgrade, server, reload, watch)
                 watch.start_soon(_heed, signals, server, reload, upgrade)
@@ -233,9 +232,9 @@ async def _upgrade(
     # A reload would change what is handed over.
     lock = reload.lock if isinstance(reload, Reloader) else contextlib.nullcontext()
     if await server.succession.hand_over(
-        lambda: [*server.listeners, *server.status_listeners], lock
+        lambda: [*server.listeners, *server.showing.listeners], lock
     ):
-        server.showing.cancel()
+        server.showing.leave()
         server.leaving.set()
         watch.start_soon(server.obey_successor)
 
@@ -301,16 +300,16 @@ class _Server:
         manager: Manager,
         source: Source | None,
         succession: Succession,
+        showing: Showing,
         figures: Figures | None,
     ) -> None:
         self.config = config
-        self.status_listeners: Sequence[Listener] = ()
-        self.showing = trio.CancelScope()
         self.source = source
         self.log = log
         self.relay = relay
         self.manager = manager
         self.succession = succession
+        self.showing = showing
         self.leaving = trio.Event()  # accept no more
         self.hurrying = trio.Event()  # and end within the drain
         self.closing = trio.Event()  # or at once

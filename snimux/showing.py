@@ -12,45 +12,56 @@ import trio
 from snimux.figures import snapshot
 from snimux.listeners import Listener
 from snimux.log import Log
-from snimux.pages import Pages, serve_pages
-from snimux.status import Answers, Whole
+from snimux.pages import serve_pages
+from snimux.status import Answers, Source, Whole, pages
 from snimux.upgrade import Succession
 from snimux.view import View
 
 
-async def show(
-    listeners: Sequence[Listener],
-    shown: Pages,
-    log: Log,
-    succession: Succession,
-    showing: trio.CancelScope,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve pages until another process is to do that, or until cancelled.
+class Showing:
+    """Where it is shown how a running snimux is, as long as that is for this process to do."""
 
-    Two at once, of which each has but its own figures, would be asked by turns; so one that comes
-    after another begins when that has handed over.
+    def __init__(self, listeners: Sequence[Listener], log: Log, succession: Succession) -> None:
+        """Have it shown there, but not yet.
 
-    Args:
-        listeners: where.
-        shown: the pages.
-        log: told where, and of pages that cannot be made.
-        succession: who does it before, and after.
-        showing: cancelled when another process is to do it.
-        task_status: told once it is done, or is left to another.
+        Args:
+            listeners: where.
+            log: told where, and of pages that cannot be made.
+            succession: who does it before, and after.
+        """
+        self.listeners = listeners
+        self._log = log
+        self._succession = succession
+        self._scope = trio.CancelScope()
 
-    Resource handling: closes the listeners.
-    """
-    with showing:
-        if succession.relieves:
-            task_status.started()
-            await succession.relieved()
-            await serve_pages(listeners, shown, log, close=succession.close)
-        else:
-            await serve_pages(
-                listeners, shown, log, close=succession.close, task_status=task_status
-            )
+    async def run(
+        self, source: Source, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve the pages until another process is to do that, or until cancelled.
+
+        Two at once, of which each has but its own figures, would be asked by turns; so one that
+        comes after another begins when that has handed over.
+
+        Args:
+            source: what is on the pages.
+            task_status: told once it is done, or is left to another.
+
+        Resource handling: closes the listeners.
+        """
+        shown, close = pages(source), self._succession.close
+        with self._scope:
+            if self._succession.relieves:
+                task_status.started()
+                await self._succession.relieved()
+                await serve_pages(self.listeners, shown, self._log, close=close)
+            else:
+                await serve_pages(
+                    self.listeners, shown, self._log, close=close, task_status=task_status
+                )
+
+    def leave(self) -> None:
+        """Leave it to another process."""
+        self._scope.cancel()
 
 
 class Alone:

@@ -39,8 +39,8 @@ from snimux.questions import Respondent
 from snimux.reload import Reloader, Source, content, say_listeners
 from snimux.server import STOP_SIGNALS
 from snimux.server import status as described
-from snimux.showing import show
-from snimux.status import Answers, Whole, pages
+from snimux.showing import Showing
+from snimux.status import Answers, Whole
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
 
@@ -217,9 +217,7 @@ async def supervise(
                     watch.start_soon(supervisor.watch)
                 if status:
                     watch.start_soon(supervisor.keep_figures)
-                    await watch.start(
-                        show, status, pages(supervisor), log, succession, supervisor.showing
-                    )
+                    await watch.start(supervisor.showing.run, supervisor)
                 async with trio.open_nursery() as keeping:
                     watch.start_soon(supervisor.heed, signals, keeping, watch)
                     for number in range(1, team.workers + 1):
@@ -304,8 +302,7 @@ class _Supervisor:
     ) -> None:
         self.command = command
         self.count = team.workers
-        self.status_listeners = status
-        self.showing = trio.CancelScope()
+        self.showing = Showing(status, log, succession)
         self.totals = Totals()
         self.config = team.config
         self.listeners = listeners
@@ -346,8 +343,10 @@ class _Supervisor:
         """Hand over to a successor, and leave, if it comes to that."""
         # A reload would change what is handed over.
         lock = self.reloader.lock if self.reloader else nullcontext()
-        if await self.succession.hand_over(lambda: [*self.listeners, *self.status_listeners], lock):
-            self.showing.cancel()
+        if await self.succession.hand_over(
+            lambda: [*self.listeners, *self.showing.listeners], lock
+        ):
+            self.showing.leave()
             self.leave()
             for worker in self.alive.values():
                 worker.order(Order("leave"))
@@ -585,7 +584,7 @@ class _Supervisor:
         """Start a worker; raises OSError."""
         near, far = socket.socketpair()
         near.setblocking(False)
-        here, there = socket.socketpair() if self.status_listeners else (None, None)
+        here, there = socket.socketpair() if self.showing.listeners else (None, None)
         asked = [] if there is None else [(_STATUS, there.fileno())]
         # A stop signal waits until the worker heeds it, and others for ever.
         waiting = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
