@@ -19,7 +19,8 @@ no trio, no socket, no clock and no log:
    ``facts`` (what the doctor found), ``advice`` (what to write), ``diagnosis`` (how it is; the
    package itself first, ``judge`` last), ``case`` (a name, or bytes -> a hello),
    ``explanation`` (why it goes where it goes)
-3. ``log`` (fields -> one line on a stream), ``relay`` (two sockets until both are done),
+3. ``log`` (fields -> one line on a stream), ``batching`` (many in one go),
+   ``relay`` (two sockets until both are done),
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
    several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count
    connections), ``systemd`` (hand descriptors over, say how the service is), ``orders`` (to
@@ -37,8 +38,8 @@ no trio, no socket, no clock and no log:
    served), ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes
    of connections), ``view`` (what a process tells of itself), ``exposition`` (figures -> what
    Prometheus reads), ``status`` (the pages of a running snimux),
-   ``showing`` (until another process does)
-5. ``server`` (accept, limits, drain), ``doctor`` (find out all that ``diagnosis`` judges),
+   ``showing`` (until another process does), ``life`` (what a process is told, and its end)
+5. ``server`` (puts these together), ``doctor`` (find out all that ``diagnosis`` judges),
    ``description`` (a configuration in words), ``account`` (an explanation in words)
 6. ``supervisor`` (several workers on the same sockets)
 7. ``flags`` (those that all commands share -> Config), ``process`` (become a server, or several)

@@ -20,13 +20,14 @@ import trio
 
 from snimux.config import Config, ConfigError, Limits
 from snimux.flags import fail
+from snimux.life import STOP_SIGNALS
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Field, Log
 from snimux.pages import AT_A_TIME
 from snimux.places import LocalPlaces, SharedPlaces
 from snimux.relay.pipes import MOST
 from snimux.reload import File, Source
-from snimux.server import STOP_SIGNALS, serve
+from snimux.server import serve
 from snimux.supervisor import Handed, Team, processors, supervise
 from snimux.systemd import HandoverError, Manager, manager, receive
 from snimux.transparent import missing

@@ -1,15 +1,14 @@
-"""Accept connections, within limits, until told to stop; then drain. Take other routes and limits.
+"""Put together what serves connections, by one configuration after the other, until they drain.
 
 The only place that lists the protocols, and the only one that sees all connections.
 """
 
 import contextlib
-import itertools
 import math
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import trio
 
 from snimux.address import AdminAddress, DialAddress
 from snimux.backends import Backends
+from snimux.batching import batching
 from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
@@ -29,26 +29,22 @@ from snimux.ends import Ends
 from snimux.figures import Figures
 from snimux.http_head import HTTP
 from snimux.kept import LONGEST
+from snimux.life import SIGNALS, STOP_SIGNALS, Life
 from snimux.listeners import Listener
 from snimux.log import Log
 from snimux.names import Names
-from snimux.orders import Orders
 from snimux.places import Places
 from snimux.proxy_auto import Asked, Prober, asked
 from snimux.pulse import pulse
 from snimux.questions import answer
 from snimux.relay import Relay, portable
-from snimux.reload import Follower, NotFollowed, Reloader, Source, say_listeners
+from snimux.reload import Follower, Reloader, Source, say_listeners
 from snimux.routes import Backend, LiveTable, RouteTable
 from snimux.shares import Shares
 from snimux.showing import Alone, Showing
 from snimux.systemd import Manager
-from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
 from snimux.view import View
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_WISHES = (*STOP_SIGNALS, signal.SIGHUP, UPGRADE_SIGNAL, signal.SIGCHLD)
 
 # How often a worker shows that it is alive (seconds).
 _WORKER_BEATS = 1.0
@@ -90,48 +86,28 @@ async def serve(
     Resource handling: closes the listeners, as soon as it stops accepting, those of ``status`` in
     the end, ``orders`` and ``questions``.
     """
+    told = manager or Manager()
+    succession = succession or Succession(log, told)
+    figures = Figures(config.keep_refused) if status or questions else None
+    showing = Showing(status, log, succession)
     async with _relay(config.relay, log) as relay:
-        told = manager or Manager()
-        succession = succession or Succession(log, told)
-        figures = Figures(config.keep_refused) if status or questions else None
-        showing = Showing(status, log, succession)
-        server = _Server(
-            config, places, listeners, log, relay, told, source, succession, showing, figures
-        )
-        with contextlib.ExitStack() as sockets:
-            supervisor = None
-            if orders is not None:
-                supervisor = sockets.enter_context(socket.socket(fileno=orders))
-                supervisor.setblocking(False)
+        with _opened(orders) as supervisor:
+            server = _Server(
+                config, places, listeners, log, relay, told, source, supervisor, succession,
+                showing, figures,
+            )  # fmt: skip
             await _serve(server, log, supervisor, questions, task_status)
 
 
-class _Flusher(trio.abc.Instrument):
-    """Writes the lines of a batched log when there is nothing else to do."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-
-    def before_io_wait(self, timeout: float) -> None:
-        """Called by trio, which waits for so many seconds next."""
-        if timeout > 0:
-            self.log.flush()
-        else:
-            self.log.flush_if_due()
-
-
 @contextlib.contextmanager
-def _batching(log: Log) -> Iterator[None]:
-    """Write the log's lines when the event loop is about to wait, many in one go under load."""
-    flusher = _Flusher(log)
-    trio.lowlevel.add_instrument(flusher)
-    log.batches = True
-    try:
-        yield
-    finally:
-        log.batches = False
-        trio.lowlevel.remove_instrument(flusher)
-        log.flush()
+def _opened(orders: int | None) -> Iterator[socket.socket | None]:
+    """The socket from a supervisor, if there is one."""
+    if orders is None:
+        yield None
+    else:
+        with socket.socket(fileno=orders) as supervisor:
+            supervisor.setblocking(False)
+            yield supervisor
 
 
 @contextlib.asynccontextmanager
@@ -155,17 +131,15 @@ async def _serve(
     questions: socket.socket | None,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    heeded = STOP_SIGNALS if supervisor else _WISHES
-    # Ended before anything else, but not waited for as they accept: what is read takes a while.
-    reloading = trio.CancelScope()
+    heeded = STOP_SIGNALS if supervisor else SIGNALS
+    life = server.life
     with trio.open_signal_receiver(*heeded) as signals:
         # One may be waiting already; and whoever started this may have blocked SIGCHLD.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
         async with trio.open_nursery() as watch:
-            reload = server.reload(supervisor)
             watch.start_soon(server.succession.listen_to_predecessors)
             if supervisor is not None:
-                watch.start_soon(_obey, supervisor, server, reload)
+                watch.start_soon(life.obey, supervisor)
             # These go on while connections drain.
             await watch.start(server.names.run)
             await watch.start(server.backends.run)
@@ -175,8 +149,8 @@ async def _serve(
                 if server.showing.listeners:
                     await watch.start(server.showing.run, Alone(server.view))
             async with trio.open_nursery() as connections:
-                upgrade = partial(connections.start_soon, _upgrade, server, reload, watch)
-                watch.start_soon(_heed, signals, server, reload, upgrade)
+                upgrade = partial(connections.start_soon, server.upgrade, watch)
+                watch.start_soon(life.heed, signals, upgrade)
                 async with trio.open_nursery() as accepting:
                     await accepting.start(server.discovery.run)
                     await accepting.start(server.prober.run)
@@ -186,14 +160,12 @@ async def _serve(
                         say_listeners(log, server.listeners)
                     accepting.start_soon(server.ends.sum_up_now_and_then)
                     watch.start_soon(partial(server.live, is_worker=supervisor is not None))
-                    if reload is not None:
-                        watch.start_soon(_reload, reload, reloading, server)
+                    watch.start_soon(life.keep_reloading)
                     task_status.started()
-                    with _batching(log):
-                        await server.leaving.wait()
-                    reloading.cancel()
+                    with batching(log):
+                        await life.leaving.wait()
                     accepting.cancel_scope.cancel()
-                if server.hurrying.is_set():
+                if life.hurrying.is_set():
                     drain_time = server.config.limits.drain
                     connections.start_soon(server.succession.outlive, drain_time)
                 server.drain(connections.cancel_scope)
@@ -201,80 +173,6 @@ async def _serve(
             watch.cancel_scope.cancel()
         server.ends.sum_up()
         log.write("info", "stopped", {})
-
-
-async def _heed(
-    signals: AsyncIterator[int],
-    server: "_Server",
-    reload: Reloader | Follower | None,
-    upgrade: Callable[[], None],
-) -> None:
-    stages = server.stages()
-    async for number in signals:
-        if number in STOP_SIGNALS:
-            next(stages)()
-        elif number == signal.SIGCHLD:
-            server.succession.reap()
-        elif number == UPGRADE_SIGNAL:
-            if not server.leaving.is_set():
-                upgrade()
-        elif number == signal.SIGHUP:
-            server.discovery.hurry_up()
-            if isinstance(reload, Reloader):
-                reload.ask()
-            else:
-                server.log.write("info", "reloaded", {"detail": "no --config FILE to read again"})
-
-
-async def _upgrade(
-    server: "_Server", reload: Reloader | Follower | None, watch: trio.Nursery
-) -> None:
-    # A reload would change what is handed over.
-    lock = reload.lock if isinstance(reload, Reloader) else contextlib.nullcontext()
-    if await server.succession.hand_over(
-        lambda: [*server.listeners, *server.showing.listeners], lock
-    ):
-        server.showing.leave()
-        server.leaving.set()
-        watch.start_soon(server.obey_successor)
-
-
-async def _obey(
-    supervisor: socket.socket,
-    server: "_Server",
-    reload: Reloader | Follower | None,
-) -> None:
-    """Heed the supervisor.
-
-    Signals and orders are counted apart: what stops a whole service (systemd) signals each of its
-    processes, and one wish that comes both ways is still one.
-    """
-    stages = server.stages()
-    with contextlib.closing(Orders(supervisor)) as orders:
-        try:
-            while order := await orders.receive():
-                if order.what in ("drain", "close"):
-                    next(stages)()
-                elif order.what == "leave":
-                    server.leaving.set()
-                elif order.what == "ask":
-                    server.discovery.hurry_up()
-                elif isinstance(reload, Follower):
-                    reload.hear(order)
-        except ValueError as error:
-            server.log.write("error", "reload-failed", {"detail": str(error)})
-    server.log.write("error", "supervisor-gone", {})
-    server.stop()
-
-
-async def _reload(reload: Reloader | Follower, scope: trio.CancelScope, server: "_Server") -> None:
-    with scope:
-        try:
-            await reload.run()
-        except NotFollowed as error:
-            # The supervisor starts another one, which has what it needs from the start.
-            server.log.write("error", "reload-failed", {"detail": str(error)})
-            server.stop()
 
 
 class _Routing(NamedTuple):
@@ -299,6 +197,7 @@ class _Server:
         relay: Relay,
         manager: Manager,
         source: Source | None,
+        supervisor: socket.socket | None,
         succession: Succession,
         showing: Showing,
         figures: Figures | None,
@@ -310,9 +209,6 @@ class _Server:
         self.manager = manager
         self.succession = succession
         self.showing = showing
-        self.leaving = trio.Event()  # accept no more
-        self.hurrying = trio.Event()  # and end within the drain
-        self.closing = trio.Event()  # or at once
         self.table = LiveTable(RouteTable(config.routes))
         self.names = Names(log)
         self.backends = Backends(log, config.backends, doubt_name=self.names.doubt)
@@ -327,6 +223,8 @@ class _Server:
         )
         self.checker.exchange(wanted(config.routes, config.backends))
         self.discovery = Discovery(config, self.exchange, log)
+        self.reload = self.reloading(supervisor)
+        self.life = Life(log, succession, self.reload, hurry_up=self.discovery.hurry_up)
         self.places = places
         keep = None if self.view is None else self.view.figures.keep
         self.ends = Ends(log, doubt=self.prober.doubt, keep=keep)
@@ -379,7 +277,7 @@ class _Server:
         if self.view is not None:
             self.view.has = routing.has
 
-    def reload(self, supervisor: socket.socket | None) -> Reloader | Follower | None:
+    def reloading(self, supervisor: socket.socket | None) -> Reloader | Follower | None:
         """What has other configurations put into effect, of a worker by its supervisor."""
         if self.source is None:
             return None
@@ -436,41 +334,30 @@ class _Server:
     def status(self) -> str:
         """How the server is, for people."""
         routes = len(self.table.current)
-        return status(self.places.taken_here, routes, draining=self.leaving.is_set())
+        return status(self.places.taken_here, routes, draining=self.life.leaving.is_set())
 
-    def stages(self) -> Iterator[Callable[[], None]]:
-        """What each wish to stop does that comes in one way."""
-        return itertools.chain([self.stop], itertools.repeat(self.shut))
-
-    def stop(self) -> None:
-        """Accept no more, and let connections end within the drain."""
-        if not self.hurrying.is_set():
-            self.succession.stop()
-        self.leaving.set()
-        self.hurrying.set()
-
-    def shut(self) -> None:
-        """Close what is still open."""
-        if not self.closing.is_set():
-            self.succession.stop()
-        self.closing.set()
-
-    async def obey_successor(self) -> None:
-        """Stop as it is told to, which may be long after this process has left it the work."""
-        stages = self.stages()
-        await self.succession.listen_to_successor(lambda: next(stages)())
+    async def upgrade(self, watch: trio.Nursery) -> None:
+        """Hand over to a successor, and leave, if it comes to that."""
+        # A reload would change what is handed over.
+        lock = self.reload.lock if isinstance(self.reload, Reloader) else contextlib.nullcontext()
+        if await self.succession.hand_over(
+            lambda: [*self.listeners, *self.showing.listeners], lock
+        ):
+            self.showing.leave()
+            self.life.leave()
+            watch.start_soon(self.life.obey_successor)
 
     async def end(self, connections: trio.CancelScope) -> None:
         """Once told to: give open connections less time, and none."""
-        if not self.hurrying.is_set():
-            await self.hurrying.wait()
+        if not self.life.hurrying.is_set():
+            await self.life.hurrying.wait()
             self.drain(connections)
-        await self.closing.wait()
+        await self.life.closing.wait()
         connections.cancel()
 
     def drain(self, connections: trio.CancelScope) -> None:
         """Give open connections their time to end: as much as they want, but if told to stop."""
-        drain_time = self.config.limits.drain if self.hurrying.is_set() else math.inf
+        drain_time = self.config.limits.drain if self.life.hurrying.is_set() else math.inf
         if self.view is not None:
             self.view.draining = True
         self.manager.stopping(self.status(), within=drain_time)

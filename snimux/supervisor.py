@@ -32,12 +32,12 @@ from snimux import __version__, places, systemd
 from snimux.address import FdAddress, parse_listen
 from snimux.config import Config
 from snimux.figures import Totals, snapshot
+from snimux.life import SIGNALS, STOP_SIGNALS
 from snimux.listeners import Listener, besides
 from snimux.log import Field, Log
 from snimux.orders import Gone, Order, Orders, What, send
 from snimux.questions import Respondent
 from snimux.reload import Reloader, Source, content, say_listeners
-from snimux.server import STOP_SIGNALS
 from snimux.server import status as described
 from snimux.showing import Showing
 from snimux.status import Answers, Whole
@@ -205,10 +205,9 @@ async def supervise(
             command, listeners, team, counts, log, manager, source, succession, status=status
         )
         files.callback(supervisor.use_text, None)
-        heeded = (signal.SIGCHLD, signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
-        with trio.open_signal_receiver(*heeded) as signals:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
             # One may be waiting already; and whoever started this may have blocked SIGCHLD.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             say_listeners(log, listeners, workers=team.workers)
             async with trio.open_nursery() as watch:
                 watch.start_soon(supervisor.reload)
