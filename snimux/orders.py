@@ -101,14 +101,18 @@ class Orders:
                 return None
             self._received += data
         line, _, self._received = self._received.partition(b"\n")
-        words = json.loads(line)
-        count = words["descriptors"]
+        try:
+            words = json.loads(line)
+            count, what, number = words["descriptors"], words["what"], words["number"]
+            serve = {int(each): protocol for each, protocol in words["serve"].items()}
+            address = words["address"]
+        except (ValueError, KeyError, TypeError, AttributeError):  # of another version, perhaps
+            raise ValueError("what came is no order") from None
         taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
         if len(taken) < count:  # this process has no room for more
             _close(taken)
             raise ValueError("the descriptors of an order did not arrive")
-        serve = {int(number): protocol for number, protocol in words["serve"].items()}
-        return Order(words["what"], words["number"], serve, tuple(taken), words["address"])
+        return Order(what, number, serve, tuple(taken), address)
 
     def close(self) -> None:
         """Close what came and was not taken."""

@@ -86,10 +86,19 @@ async def test_an_end_in_the_middle_is_an_end_and_leaves_nothing_open(pair: Pair
 
 
 async def test_descriptors_that_did_not_arrive_are_told(pair: Pair) -> None:
-    line = b'{"what": "reload", "number": 1, "serve": {}, "descriptors": 2}\n'
+    line = b'{"what": "reload", "number": 1, "address": "", "serve": {}, "descriptors": 2}\n'
     socket.send_fds(pair[0], [line], [0])
     with pytest.raises(ValueError, match="did not arrive"):
         await Orders(pair[1]).receive()
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"7", b'{"what": "ask", "serve": []}', b"no"])
+async def test_what_is_no_order_is_told_and_leaves_nothing_open(pair: Pair, line: bytes) -> None:
+    orders = Orders(pair[1])
+    socket.send_fds(pair[0], [line + b"\n"], [0])
+    with pytest.raises(ValueError, match="no order"):
+        await orders.receive()
+    orders.close()
 
 
 def test_who_does_not_read_never_blocks_who_sends(pair: Pair) -> None:
