@@ -1,7 +1,7 @@
 """Dial from a client's own address, so that the backend sees that, and needs no PROXY header.
 
 Linux alone, with a capability. That the backend's answers come back here is for the machine's
-routes to see to (README, "The client's own address").
+routes to see to (docs/configuration.rst, "The client's own address").
 
 Source: ip(7), IP_TRANSPARENT and IP_BIND_ADDRESS_NO_PORT; Linux, networking/tproxy.rst.
 """

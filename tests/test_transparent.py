@@ -1,4 +1,4 @@
-"""``snimux.transparent``: in a network of the test's own, by the rules that the README has."""
+"""``snimux.transparent``: in a network of the test's own, by the rules that docs/ has."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ from tests.caddy import short_directory
 from tests.clients import environment
 from tests.sockets import tcp_pair
 
-README = (Path(__file__).parent.parent / "README.rst").read_text("utf-8")
+DOCUMENT = (Path(__file__).parent.parent / "docs/configuration.rst").read_text("utf-8")
 NAME, PORT, LISTEN = "secure.ciso.com", 8443, 4443
 WITHOUT = "-net_raw,-net_admin"
 
@@ -143,8 +143,8 @@ def spaces(stack: contextlib.ExitStack) -> Spaces:
 
 
 def rules(*, loopback: bool, v6: bool) -> list[str]:
-    """The commands that the README has, for one case."""
-    section = README.partition("The client's own address\n---")[2].partition("\n\n\n")[0]
+    """The commands that the document has, for one case."""
+    section = DOCUMENT.partition("The client's own address\n---")[2].partition("\n\n\n")[0]
     blocks = re.findall(r"(?:^    ip .*\n)+", section, re.MULTILINE)
     (block,) = (x for x in blocks if ("iif lo" in x) is loopback)
     lines = [line.strip() for line in block.splitlines()]
