@@ -1,0 +1,45 @@
+"""The README and ``docs/``: what they name is there, and what there is they name."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from snimux.cli import main
+from snimux.verdict import Reason
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_is_linked_is_there(document: Path) -> None:
+    text = document.read_text("utf-8")
+    links = re.findall(r"(?m)^\.\. (?:_[^:]+|image):+ (\S+)$|<([^<>\s]+)>`_", text)
+    for link in (a or b for a, b in links):
+        assert (document.parent / link).is_file(), link
+
+
+def test_every_flag_is_written_of_and_no_other() -> None:
+    text = "".join(x.read_text("utf-8") for x in DOCUMENTS if x.name != "faults.rst")
+    assert isinstance(main, click.Group)
+    commands = [main, *main.commands.values()]
+    there = {flag for command in commands for x in command.params for flag in x.opts}
+    words = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    others = {
+        "--now",
+        "--connect-to",
+        "--unix-socket",
+        "--global",
+        "--signal",
+        "--upgrade",
+        "--svg",
+    }
+    assert words - others - {"--help"} <= there
+    assert {flag for flag in there if flag.startswith("--")} - words == {"--version"}
+
+
+def test_every_reason_to_refuse_is_written_of() -> None:
+    text = (ROOT / "docs" / "diagnosis.rst").read_text("utf-8")
+    assert [x for x in Reason if f"``{x}``" not in text] == []
