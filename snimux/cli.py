@@ -222,6 +222,8 @@ def explain(
     without any other flag, it alone.
     """
     merged = merge(group_flags, flags)
+    if name is None and hello is None and refused is None:
+        fail(2, "nothing to explain: give a NAME, or --hello FILE")
     is_alone = hello is None and refused is None and merged["status"] in (None, OFF)
     config = configured(merged, read_file(merged["config"]), needs_routes=is_alone)
     if refused is None:
@@ -251,8 +253,6 @@ def explain(
 
 def _case(name: str | None, alpn: Sequence[str], hello: str | None, max_hello: int) -> cases.Case:
     """What is to be explained; or an exit."""
-    if name is None and hello is None:
-        fail(2, "nothing to explain: give a NAME, or --hello FILE")
     if alpn and hello is not None:
         fail(2, "--alpn: is for NAME; a hello has its own")
     try:

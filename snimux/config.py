@@ -330,8 +330,8 @@ def _problems_together(
     routes = list(routes)
     if not (routes or caddys):
         return [
-            "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or --config FILE; "
-            "see --help"
+            "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or a --config FILE "
+            "that has some; see --help"
         ]
     problems = [
         f"http: {address} is covered by {other} already, where TLS is listened for"

@@ -84,6 +84,9 @@ def _canonical_ascii(text: str) -> str:
 
 def _why_not_a_name(name: str) -> str:
     if ":" in name:
+        host, _, port = name.rpartition(":")
+        if port.isdecimal() and ":" not in host:
+            return "has a port, and a name has none"
         return "an IP address or a port, not a name"
     strange = re.sub(r"[a-z0-9_.-]", "", name)
     if strange:

@@ -150,7 +150,8 @@ class Source:
                 again = " (the default is it, too)" if str(pattern) == hostname.ANY else ""
                 first = self.places[pattern]
                 self.problems.append(
-                    f"{where}: the pattern {pattern}{again} is given twice, first in {first}"
+                    f"{where}: the pattern {pattern}{again} is given twice, first in {first}; "
+                    "several addresses go into one route"
                 )
             self.places.setdefault(pattern, where)
             self.routes.setdefault(pattern, Route(pattern, backend, http, access))

@@ -111,6 +111,12 @@ def test_explain_reads_a_hello_without_any_route() -> None:
     assert "there are no routes at all" in result.stdout
 
 
+def test_explain_wants_a_name_before_it_wants_routes() -> None:
+    result = run("explain")
+    assert result.exit_code == 2
+    assert result.stderr == "snimux: nothing to explain: give a NAME, or --hello FILE\n"
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

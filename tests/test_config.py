@@ -316,8 +316,8 @@ def test_listeners_that_do_not_overlap_are_fine() -> None:
 
 def test_without_a_route_there_is_nothing_to_do() -> None:
     line = (
-        "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or --config FILE; "
-        "see --help"
+        "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or a --config FILE that "
+        "has some; see --help"
     )
     assert problems() == (line,)
     assert problems("drain = 3") == (line,)
