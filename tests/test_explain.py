@@ -180,7 +180,7 @@ async def test_a_file_that_says_something_else_than_what_runs(tmp_path: Path) ->
     file = tmp_path / "snimux.toml"
     text = 'default = "127.0.0.1:1"\nstatus = "STATUS"\n'.replace("STATUS", status_at)
     file.write_text(text, "utf-8")
-    async with muxes.running(tmp_path, "--config", str(file)):
+    async with muxes.running(tmp_path, "--config", str(file), "--watch=off"):
         _, same = await explain("a.example", "--config", str(file))
         file.write_text(text.replace('"127.0.0.1:1"', '"127.0.0.1:2"'), "utf-8")
         _, other = await explain("a.example", "--config", str(file))
