@@ -143,7 +143,9 @@ def _shown_running(running: Beside) -> Iterator[str]:
     yield f"the snimux at {running.where} {same}"
     if running.facts:
         yield ", ".join(
-            f"{key.replace('_', ' ')} {_shown_fact(value)}" for key, value in running.facts.items()
+            f"{key.replace('_', ' ')} {_shown_fact(value)}"
+            for key, value in running.facts.items()
+            if value is not None
         )
 
 

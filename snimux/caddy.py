@@ -147,9 +147,14 @@ def plan(
         auto: the Caddys that are told who the client is, where they are proved to understand it.
 
     Returns:
-        The explicit routes and those that were found, in that order.
+        The explicit routes and those that were found, in that order. Of these each has the lists of
+        the explicit route that it is an exception from: who writes lists closes what is below them.
     """
     routes = {route.pattern: route for route in explicit}
+    above: dict[str, list[Route]] = {}
+    for route in routes.values():
+        if "*" in route.pattern.host:
+            above.setdefault(route.pattern.host, []).append(route)
     has: dict[str, AdminAddress] = {}
     claims, loops = [], []
     listeners: dict[DialAddress, Listener] = {}
@@ -171,8 +176,28 @@ def plan(
             claims.append(Claim(site.host, has[site.host], admin))
         elif pattern not in routes:
             has[site.host] = admin
-            routes[pattern] = Route(pattern, backend, http)
+            over = _with_lists(site.host, above)
+            access = (over.access, over.access_of) if over else ()
+            routes[pattern] = Route(pattern, backend, http, *access)
     return Plan(tuple(routes.values()), tuple(claims), tuple(loops), listeners, has)
+
+
+def _with_lists(host: str, above: Mapping[str, Sequence[Route]]) -> Route | None:
+    """The route whose lists a found one has, if any: of what would have hellos in its place.
+
+    What is for an ALPN protocol or for plain HTTP alone would have only some, and the rest would go
+    on to what is above it. If it has lists, they are taken all the same: better too narrow than
+    open.
+    """
+    for pattern in hostname.patterns_matching(host):
+        there = above.get(pattern, ()) if pattern != host else ()
+        for route in there:
+            if route.pattern.alpn is None and route.backend is not None:
+                return route if route.access is not None else None
+        for route in there:
+            if route.access is not None:
+                return route
+    return None
 
 
 def _backend(

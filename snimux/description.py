@@ -64,6 +64,8 @@ def describe(
         elif config.http and route.pattern.alpn is None:
             lines.append(f"    {'plain HTTP':{width - 2}}  ->  redirected to https")
         lines += _shown_access(route.access)
+        if route.access_from is not None:
+            lines.append(f"    as {route.access_from}, which is above it")
     if all(str(route.pattern) != hostname.ANY for route in found.routes):
         status = ", or with 404" if config.http else ""
         refused = f"refused with the alert unrecognized_name{status}"

@@ -321,7 +321,8 @@ def _hints_at_source(
     """What depends on who the client is."""
     lists = [(f"those of {listener}", access) for listener, access in _doors(case, config)]
     if route is not None and route.access is not None:
-        lists.append((f"those of the route {route.pattern}", route.access))
+        above = f" above {route.pattern}" if route.access_from else ""
+        lists.append((f"those of the route {route.access_of}{above}", route.access))
     for whose, access in lists:
         if access == Access():
             continue

@@ -89,6 +89,13 @@ class Route:
     backend: Backend | None
     http: Backend | None = None
     access: Access | None = None
+    access_from: Pattern | None = None
+    """Of the route that ``access`` was written in, if it is another."""
+
+    @property
+    def access_of(self) -> Pattern | None:
+        """Of the route that ``access`` was written in; None where there is none."""
+        return None if self.access is None else self.access_from or self.pattern
 
     @property
     def backends(self) -> tuple[Backend, ...]:

@@ -78,6 +78,7 @@ class View:
             "http": _addresses(route.http),
             "http_proxy": route.http and route.http.proxy,
             "source": "configuration" if found_at is None else str(found_at),
+            "access_of": route.access_of and str(route.access_of),
             "not_answering": [str(x) for x in dict.fromkeys(addresses) if x in self.down],
         }
 

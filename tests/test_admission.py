@@ -116,6 +116,35 @@ async def test_lists_of_listeners_and_routes_hold_for_tls_and_plain_http(
         assert Counter(line.get("route") for line in lines) == {None: 2, "dao.ciso.com": 1}
 
 
+@LINUX
+@NEEDS_CURL
+async def test_what_a_caddy_is_found_to_serve_is_as_closed_as_what_is_written_above_it(
+    sites: Sites, directory: Path
+) -> None:
+    (directory / "snimux.toml").write_text(f"""
+        [[caddy]]
+        admin = "unix/{sites.others.admin}"
+        [[route]]
+        hosts = "*.ciso.com"
+        to = "127.0.0.1:{sites.secure.port}"
+        allow = "127.0.0.2"
+        [[route]]
+        hosts = "traefik.ciso.com"
+        to = "127.0.0.1:{sites.others.port}"
+        """)
+    flags = ("--config", str(directory / "snimux.toml"), "--http", "off")
+    async with muxes.running(directory, *flags) as mux:
+        for source, name, told in (
+            (1, "dao.ciso.com", "access denied"),
+            (2, "dao.ciso.com", "dao.ciso.com HTTP/2.0"),
+            (1, "traefik.ciso.com", "traefik.ciso.com HTTP/2.0"),
+        ):
+            root, where = sites.of(name).root, f"127.0.0.{source}"
+            assert told in await page(directory, root, mux.port, "--interface", where, name=name)
+        (line,) = await refusals(mux, 1, reason="access-denied")
+        assert line.get("route") == "dao.ciso.com"
+
+
 # Behind a balancer.
 
 NEEDS_HAPROXY = pytest.mark.needs(

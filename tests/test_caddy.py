@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snimux.access import Access
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.caddy import Claim, Listener, ProxyProtocol, Site, Sites, Unrouted, plan, read
+from snimux.networks import Networks, parse_network
 from snimux.routes import Backend, Pattern, Route, parse_pattern
 from tests import caddyfiles
 from tests.caddyfiles import Adapted
@@ -418,3 +420,59 @@ def test_a_server_on_the_https_port_shows_no_port_and_one_in_plain_is_left_out()
     (found,) = read(config(server("a.example", listen=":8444"), https_port=8444)).servers
     assert found.redirect_port is None
     assert read(config(server("a.example", listen=":80"))).servers == ()
+
+
+OFFICE, HOME, NOBODY = (
+    Access(allow=Networks((parse_network(x),))) for x in ("10.0.0.0/8", "192.0.2.7", "127.0.0.9")
+)
+
+
+def written(pattern: str, access: Access | None = None, *, only_http: bool = False) -> Route:
+    return Route(parse_pattern(pattern), None if only_http else to(1), to(2), access)
+
+
+@pytest.mark.parametrize(
+    ("host", "explicit", "access", "whose"),
+    [
+        ("a.corp.example", [written("*.corp.example", OFFICE)], OFFICE, "*.corp.example"),
+        ("*.corp.example", [written("**.corp.example", OFFICE)], OFFICE, "**.corp.example"),
+        ("a.corp.example", [written("*", OFFICE)], OFFICE, "*"),
+        ("a.corp.example", [written("**.example", HOME), written("**.corp.example", OFFICE)],
+         OFFICE, "**.corp.example"),
+        # what would have the name in its place is open
+        ("a.corp.example", [written("*.corp.example"), written("*", OFFICE)], None, ""),
+        # not above it
+        ("corp.example", [written("*.corp.example", OFFICE)], None, ""),
+        ("a.b.corp.example", [written("*.corp.example", OFFICE)], None, ""),
+        ("a.corp.example", [written("b.corp.example", OFFICE)], None, ""),
+        ("*.corp.example", [written("a.corp.example", OFFICE)], None, ""),
+        # for some hellos only, beside it: the others are the found one's own
+        ("a.corp.example", [written("a.corp.example/h2", OFFICE)], None, ""),
+        ("*.corp.example", [written("*.corp.example/h2", OFFICE)], None, ""),
+        # for some only, above it
+        ("a.corp.example", [written("*.corp.example/acme-tls/1", HOME),
+                            written("*.corp.example", OFFICE)], OFFICE, "*.corp.example"),
+        ("a.corp.example", [written("*.corp.example/h2", HOME), written("*", OFFICE)],
+         HOME, "*.corp.example/h2"),
+        ("a.corp.example", [written("*.corp.example/acme-tls/1"), written("*", OFFICE)],
+         OFFICE, "*"),
+        ("a.corp.example", [written("*.corp.example", HOME, only_http=True), written("*")],
+         HOME, "*.corp.example"),
+        ("a.corp.example", [written("*.corp.example", only_http=True), written("*", OFFICE)],
+         OFFICE, "*"),
+    ],
+)  # fmt: skip
+def test_a_found_route_has_the_lists_of_what_would_have_its_name(
+    host: str, explicit: list[Route], access: Access | None, whose: str
+) -> None:
+    (route,) = plan([(FIRST, sites(host))], explicit, never).routes[len(explicit) :]
+    assert (route.backend, route.http) == (to(8443), to(8080))
+    assert route.access == access
+    assert str(route.access_of or "") == str(route.access_from or "") == whose
+
+
+def test_a_written_route_opens_what_is_closed_above_it() -> None:
+    explicit = [written("*.corp.example", NOBODY), written("a.corp.example")]
+    found = plan([(FIRST, sites("a.corp.example"))], explicit, never)
+    assert found.routes == tuple(explicit)
+    assert explicit[0].access_of == explicit[0].pattern

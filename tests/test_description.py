@@ -1,10 +1,13 @@
 """``snimux.description``: what people read of a configuration that is understood."""
 
+from snimux.access import Access
 from snimux.address import AdminAddress, TcpAddress
 from snimux.caddy import Claim, Plan, Sites, Unrouted
 from snimux.config import Config, load
 from snimux.description import describe
+from snimux.networks import Networks, parse_network
 from snimux.proxy_auto import Remark
+from snimux.routes import Backend, Route, parse_pattern
 
 STORY = ("secure.ciso.com=127.0.0.1:8443", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444")
 
@@ -174,4 +177,23 @@ def test_who_is_let_in_is_shown() -> None:
         "    plain HTTP                  ->  redirected to https",
         "    allow 192.0.2.0/24, unix",
         "  all else                      ->  refused with the alert unrecognized_name, or with 404",
+    ]
+
+
+def test_whose_lists_a_found_route_has_is_shown() -> None:
+    access = Access(allow=Networks((parse_network("10.0.0.0/8"),)))
+    to, above = Backend((TcpAddress("127.0.0.1", 1),)), parse_pattern("*.example")
+    routes = (
+        Route(above, to, access=access),
+        Route(parse_pattern("a.example"), to, None, access, above),
+    )
+    lines = describe(load({}, needs_routes=False), Plan(routes, (), ()), {}, []).splitlines()
+    assert lines[2:9] == [
+        "routes",
+        "  *.example                     ->  127.0.0.1:1",
+        "    allow 10.0.0.0/8",
+        "  a.example                     ->  127.0.0.1:1",
+        "    allow 10.0.0.0/8",
+        "    as *.example, which is above it",
+        "  all else                      ->  refused with the alert unrecognized_name",
     ]

@@ -160,6 +160,23 @@ def test_which_caddy_has_a_name_and_which_serves_it_too() -> None:
     assert (written.origin, written.also) == ("--route", (FIRST, SECOND))
 
 
+def test_what_a_caddy_serves_below_a_route_is_closed_to_whom_that_is_closed() -> None:
+    sites: dict[AdminAddress, Sites] = {FIRST: Sites((site("a.corp.example", 8443),))}
+    toml = '[[route]]\nhosts = "*.corp.example"\nto = "127.0.0.1:1"\nallow = "10.0.0.0/8"'
+    case, config = of_name("a.corp.example"), load({"caddy": (str(FIRST),)}, "snimux.toml", toml)
+    found = planned(config, sites)
+    denied = explain(case, config, found, sites, source="192.0.2.7")
+    assert denied.decision.reason is Reason.ACCESS_DENIED
+    assert str(denied.decision.route and denied.decision.route.pattern) == "a.corp.example"
+    assert denied.hints == (
+        "allow and deny, those of the route *.corp.example above a.corp.example, "
+        "do not let 192.0.2.7 in",
+    )
+    assert str(explain(case, config, found, sites, source="10.1.1.1").decision.to) == (
+        "127.0.0.1:8443"
+    )
+
+
 def test_what_looks_as_if_it_should_have_matched() -> None:
     routes = ("*.ciso.com=127.0.0.1:1", "dao.example=127.0.0.1:2")
     assert explained("a.b.ciso.com", *routes).hints == (

@@ -54,7 +54,9 @@ def test_the_routes_are_those_that_are_shown() -> None:
     config = load({"route": ("*.x/h2=127.0.0.1:4",), "proxy_protocol": "v1"}, "snimux.toml", FILE)
     found = running(config)
     assert sorted(found.routes, key=str) == sorted(config.routes, key=str)
-    facts = {"source": "configuration", "not_answering": [], "active": 3}
+    facts: dict[str, object] = {
+        "source": "configuration", "access_of": None, "not_answering": [], "active": 3,
+    }  # fmt: skip
     assert found.facts["a.example"] == facts
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 import trio
@@ -9,6 +10,7 @@ from trio.testing import MockClock
 
 from snimux import __version__
 from snimux import view as module
+from snimux.access import Access
 from snimux.address import DialAddress, TcpAddress
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
@@ -37,15 +39,25 @@ def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
     addresses = [str(ONE), str(TWO)]
     assert pieces["routes"] == [
         {"pattern": "a.example", "backend": addresses, "proxy": "v2", "http": [str(TWO)],
-         "http_proxy": "auto", "source": "configuration", "not_answering": []},
+         "http_proxy": "auto", "source": "configuration", "access_of": None,
+         "not_answering": []},
         # that with a protocol cannot be from a Caddy
         {"pattern": "found.example/h2", "backend": addresses, "proxy": "v2", "http": None,
-         "http_proxy": None, "source": "configuration", "not_answering": []},
+         "http_proxy": None, "source": "configuration", "access_of": None,
+         "not_answering": []},
         {"pattern": "plain.example", "backend": None, "proxy": None, "http": [str(ONE)],
-         "http_proxy": None, "source": "configuration", "not_answering": []},
+         "http_proxy": None, "source": "configuration", "access_of": None,
+         "not_answering": []},
     ]  # fmt: skip
     _, pieces = viewing(route("found.example")).tell("routes")
     assert pieces["routes"][0]["source"] == "127.0.0.1:2019"
+
+
+def test_routes_say_whose_lists_they_have() -> None:
+    own = replace(route("*.example"), access=Access())
+    inherited = replace(own, pattern=parse_pattern("a.example"), access_from=own.pattern)
+    _, pieces = viewing(own, inherited).tell("routes")
+    assert [x["access_of"] for x in pieces["routes"]] == ["*.example", "*.example"]
 
 
 def test_of_very_many_routes_some_are_told_and_the_rest_counted(
