@@ -147,12 +147,18 @@ def _parse_socket(text: str, example: str) -> DialAddress:
     _check_printable(text)
     if text.startswith("unix/"):
         return _parse_unix(text.removeprefix("unix/"))
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").lstrip("/")
+        raise AddressError(f"a UNIX socket is written unix//{path or 'path/to/socket'}")
     if "://" in text:
-        raise AddressError(f"a URL, not an address; perhaps {text.partition('://')[2].strip('/')}")
+        place = text.partition("://")[2].partition("/")[0]
+        raise AddressError(f"a URL, not an address; perhaps {place or example}")
     if "/" in text:
         raise AddressError("not host:port; a UNIX socket is written unix//path/to/socket")
+    if text == "off":
+        raise AddressError("no address; where there is none, leave this out")
     host, colon, port = text.rpartition(":")
-    if not colon:
+    if not colon or text.endswith("]"):
         example = example.replace("8443", text) if text.isdecimal() else f"{text or 'host'}:8443"
         raise AddressError(f"no port; perhaps {example}")
     return TcpAddress(_parse_host(host), _parse_port(port))
@@ -180,6 +186,8 @@ def _parse_host(text: str) -> str:
         if not isinstance(ip, ipaddress.IPv6Address):
             raise AddressError(f"{text!r} is no IPv6 address")
         return str(ip)
+    if text == "*":
+        raise AddressError("a * is no host; all interfaces are the port alone, as in :443")
     if not text or _ip(text):
         if ":" in text:
             raise AddressError(f"an IPv6 address goes in brackets: [{text}]:port")

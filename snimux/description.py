@@ -125,13 +125,13 @@ def _shown_access(access: Access | None) -> list[str]:
     if access is None:
         return []
     lists = {"allow": access.allow, "deny": access.deny}
-    lines = [f"    {key} {_cut(networks)}" for key, networks in lists.items() if networks]
+    lines = [f"    {key} {_cut(x)}" for key, x in lists.items() if x is not None]
     return lines + ["    ACME's validations are exempt"] * access.acme_exempt
 
 
 def _cut(networks: Networks) -> str:
     """The first of some networks, and how many more there are."""
-    words = str(networks).split(", ")
+    words = (str(networks) or "nobody").split(", ")
     more = len(words) - _MOST_SHOWN
     return ", ".join(words[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
 

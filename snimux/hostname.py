@@ -83,6 +83,8 @@ def _canonical_ascii(text: str) -> str:
 
 
 def _why_not_a_name(name: str) -> str:
+    if re.fullmatch(r"[^:]+:[0-9]{1,5}", name):
+        return "has a port; a name has none"
     if ":" in name:
         host, _, port = name.rpartition(":")
         if port.isdecimal() and ":" not in host:
@@ -105,6 +107,10 @@ def pattern_from_user(text: str) -> str:
     """
     if text in ("*", "**"):
         return ANY
+    if text.startswith("."):
+        raise HostnameError("begins with a dot; all names below one are **.name")
+    if text.startswith("~"):
+        raise HostnameError("no regular expressions: *.name, **.name or *")
     prefix = next((p for p in ("**.", "*.") if text.startswith(p)), "")
     name = text.removeprefix(prefix)
     if "*" in name:

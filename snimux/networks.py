@@ -43,13 +43,26 @@ def parse_network(text: str) -> Network:
     except ValueError:
         if slash and _is_ip(address):
             raise NetworkError("the prefix is longer than the address") from None
-        raise NetworkError("no IP network, such as 192.0.2.0/24 or 2001:db8::/32") from None
+        raise NetworkError(_why_none(text)) from None
     if network.network_address != ip:
         raise NetworkError(
             f"has bits set behind the prefix; write {network} for the network, or {ip} for this "
             "address"
         )
     return _unmapped(network)
+
+
+def _why_none(text: str) -> str:
+    if text.lower() in ("*", "all", "any", "everybody", "everyone"):
+        return "no IP network; everybody is 0.0.0.0/0, ::/0 and unix"
+    if text.lower() == "localhost":
+        return "no IP network, but a name; this machine is 127.0.0.0/8 and ::1"
+    if text.lower() == UNIX:
+        return f"no IP network; who comes by a UNIX socket is {UNIX}, in small letters"
+    why = "no IP network, such as 192.0.2.0/24 or 2001:db8::/32"
+    if _is_ip(text.rpartition(":")[0].strip("[]")):
+        return f"{why}; leave out the port"
+    return f"{why}; names are not looked up" if re.search(r"[g-z].*\.|\..*[g-z]", text) else why
 
 
 def _is_ip(text: str) -> bool:

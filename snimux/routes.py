@@ -113,7 +113,8 @@ def parse_pattern(text: str) -> Pattern:
         raise PatternError("a URL, not a host; leave out the scheme, the port and the path")
     host, slash, alpn = text.partition("/")
     # RFC 7301 section 3.1: a protocol name has 1 to 255 bytes. Registered ones are visible ASCII.
-    if slash and not re.fullmatch("[!-~]{1,255}", alpn):
+    # None has a comma, which is between several patterns.
+    if slash and not re.fullmatch(r"[!-+\-.-~]{1,255}", alpn):
         raise PatternError("behind the / goes an ALPN protocol, such as h2 or acme-tls/1")
     try:
         return Pattern(hostname.pattern_from_user(host), alpn.encode("ascii") if slash else None)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from snimux import meant
 from snimux.address import AddressError, FdAddress, ListenAddress, TcpAddress, parse_listen
 from snimux.balance import BALANCES
 from snimux.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
@@ -42,10 +43,11 @@ def _seconds(
         if off and value == "off":
             return off_is
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{shown(value)} is not {wanted}")
+            hint = meant.number(value, meant.SECONDS, ["off"] if off else [])
+            raise ValueError(f"{shown(value)} is not {wanted}{hint}")
         if not 0 <= value <= _LONGEST or (value == 0 and not zero):
-            meant = "for no limit" if off_is else "for no wait"
-            hint = f"; write off {meant}" if off else ""
+            why = "for no limit" if off_is else "for no wait"
+            hint = f"; write off {why}" if off else ""
             raise ValueError(f"{shown(value)} is not a number of seconds above 0{hint}")
         return float(value)
 
@@ -56,12 +58,14 @@ def _count(
     what: str, *, low: int = 1, high: int = 10**9, word: str = ""
 ) -> Callable[[object], int | None]:
     wanted = f"a number of {what}" + (f" or {word}" if word else "")
+    units = meant.BYTES if what == "bytes" else meant.COUNT
 
     def parse(value: object) -> int | None:
         if word and value == word:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{shown(value)} is not {wanted}")
+            hint = meant.number(value, units, [word] if word else [])
+            raise ValueError(f"{shown(value)} is not {wanted}{hint}")
         if not low <= value <= high:
             raise ValueError(f"{shown(value)} is not {wanted} from {low} to {high}")
         return value
@@ -76,7 +80,8 @@ def _rate(what: str, *, low: float, high: int, word: str) -> Callable[[object], 
         if value == word:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{shown(value)} is not {wanted}")
+            hint = meant.number(value, meant.A_SECOND, [word])
+            raise ValueError(f"{shown(value)} is not {wanted}{hint}")
         if not low <= value <= high:
             raise ValueError(f"{shown(value)} is not {wanted}, from {low:g} to {high}")
         return float(value)
@@ -89,7 +94,8 @@ def choice(*words: str) -> Callable[[object], str]:
 
     def parse(value: object) -> str:
         if not isinstance(value, str) or value not in words:
-            raise ValueError(f"{shown(value)} is not one of {', '.join(words)}")
+            hint = meant.word(value, words)
+            raise ValueError(f"{shown(value)} is not one of {', '.join(words)}{hint}")
         return value
 
     return parse
@@ -102,6 +108,8 @@ weight = _count("shares", high=256)  # HAProxy's highest, too
 def _status(value: object) -> ListenAddress | None:
     if value == "off":
         return None
+    if str(value).isdecimal():
+        raise ValueError(f"{shown(value)} is not an address or off; perhaps 127.0.0.1:{value}")
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is not an address or off")
     address = parse_listen(value)
@@ -264,4 +272,8 @@ SETTINGS = (
 def shown(value: object) -> str:
     """A value as the user wrote it, short enough for a line, control characters made visible."""
     text = repr(value)
+    if isinstance(value, bool):
+        text = "true" if value else "false"
+    elif not isinstance(value, str | int | float | list | dict):
+        text = str(value)  # a date or a time
     return text if len(text) <= 80 else f"{text[:77]}..."

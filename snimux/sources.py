@@ -5,13 +5,13 @@ together mean: that is ``config``'s.
 """
 
 import contextlib
-import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast
 
-from snimux import hostname
+from snimux import hostname, meant
 from snimux.access import Access
 from snimux.address import (
     AddressError,
@@ -49,6 +49,17 @@ _ROUTE_KEYS = (
 _ADDRESS_KEYS = ("address", "weight")
 _LISTEN_KEYS = ("address", *_RULE_KEYS)
 _CADDY_KEYS = ("admin", "proxy")
+# Where a key goes that is in the wrong table.
+_PLACES: tuple[tuple[Sequence[str], str], ...] = (
+    (_FILE_KEYS, "to the top, above the first [[...]]"),
+    (_ROUTE_KEYS, "into a [[route]]"),
+    (_LISTEN_KEYS, "into a [[listen]]"),
+    (_CADDY_KEYS, "into a [[caddy]]"),
+    (["weight"], 'to an address, as in to = [{ address = "127.0.0.1:8443", weight = 2 }]'),
+    (["alpn"], 'into hosts, as in hosts = "secure.example.com/h2"'),
+)
+# Things with a comma or a space between them.
+_SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
 _PROXIES = ("v1", "v2", "auto", OFF)
 _CADDY_PROXIES = ("auto", OFF)
 
@@ -77,7 +88,7 @@ class Source:
         try:
             return parse(value)
         except (AddressError, NetworkError, PatternError) as error:
-            self.problems.append(f"{where}: {shown(value)}: {error}")
+            self.problems.append(f"{where}: {shown(value)}: {_several(where, value) or error}")
         except ValueError as error:
             self.problems.append(f"{where}: {error}")
         return None
@@ -104,7 +115,8 @@ class Source:
         for address in self.attempt_all(where, parse_listen, values):
             for other in found:
                 if overlaps(address, other):
-                    self.problems.append(f"{where}: {address} is covered by {other} already")
+                    again = "given twice" if address == other else f"covered by {other} already"
+                    self.problems.append(f"{where}: {address} is {again}")
             found.append(address)
         return found
 
@@ -222,7 +234,7 @@ def read_toml(toml: str) -> Source:
     try:
         document = tomllib.loads(toml)
     except ValueError as error:  # TOMLDecodeError; or a number of thousands of digits
-        source.problems.append(f"not TOML: {error}")
+        source.problems.append(f"not TOML: {error}{meant.toml(toml, str(error))}")
         return source
     except RecursionError:
         source.problems.append("not TOML that can be read: nested too deep")
@@ -250,6 +262,13 @@ def read_toml(toml: str) -> Source:
 def _read_listen(source: Source, key: str, value: object) -> list[str]:
     """The addresses to listen on, of which each may be in a table with rules of its own."""
     values = value if isinstance(value, list) and value else [value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        source.problems.append(f'{key}: {value} is not a string; perhaps ":{value}"')
+        return []
+    if value == [] or (value is False and key == "http"):
+        instead = 'write http = "off"' if key == "http" else "leave it out for :443"
+        source.problems.append(f"{key}: {shown(value)} has no address; {instead}")
+        return []
     if not all(isinstance(item, str | dict) for item in values):
         wanted = f"a string or a list of strings, or tables, each headed [[{key}]]"
         source.problems.append(f"{key}: {shown(value)} is not {wanted}")
@@ -260,9 +279,11 @@ def _read_listen(source: Source, key: str, value: object) -> list[str]:
             addresses.append(item)
             continue
         where = f"{key} {number}"
-        _check_keys(source, f"{where}: ", item, _LISTEN_KEYS)
+        given = item.keys() | _check_keys(source, f"{where}: ", item, _LISTEN_KEYS)
         rules = _read_rules(source, f"{where}: ", item, _RULE_KEYS)
         address = item.get("address")
+        if "address" in given - item.keys():
+            continue
         if not isinstance(address, str) or address == OFF:
             fault = f": {shown(address)} is no address" if "address" in item else " is missing"
             source.problems.append(f"{where}: address{fault}")
@@ -282,8 +303,14 @@ def _read_rules(
         value = table.get(key)
         if key not in table:
             continue
-        if key != "acme_exempt":
-            texts = _strings(source, f"{where}{key}", value)
+        if key == "allow" and value == []:
+            source.problems.append(
+                f"{where}allow: an empty list would let nobody in; leave allow out to let "
+                'everybody in, or write deny = ["0.0.0.0/0", "::/0", "unix"]'
+            )
+        elif key != "acme_exempt":
+            # Of those that are denied or believed there may be none, other than everywhere else.
+            texts = _strings(source, f"{where}{key}", value) if value != [] else []
             rules[key] = source.networks(f"{where}{key}", texts)
         else:
             rules[key] = _is_true(source, f"{where}{key}", value)
@@ -292,7 +319,8 @@ def _read_rules(
 
 def _is_true(source: Source, where: str, value: object) -> bool:
     if not isinstance(value, bool):
-        source.problems.append(f"{where}: {shown(value)} is not true or false")
+        hint = f"; write {value}, without quotes" if value in ("true", "false") else ""
+        source.problems.append(f"{where}: {shown(value)} is not true or false{hint}")
     return value is True
 
 
@@ -305,10 +333,10 @@ def _read_access(source: Source, where: str, table: Mapping[str, object]) -> Acc
 
 
 def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None:
-    _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
-    if "hosts" not in table:
+    given = table.keys() | _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
+    if "hosts" not in given:
         source.problems.append(f"{where}: hosts is missing")
-    if "to" not in table and "http" not in table:
+    if "to" not in given and "http" not in given:
         source.problems.append(f"{where}: to is missing")
     for proxy_key, key in (("proxy", "to"), ("http_proxy", "http")):
         if proxy_key in table and key not in table:
@@ -347,12 +375,13 @@ def _addresses(source: Source, where: str, value: object) -> tuple[list[str], tu
     """Addresses, each a string or a table that has it, and their weights; no weights if equal."""
     items = value if isinstance(value, list) else [value]
     if not any(isinstance(item, dict) for item in items):
-        return _strings(source, where, value), ()
+        is_port = isinstance(value, int) and not isinstance(value, bool)
+        return _strings(source, where, value, f'"127.0.0.1:{value}"' if is_port else ""), ()
     tables = [item if isinstance(item, dict) else {"address": item} for item in items]
     weights = []
     for table in tables:
-        _check_keys(source, f"{where}: ", table, _ADDRESS_KEYS)
-        if "address" not in table:
+        given = table.keys() | _check_keys(source, f"{where}: ", table, _ADDRESS_KEYS)
+        if "address" not in given:
             source.problems.append(f"{where}: {shown(table)} has no address")
         share = source.attempt(f"{where}: weight", weight, table.get("weight", 1))
         weights.append(share or 1)
@@ -376,43 +405,79 @@ def _transparent(source: Source, where: str, backend: Backend | None) -> Backend
 
 
 def _read_caddy(source: Source, where: str, table: Mapping[str, object]) -> None:
-    _check_keys(source, f"{where}: ", table, _CADDY_KEYS)
+    given = table.keys() | _check_keys(source, f"{where}: ", table, _CADDY_KEYS)
     admin, proxy = table.get("admin"), None
     if "proxy" in table:
         proxy = source.attempt(f"{where}: proxy", choice(*_CADDY_PROXIES), table["proxy"])
     if isinstance(admin, str):
         source.add_caddys(f"{where}: admin", [admin], proxy)
-    elif admin is None:
+    elif "admin" not in given:
         source.problems.append(f"{where}: admin is missing")
-    else:
-        source.problems.append(f"{where}: admin: {shown(admin)} is not a string")
+    elif admin is not None:
+        source.problems.append(
+            f'{where}: admin: {shown(admin)} is not a string, such as "localhost:2019"; '
+            "each Caddy has its own [[caddy]]"
+        )
 
 
 def _check_keys(
     source: Source, where: str, table: Mapping[str, object], known: Sequence[str]
-) -> None:
+) -> set[str]:
+    """Note the keys that are not known; which of the known ones were meant by them."""
+    guesses = set()
     for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
-            all_known = (
-                f"known are {', '.join(known)}" if len(known) <= _LISTED else _NAMED_AS_FLAGS
-            )
-            hint = f"did you mean {near[0]}?" if near else all_known
-            source.problems.append(f"{where}unknown key {shown(key)}; {hint}")
+        if key in known:
+            continue
+        guess = meant.key(key, known)
+        elsewhere = None if guess else _elsewhere(key)
+        guess = guess or (None if elsewhere else meant.near(key, known))
+        if guess is not None:
+            guesses.add(guess)
+            hint = f"did you mean {guess}?"
+        elif elsewhere is not None:
+            hint = elsewhere
+        elif isinstance(table[key], dict):
+            hint = "there is no such table; settings go to the top, above the first [[...]]"
+        else:
+            hint = f"known are {', '.join(known)}" if len(known) <= _LISTED else _NAMED_AS_FLAGS
+        source.problems.append(f"{where}unknown key {shown(key)}; {hint}")
+    return guesses
+
+
+def _elsewhere(key: str) -> str | None:
+    """Where a key goes that is not known where it is; None if it is known nowhere."""
+    guess = meant.key(key, [each for known, _ in _PLACES for each in known])
+    if guess != key and guess in ("hosts", "to", "address"):
+        return None  # by words that may mean anything
+    places = [place for known, place in _PLACES if guess in known]
+    called = "it" if guess == key else guess
+    return f"{called} goes {' or '.join(places)}" if places else None
+
+
+def _several(where: str, value: object) -> str:
+    """What to do where one text has several things; empty where it has not."""
+    is_split = where in ("--route", "--default")
+    if not isinstance(value, str) or is_split or not _SEVERAL.search(value):
+        return ""
+    if where.startswith("--"):
+        return f"one at a time; give {where} again for each"
+    return "one at a time; several are a list, each in its own quotes: [..., ...]"
 
 
 def _tables(source: Source, key: str, document: Mapping[str, object]) -> list[Mapping[str, object]]:
     value = document.get(key, [])
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return value
-    source.problems.append(f"{key}: {key}s are tables, each headed [[{key}]]")
+    example = 'hosts = "..." and to = "..."' if key == "route" else 'admin = "..."'
+    source.problems.append(f"{key}: {key}s are tables, each headed [[{key}]], with {example}")
     return []
 
 
-def _strings(source: Source, where: str, value: object) -> list[str]:
+def _strings(source: Source, where: str, value: object, perhaps: str = "") -> list[str]:
     """One string or a list of them; anything else is noted, and so is an empty list."""
     values = [value] if isinstance(value, str) else value
     if isinstance(values, list) and values and all(isinstance(item, str) for item in values):
         return values
-    source.problems.append(f"{where}: {shown(value)} is not a string or a list of strings")
+    hint = "; it is empty" if value == [] else f"; perhaps {perhaps}" if perhaps else ""
+    source.problems.append(f"{where}: {shown(value)} is not a string or a list of strings{hint}")
     return []

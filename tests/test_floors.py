@@ -12,6 +12,7 @@ ROOT = Path(snimux.__file__).parent
 FLOORS = (
     (
         "hostname",
+        "meant",
         "address",
         "verdict",
         "networks",

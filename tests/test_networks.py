@@ -43,6 +43,13 @@ def test_networks_are_read(text: str, expected: str | None) -> None:
     [
         ("", "no IP network, such as 192.0.2.0/24 or 2001:db8::/32"),
         ("office", "no IP network"),
+        ("Any", "everybody is 0.0.0.0/0, ::/0 and unix"),
+        ("*", "everybody is 0.0.0.0/0, ::/0 and unix"),
+        ("localhost", "this machine is 127.0.0.0/8 and ::1"),
+        ("UNIX", "who comes by a UNIX socket is unix, in small letters"),
+        ("10.0.0.1:443", "2001:db8::/32; leave out the port"),
+        ("[::1]:443", "2001:db8::/32; leave out the port"),
+        ("office.example", "2001:db8::/32; names are not looked up"),
         ("10.1.2", "no IP network"),
         ("010.0.0.0/8", "no IP network"),
         ("office/8", "no IP network"),

@@ -111,7 +111,9 @@ def test_patterns_as_typed(text: str, pattern: Pattern) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [("a.example/", "ALPN"), ("a.example/\n", "ALPN"), ("a.example/ü", "ALPN"), ("/h2", "empty"),
-     ("a.example/" + "x" * 256, "ALPN"), ("10.0.0.1", "IP address"), ("a b", "' '")],
+     ("a.example/" + "x" * 256, "ALPN"), ("10.0.0.1", "IP address"), ("a b", "' '"),
+     ("a.example/h2,b.example", "ALPN"), ("a.example:443", "has a port; a name has none"),
+     (".example", r"all names below one are \*\*\.name"), ("~^www", "no regular expressions")],
 )  # fmt: skip
 def test_what_no_pattern_is(text: str, why: str) -> None:
     with pytest.raises(PatternError, match=why):

@@ -34,7 +34,7 @@ def test_keys_are_distinct_and_words_are_read() -> None:
         (-1, "-1 is not a number"),
         (math.nan, "nan is not a number"),
         (math.inf, "inf is not a number"),
-        (True, "True is not a number of connections a second or off"),
+        (True, "true is not a number of connections a second or off"),
         ("10/s", "'10/s' is not a number of connections a second or off"),
     ],
 )

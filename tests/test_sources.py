@@ -131,7 +131,7 @@ def test_a_proxy_protocol_for_no_route_is_no_wish_that_could_be_heeded() -> None
         ({"route": ("*=x:1",), "default": "y:1"},
          "--default: the pattern * (the default is it, too) is given twice, first in --route"),
         ({"listen": ("443",)}, "--listen: '443': no port; perhaps :443"),
-        ({"listen": (":1", ":1")}, "--listen: :1 is covered by :1 already"),
+        ({"listen": (":1", ":1")}, "--listen: :1 is given twice"),
         ({"caddy": ("localhost",)}, "--caddy: 'localhost': no port; perhaps localhost:2019"),
         ({"caddy": ("http://localhost:2019/",)},
          "--caddy: 'http://localhost:2019/': a URL, not an address; perhaps localhost:2019"),
@@ -182,16 +182,16 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
         ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
         ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
         ("zebra = 3", "unknown key 'zebra'; keys are named as the flags are; snimux --help lists"),
-        ("listen = 443", "listen: 443 is not a string or a list of strings"),
-        ("listen = []", "listen: [] is not a string or a list of strings"),
+        ("listen = 443", 'listen: 443 is not a string; perhaps ":443"'),
+        ("listen = []", "listen: [] has no address; leave it out for :443"),
         ("listen = [1]", "listen: [1] is not a string or a list of strings"),
         ("hello_timeout = '5'", "hello_timeout: '5' is not a number of seconds"),
-        ("hello_timeout = true", "hello_timeout: True is not a number of seconds"),
+        ("hello_timeout = true", "hello_timeout: true is not a number of seconds"),
         ("idle_timeout = nan", "idle_timeout: nan is not a number of seconds above 0"),
         ("max_connections = 1.5", "max_connections: 1.5 is not a number of connections or auto"),
-        ("max_connections = true", "max_connections: True is not a number of connections or auto"),
+        ("max_connections = true", "max_connections: true is not a number of connections or auto"),
         ("log_level = 3", "log_level: 3 is not one of debug, info, warning, error"),
-        ("http = 80", "http: 80 is not a string or a list of strings"),
+        ("http = 80", 'http: 80 is not a string; perhaps ":80"'),
         ("http = 'on'", "http: 'on': no port; perhaps on:8443"),
         ("[[route]]\nhosts='a'\nto='x:1'\nhttp=8080",
          "route 1: http: 8080 is not a string or a list"),
@@ -232,6 +232,62 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
 def test_a_mistake_in_the_file_has_its_line(toml: str, line: str) -> None:
     (found,) = problems(read_toml(toml))
     assert found.startswith(line)
+
+
+ROUTE = '[[route]]\nhosts = "a.example"\nto = "127.0.0.1:1"\n'
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (ROUTE + "weight = 2", "route 1: unknown key 'weight'; it goes to an address, as in "
+         'to = [{ address = "127.0.0.1:8443", weight = 2 }]'),
+        (ROUTE + 'proxy_protocol = "v2"', "route 1: unknown key 'proxy_protocol'; did you mean "
+         "proxy?"),
+        (ROUTE + "workers = 2", "route 1: unknown key 'workers'; it goes to the top, above the "
+         "first [[...]]"),
+        (ROUTE + 'admin = "localhost:2019"', "route 1: unknown key 'admin'; it goes into a "
+         "[[caddy]]"),
+        (ROUTE + 'alpn = "h2"', "route 1: unknown key 'alpn'; it goes into hosts, as in "
+         'hosts = "secure.example.com/h2"'),
+        (ROUTE + 'transparent = "true"', "route 1: transparent: 'true' is not true or false; "
+         "write true, without quotes"),
+        ("transparent = true", "unknown key 'transparent'; it goes into a [[route]]"),
+        ('proxy = "v2"', "unknown key 'proxy'; it goes into a [[route]] or into a [[caddy]]"),
+        ("[limits]\ndrain = 1", "unknown key 'limits'; there is no such table; settings go to the "
+         "top, above the first [[...]]"),
+        # said once, and not besides that the other is missing
+        ('[[route]]\nhost = "a"\nto = "x:1"', "route 1: unknown key 'host'; did you mean hosts?"),
+        ('[[route]]\nhosts = "a"\nbackend = "x:1"', "route 1: unknown key 'backend'; did you mean "
+         "to?"),
+        ('[[listen]]\nport = 443', "listen 1: unknown key 'port'; did you mean address?"),
+        ('[[caddy]]\naddress = "x:1"', "caddy 1: unknown key 'address'; did you mean admin?"),
+        ("[[caddy]]\nadmin = 2019", "caddy 1: admin: 2019 is not a string, such as "
+         '"localhost:2019"; each Caddy has its own [[caddy]]'),
+        ('caddy = "x:1"', "caddy: caddys are tables, each headed [[caddy]], with admin = \"...\""),
+        ("default = 8443", "default: 8443 is not a string or a list of strings; perhaps "
+         '"127.0.0.1:8443"'),
+        ('default = "off"', "default: 'off': no address; where there is none, leave this out"),
+        ('default = "a:1, b:1"', "default: 'a:1, b:1': one at a time; several are a list, each in "
+         "its own quotes: [..., ...]"),
+        ("drain = '5s'", "drain: '5s' is not a number of seconds or off; write 5, without a unit"),
+        ("max_hello = '16k'", "max_hello: '16k' is not a number of bytes; write 16384, without a "
+         "unit"),
+        ("max_rate_per_source = '10/s'", "max_rate_per_source: '10/s' is not a number of "
+         "connections a second or off; write 10, without a unit"),
+        ("workers = '2'", "workers: '2' is not a number of workers or auto; write 2, without "
+         "quotes"),
+        ("watch = false", "watch: false is not one of on, off; did you mean off?"),
+        ("log_level = 'warn'", "log_level: 'warn' is not one of debug, info, warning, error; did "
+         "you mean warning?"),
+        ("idle_timeout = 07:32:00", "idle_timeout: 07:32:00 is not a number of seconds or off"),
+        ("status = 9443", "status: 9443 is not an address or off; perhaps 127.0.0.1:9443"),
+        ("acme_exempt = True", "not TOML: Invalid value (at line 1, column 15); write "
+         "acme_exempt = true or false, in small letters"),
+    ],
+)  # fmt: skip
+def test_what_was_meant_by_a_mistake_is_told_in_the_same_line(toml: str, line: str) -> None:
+    assert problems(read_toml(toml)) == [line]
 
 
 JSON = st.recursive(
@@ -336,11 +392,15 @@ def test_a_route_says_whom_it_serves() -> None:
     [
         ('allow = "10.0.0.1/8"', "allow: '10.0.0.1/8': has bits set behind the prefix; write "
          "10.0.0.0/8 for the network, or 10.0.0.1 for this address"),
-        ("deny = []", "deny: [] is not a string or a list of strings"),
+        ("allow = []", "allow: an empty list would let nobody in; leave allow out to let "
+         'everybody in, or write deny = ["0.0.0.0/0", "::/0", "unix"]'),
+        ('deny = "any"', "deny: 'any': no IP network; everybody is 0.0.0.0/0, ::/0 and unix"),
+        ('deny = "::1, ::2"', "deny: '::1, ::2': one at a time; several are a list, each in its "
+         "own quotes: [..., ...]"),
         ("deny = [1]", "deny: [1] is not a string or a list of strings"),
         ("acme_exempt = 1", "acme_exempt: 1 is not true or false"),
-        ("listen = []", "listen: [] is not a string or a list of strings, or tables, each "
-         "headed [[listen]]"),
+        ("listen = []", "listen: [] has no address; leave it out for :443"),
+        ("http = false", 'http: false has no address; write http = "off"'),
         ("listen = [1]", "listen: [1] is not a string or a list of strings, or tables, each "
          "headed [[listen]]"),
         ("[[listen]]", "listen 1: address is missing"),
@@ -350,9 +410,10 @@ def test_a_route_says_whom_it_serves() -> None:
         ('[[listen]]\naddress = ":443"\ndenied = "::1"',
          "listen 1: unknown key 'denied'; did you mean deny?"),
         ('[[listen]]\naddress = ":443"\nproxy_from = true',
-         "listen 1: proxy_from: True is not a string or a list of strings"),
+         "listen 1: proxy_from: true is not a string or a list of strings"),
         ('[[route]]\nhosts = "a.example"\nto = "localhost:1"\nproxy_from = "::1"',
-         "route 1: unknown key 'proxy_from'; did you mean proxy?"),
+         "route 1: unknown key 'proxy_from'; it goes to the top, above the first [[...]] or into a "
+         "[[listen]]"),
         ('[[listen]]\naddress = ":443"\ndeny = "office"', "listen 1: deny: 'office': no IP "
          "network, such as 192.0.2.0/24 or 2001:db8::/32"),
         ('[[route]]\nhosts = "a.example"\nto = "localhost:1"\nallow = ["::1/0"]', "route 1: allow: "
@@ -389,3 +450,19 @@ def test_what_is_transparent_goes_to_ip_addresses(address: str, key: str) -> Non
     ]
     (line,) = problems(read_toml('[[route]]\nhosts = "a"\nto = "[::1]:1"\ntransparent = "yes"'))
     assert line == "route 1: transparent: 'yes' is not true or false"
+
+
+def test_who_is_denied_or_believed_may_be_nobody() -> None:
+    source = read_toml(
+        """
+        deny = "::1"
+        proxy_from = "unix"
+        [[listen]]
+        address = ":443"
+        deny = []
+        proxy_from = []
+        """
+    )
+    assert problems(source) == []
+    assert source.rules == {"deny": networks("::1"), "proxy_from": Networks(unix=True)}
+    assert list(source.own_rules.values()) == [{"deny": Networks(), "proxy_from": Networks()}]
