@@ -6,8 +6,9 @@ and splices the raw stream to the right backend. It never terminates TLS.
 Reading order, lowest floor first; a file imports only from lower floors, and floors 0 to 2 know
 no trio, no socket, no clock and no log:
 
-0. ``hostname`` (names and patterns), ``address`` (where to listen or dial), ``verdict`` (what a
-   peek can conclude), ``networks`` (CIDR), ``pace`` (how fast one may come), ``balance`` (which of
+0. ``hostname`` (names and patterns), ``meant`` (what a mistake was meant to be), ``address`` (where
+   to listen or dial), ``verdict`` (what a peek can conclude), ``networks`` (CIDR), ``pace`` (how
+   fast one may come), ``balance`` (which of
    several addresses first), ``health`` (what checks say),
    ``dump`` (a capture -> bytes), ``farewells`` (what clients make of refusals),
    ``kept`` (what the last refused sent)

@@ -130,7 +130,7 @@ class Source:
         """The backend at those of the addresses that are good."""
         addresses = tuple(self.attempt_all(where, parse_dial, to))
         given = None if proxy == OFF else proxy
-        return Backend(addresses, cast(Version | Literal["auto"] | None, given))
+        return Backend(addresses, cast("Version | Literal['auto'] | None", given))
 
     def add_caddys(self, where: str, values: Iterable[str], proxy: str | None) -> None:
         """Ask these for further routes; a version of the PROXY protocol is not for them."""
@@ -353,7 +353,8 @@ def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None
         if x.key in table
     }
     if "hosts" in table:
-        backend, http = (x and replace(x, **said) for x in (backend, http))
+        if said:
+            backend, http = (x and replace(x, **said) for x in (backend, http))
         source.add_route(where, hosts, backend, http, access)
 
 
@@ -368,7 +369,7 @@ def _read_backend(
         return None
     to, weights = _addresses(source, f"{where}: {key}", table[key])
     backend = source.backend(where if key == "to" else f"{where}: {key}", to, proxy)
-    return replace(backend, weights=weights)
+    return replace(backend, weights=weights) if weights else backend
 
 
 def _addresses(source: Source, where: str, value: object) -> tuple[list[str], tuple[int, ...]]:

@@ -85,6 +85,10 @@ def test_what_no_address_is(text: str, why: str) -> None:
             parse(text)
 
 
+def test_one_address_is_kept_once_however_many_routes_have_it() -> None:
+    assert parse_dial("a.example:1") is parse_dial("a.example:1")
+
+
 def test_a_port_alone_is_answered_with_how_to_write_it() -> None:
     with pytest.raises(AddressError, match=r"perhaps :444$"):
         parse_listen("444")
