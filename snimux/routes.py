@@ -125,20 +125,24 @@ def parse_pattern(text: str) -> Pattern:
 class RouteTable:
     """An immutable table of routes; look-ups cost the same however many there are."""
 
-    __slots__ = ("_count", "_plain", "_routes")
+    # Flat, for the collector looks through whatever holds others, and stops all the while.
+    __slots__ = ("_any", "_by_alpn", "_count", "_plain")
 
     def __init__(self, routes: Iterable[Route] = ()) -> None:
         """Routes with distinct patterns; of two with the same pattern the first counts."""
-        self._routes: dict[str, dict[bytes | None, Route]] = {}
+        self._any: dict[str, Route] = {}
+        self._by_alpn: dict[str, dict[bytes, Route]] = {}
         self._plain: dict[str, Route] = {}
         patterns = set()
         for route in routes:
             patterns.add(route.pattern)
             host, alpn = route.pattern.host, route.pattern.alpn
-            if route.backend is not None:
-                self._routes.setdefault(host, {}).setdefault(alpn, route)
             if alpn is None:
                 self._plain.setdefault(host, route)
+                if route.backend is not None:
+                    self._any.setdefault(host, route)
+            elif route.backend is not None:
+                self._by_alpn.setdefault(host, {}).setdefault(alpn, route)
         self._count = len(patterns)
 
     def __len__(self) -> int:
@@ -147,10 +151,11 @@ class RouteTable:
 
     def __iter__(self) -> Iterator[Route]:
         """Each route that something is for, once."""
-        for by_alpn in self._routes.values():
+        yield from self._any.values()
+        for by_alpn in self._by_alpn.values():
             yield from by_alpn.values()
         for host, route in self._plain.items():
-            if self._routes.get(host, {}).get(None) is not route:
+            if self._any.get(host) is not route:
                 yield route
 
     def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
@@ -166,13 +171,12 @@ class RouteTable:
     def candidates(self, name: str | None, alpn: Sequence[bytes]) -> Iterator[Route]:
         """Every route that a hello matches; it goes by the first. See ``find``."""
         for host in hostname.patterns_matching(name):
-            by_alpn = self._routes.get(host)
-            if by_alpn is None:
-                continue
-            for protocol in (*alpn, None):
-                route = by_alpn.get(protocol)
-                if route is not None:
-                    yield route
+            by_alpn = self._by_alpn.get(host)
+            if by_alpn is not None:
+                yield from (by_alpn[protocol] for protocol in alpn if protocol in by_alpn)
+            route = self._any.get(host)
+            if route is not None:
+                yield route
 
     def find_plain(self, name: str | None) -> Route | None:
         """The route of a plain HTTP request for a canonical name, or None."""

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, cast
 
 from snimux import hostname, meant
@@ -16,6 +17,7 @@ from snimux.access import Access
 from snimux.address import (
     AddressError,
     AdminAddress,
+    DialAddress,
     ListenAddress,
     TcpAddress,
     parse_admin,
@@ -130,7 +132,7 @@ class Source:
         """The backend at those of the addresses that are good."""
         addresses = tuple(self.attempt_all(where, parse_dial, to))
         given = None if proxy == OFF else proxy
-        return Backend(addresses, cast("Version | Literal['auto'] | None", given))
+        return _backend(addresses, cast("Version | Literal['auto'] | None", given))
 
     def add_caddys(self, where: str, values: Iterable[str], proxy: str | None) -> None:
         """Ask these for further routes; a version of the PROXY protocol is not for them."""
@@ -167,6 +169,15 @@ class Source:
                 )
             self.places.setdefault(pattern, where)
             self.routes.setdefault(pattern, Route(pattern, backend, http, access))
+
+
+# Of 100,000 routes most lead to the same few.
+@lru_cache(1024)
+def _backend(
+    addresses: tuple[DialAddress, ...], proxy: Version | Literal["auto"] | None
+) -> Backend:
+    """A backend, which is the same one however many routes have it."""
+    return Backend(addresses, proxy)
 
 
 def read_flags(flags: Mapping[str, Any]) -> Source:

@@ -1,5 +1,7 @@
 """``snimux.routes``: exact beats longest suffix beats default, ALPN beats none."""
 
+import gc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -212,3 +214,11 @@ def test_the_candidates_are_all_that_match_and_the_first_is_found(
     by_host = {route.pattern.host: route for route in routes if route.pattern.alpn is None}
     assert plain == [by_host[host] for host in patterns_matching(name) if host in by_host]
     assert table.find_plain(name) == (plain[0] if plain else None)
+
+
+def test_a_table_has_few_objects_for_the_collector_to_look_through() -> None:
+    routes = [Route(parse_pattern(f"h{number}.example"), Backend(())) for number in range(1000)]
+    before = len(gc.get_objects())
+    table = RouteTable(routes)
+    assert len(gc.get_objects()) - before < 100
+    assert len(table) == 1000

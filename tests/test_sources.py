@@ -466,3 +466,8 @@ def test_who_is_denied_or_believed_may_be_nobody() -> None:
     assert problems(source) == []
     assert source.rules == {"deny": networks("::1"), "proxy_from": Networks(unix=True)}
     assert list(source.own_rules.values()) == [{"deny": Networks(), "proxy_from": Networks()}]
+
+
+def test_routes_to_the_same_place_have_one_backend() -> None:
+    one, two = read_toml(ROUTE + ROUTE.replace("a.example", "b.example")).routes.values()
+    assert one.backend is two.backend
