@@ -15,6 +15,7 @@ from itertools import count
 
 from snimux.address import AdminAddress, ListenAddress, TcpAddress, UnixAddress
 from snimux.facts import Caddy, Facts, Port
+from snimux.overlap import is_same
 
 _ADMIN, _HTTP, _HTTPS = 2019, 8080, 8443  # from here up; the first is Caddy's default
 _EVERYWHERE = ("", "0.0.0.0", "::")
@@ -166,20 +167,33 @@ def letter(facts: Facts, found: Sequence[Place], file: str) -> Iterator[str]:
 
 
 def toml(
-    listen: Sequence[ListenAddress], http: Sequence[ListenAddress] | None, found: Iterable[Place]
+    listen: Sequence[ListenAddress] | None,
+    http: Sequence[ListenAddress] | None,
+    found: Iterable[Place],
+    *,
+    text: str | None = None,
+    named: Sequence[AdminAddress] = (),
 ) -> str:
     """A configuration file for snimux with these Caddys behind it.
 
     Args:
-        listen: where it is to listen for TLS.
+        listen: where it is to listen for TLS; None where nothing is said of it.
         http: where for plain HTTP; empty is off, None is what snimux does by itself.
         found: the Caddys.
+        text: a file that there is; all of it is kept, and what is new goes before and behind it.
+        named: the Caddys that this has.
     """
-    lines = ["# `snimux doctor --config` this file says what is not right yet.", ""]
-    lines.append(f"listen = {_list(listen)}")
+    lines = [] if text else ["# `snimux doctor --config` this file says what is not right yet.", ""]
+    if listen is not None:
+        lines.append(f"listen = {_list(listen)}")
     if http is not None:
         lines.append(f"http = {_list(http) if http else _quoted('off')}")
+    if text:
+        lines.append(text.removesuffix("\n"))
     for place in found:
+        its = [x for x in (place.admin, place.caddy.admin) if x is not None]
+        if any(is_same(x, y) for x in named for y in its):
+            continue
         lines += [
             "",
             f"# {_printable(str(place.caddy))}",

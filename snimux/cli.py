@@ -8,6 +8,7 @@ What the shared flags are is ``flags``' to know, how a process serves ``process`
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from snimux import case as cases
 from snimux.address import AdminAddress, FdAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
-from snimux.config import Config, load
+from snimux.config import Config, ConfigError, load
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
@@ -36,7 +37,7 @@ from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.reload import File
 from snimux.routes import Route
 from snimux.running import Refused, Running, RunningError, beside, read_refused, read_routes
-from snimux.sources import OFF
+from snimux.sources import OFF, read_toml
 from snimux.supervisor import handed_to_worker
 from snimux.watch import State
 from snimux.watch import look as look_at_file
@@ -365,12 +366,32 @@ def init(
     no_search: bool,
     **flags: Any,
 ) -> None:
-    """Write a configuration for the Caddys of this host, and say what their Caddyfiles need."""
-    config, facts = _examined(merge(group_flags, flags), search=not no_search)
+    """Write a configuration for the Caddys of this host, and say what their Caddyfiles need.
+
+    With --config FILE all that is in FILE is kept, and the Caddys are added that it has not.
+    """
+    merged = merge(group_flags, flags)
+    text = read_file(merged["config"])
+    config, facts = _examined(merged, search=not no_search)
     if not facts.caddys:
         fail(1, "no Caddy is running here that can be seen; start them, or name one: --caddy ADDR")
     found = advice.places(facts)
-    file = advice.toml(facts.tls, facts.http if config.is_http_said else None, found)
+    there = read_toml(text or "")
+    for key, has in (("listen", bool(there.listen)), ("http", there.http is not None)):
+        if merged[key] and has:
+            fail(2, f"--{key}: {merged['config']} has {key} already: change it there")
+    is_new = text is None
+    file = advice.toml(
+        facts.tls if is_new or merged["listen"] else None,
+        facts.http if config.is_http_said and (is_new or merged["http"]) else None,
+        found,
+        text=text,
+        named=there.caddys,
+    )
+    try:
+        load({}, output or "FILE", file)
+    except ConfigError as error:
+        fail(1, *error.problems, "so it is not written")
     if output is None:
         click.echo(file)
     else:
@@ -398,6 +419,8 @@ def _write(path: Path, text: str, *, force: bool) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
         whole = Path(directory, path.name)
         whole.write_text(text, "utf-8")
+        if path.exists():
+            shutil.copymode(path, whole)
         (os.replace if force else os.link)(whole, path)
 
 

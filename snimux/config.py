@@ -134,6 +134,10 @@ _DEFAULT_HTTP = f":{HTTP.default_port}"
 _NO_LIMITS = (
     "relay", "log_format", "log_level", "workers", "watch", "status", "keep_refused"
 )  # fmt: skip
+_NO_ROUTES = (
+    "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or a --config FILE "
+    "that has some; see --help"
+)
 _FOR_BACKENDS = tuple(x.name for x in fields(BackendDefaults))
 
 
@@ -179,8 +183,10 @@ def load(
     http = _with_activated(given, [x for x in unlisted if x.protocol == HTTP.name])
     handed_over = tuple(x.address for x in activated)
     rules, own_rules = _rules(from_flags, from_file, activated, problems)
-    if not problems and (needs_routes or routes or caddys):
-        problems = _problems_together(listen, http, handed_over, routes.values(), caddys)
+    if not problems:
+        problems = _problems_together(listen, http, handed_over, routes.values())
+    if not problems and needs_routes and not (routes or caddys):
+        problems = [_NO_ROUTES]
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
     if not problems and settings["workers"] != 1:
@@ -325,14 +331,7 @@ def _problems_together(
     http: Sequence[ListenAddress],
     handed_over: Sequence[ListenAddress],
     routes: Iterable[Route],
-    caddys: Sequence[AdminAddress],
 ) -> list[str]:
-    routes = list(routes)
-    if not (routes or caddys):
-        return [
-            "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or a --config FILE "
-            "that has some; see --help"
-        ]
     problems = [
         f"http: {address} is covered by {other} already, where TLS is listened for"
         for address in http

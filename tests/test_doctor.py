@@ -443,6 +443,61 @@ async def test_init_keeps_what_is_said_of_port_80(said: str, tmp_path: Path) -> 
     assert b'\nhttp = "off"\n' in done.stdout
 
 
+MINE = """\
+# precious
+listen = [":443", ":8443"]
+[[route]]
+hosts = "a.example"  # mine
+to = "127.0.0.1:1"
+[[caddy]]
+admin = "127.0.0.1:1"
+"""
+
+
+async def test_init_keeps_all_that_a_file_has_and_adds_what_it_has_not(tmp_path: Path) -> None:
+    file = tmp_path / "snimux.toml"
+    file.write_text(MINE, "utf-8")
+    file.chmod(0o640)
+    args = ["--no-search", "--config", str(file), "--output", str(file)]
+    assert (await _init(*args)).returncode == 1
+    assert file.read_text("utf-8") == MINE
+    done = await _init(*args, "--force", "--caddy", f"unix/{tmp_path}/new", "--http", "off")
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = file.read_text("utf-8")
+    assert text.startswith(f'http = "off"\n{MINE}\n')
+    assert text.count("[[caddy]]") == 2
+    assert file.stat().st_mode & 0o777 == 0o640
+    config = load({}, "f", text)
+    assert (len(config.routes), len(config.listen), config.http) == (1, 2, ())
+
+
+async def test_init_says_what_it_would_have_to_change_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "snimux.toml"
+    file.write_text(MINE, "utf-8")
+    done = await _init("--no-search", "--config", str(file), "--listen", ":444")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == (
+        f"snimux: --listen: {file} has listen already: change it there\n"
+    )
+
+
+async def test_init_writes_no_file_that_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "snimux.toml"
+    ports = ["--listen", ":443", "--listen", ":80", "--http", ":80"]
+    done = await _init("--no-search", *ports, "--output", str(file))
+    assert done.returncode == 2
+    assert done.stderr == (
+        b"snimux: http: :80 is covered by :80 already, where TLS is listened for\n"
+    )
+    inline = tmp_path / "inline.toml"
+    inline.write_text('caddy = [{ admin = "localhost:1" }]', "utf-8")
+    args = ["--config", str(inline), "--caddy", "localhost:2", "--output", str(file)]
+    done = await _init("--no-search", *args)
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"\nsnimux: so it is not written\n")
+    assert not file.exists()
+
+
 async def test_init_without_a_caddy_says_what_to_do() -> None:
     done = await _init("--no-search")
     assert (done.returncode, done.stdout) == (1, b"")
