@@ -125,7 +125,7 @@ def test_a_proxy_protocol_for_no_route_is_no_wish_that_could_be_heeded() -> None
         ({"route": ("a=:1",)}, "--route: ':1': no host to dial; perhaps 127.0.0.1:1"),
         ({"route": ("a b=x:1",)}, "--route: 'a b': has ' '; a name has letters"),
         ({"route": ("1.2.3.4=x:1",)}, "--route: '1.2.3.4': an IP address, not a name"),
-        ({"route": ("a:443=x:1",)}, "--route: 'a:443': has a port, and a name has none"),
+        ({"route": ("a:443=x:1",)}, "--route: 'a:443': has a port; a name has none"),
         ({"route": ("a=x:1", "A.=y:1")},
          "--route: the pattern a is given twice, first in --route; several addresses go into one"),
         ({"route": ("*=x:1",), "default": "y:1"},
