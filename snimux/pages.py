@@ -5,11 +5,14 @@ other danger is a browser on the machine: a page from anywhere may have its own 
 127.0.0.1 (DNS rebinding), but then the Host has that name, and is refused.
 
 Bounded, whoever asks: connections at a time, a request's size, the time for it and for its answer.
-One request a connection.
+One request a connection. A stream has no end, so there are fewer at a time, and one that is not
+read is ended.
+
+Other sites' pages may send a browser here, but cannot have it ask for more: Sec-Fetch-Site tells.
 
 Knows nothing of what is on the pages.
 
-Source: RFC 9110; h11 reads and writes it.
+Source: RFC 9110; h11 reads and writes it. W3C Fetch Metadata.
 """
 
 import ipaddress
@@ -17,7 +20,6 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 
 import h11
@@ -28,6 +30,8 @@ from snimux.log import Log
 
 AT_A_TIME = 16
 """Connections: a scraper, a few browsers' tabs, and room; others wait to be accepted."""
+_STREAMS = 8
+"""Of these that last: half, so that a scraper and a health check have theirs whoever watches."""
 
 # Seconds for the whole request, and for the answer: then a slow client is none any more.
 _REQUEST_TIME = 5.0
@@ -36,6 +40,10 @@ _ANSWER_TIME = 10.0
 # with a reset, and the reset overtakes the answer.
 _LINGER = 1.0
 _LINGER_BYTES = 256 * 1024
+# Seconds until whoever finds no place for a stream may ask again.
+_ASK_AGAIN = 2
+# Bytes that the kernel keeps of a stream which is not read: it may be 4 MB, and hours of it.
+_UNREAD = 128 * 1024
 
 # Bytes of a request's head: what nginx and Apache take, or so.
 _LARGEST_REQUEST = 16 * 1024
@@ -61,10 +69,36 @@ class Page:
     body: bytes
     type: str = "application/json"
     status: int = 200
+    headers: Sequence[tuple[str, str]] = ()
 
 
-Pages = Mapping[str, Callable[[str], Awaitable[Page]]]
-"""For each path what makes the page, by the request's ``Accept``."""
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What a request is answered with bit by bit, until the client has gone.
+
+    ``more`` is asked for the next bytes once the last ones are sent, and so waits until there are
+    some; whoever reads slowly is asked for seldom, and nothing is kept for him.
+    """
+
+    more: Callable[[], Awaitable[bytes]]
+    type: str = "text/event-stream"
+
+
+Pages = Mapping[str, Callable[[str], Awaitable[Page | Stream]]]
+"""For each path what makes the page, by the request's ``Accept``.
+
+Where the path ends in a question mark, by the request's query.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What all connections share."""
+
+    pages: Pages
+    log: Log
+    places: trio.Semaphore
+    streams: trio.Semaphore
 
 
 async def serve_pages(
@@ -86,43 +120,42 @@ async def serve_pages(
 
     Resource handling: closes the listeners.
     """
-    places = trio.Semaphore(AT_A_TIME)
+    served = _Served(pages, log, trio.Semaphore(AT_A_TIME), trio.Semaphore(_STREAMS))
     with ExitStack() as closing:
         async with trio.open_nursery() as nursery:
             for listener in listeners:
                 closing.callback(close, listener)
                 log.write("info", "status", {"address": str(listener)})
-                nursery.start_soon(_accept, listener, pages, log, places, nursery)
+                nursery.start_soon(_accept, listener, served, nursery)
             task_status.started()
 
 
-async def _accept(
-    listener: Listener, pages: Pages, log: Log, places: trio.Semaphore, nursery: trio.Nursery
-) -> None:
+async def _accept(listener: Listener, served: _Served, nursery: trio.Nursery) -> None:
     while True:
         await trio.lowlevel.wait_readable(listener.socket)
-        await places.acquire()
+        await served.places.acquire()
         try:
             client, _ = listener.socket.accept()
         except OSError:
-            places.release()
+            served.places.release()
             await trio.sleep(_BACK_OFF)
             continue
-        nursery.start_soon(partial(_serve, client, pages, log, places))
+        nursery.start_soon(_serve, client, served)
 
 
-async def _serve(client: socket.socket, pages: Pages, log: Log, places: trio.Semaphore) -> None:
+async def _serve(client: socket.socket, served: _Served) -> None:
     try:
         async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
             with suppress(trio.BrokenResourceError):
-                await _converse(stream, pages, log)
+                await _converse(stream, served)
     finally:
-        places.release()
+        served.places.release()
 
 
-async def _converse(stream: trio.SocketStream, pages: Pages, log: Log) -> None:
+async def _converse(stream: trio.SocketStream, served: _Served) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_REQUEST)
-    request = None
+    request: h11.Request | None = None
+    page: Page | Stream | None = None
     with trio.move_on_after(_REQUEST_TIME) as reading:
         try:
             request = await _request(stream, connection)
@@ -134,10 +167,16 @@ async def _converse(stream: trio.SocketStream, pages: Pages, log: Log) -> None:
         return
     with trio.move_on_after(_ANSWER_TIME):
         if request is not None:
-            page = await _page(request, stream.socket.family == socket.AF_UNIX, pages, log)
-        with suppress(h11.LocalProtocolError):  # what it sent is past answering
-            await stream.send_all(_answer(connection, page, request))
-            await _linger(stream)
+            page = await _page(request, stream.socket.family == socket.AF_UNIX, served)
+            if isinstance(page, Stream) and request.method == b"HEAD":
+                page = Page(b"", page.type)
+        if isinstance(page, Page):
+            with suppress(h11.LocalProtocolError):  # what it sent is past answering
+                await stream.send_all(_answer(connection, page, request))
+                await _linger(stream)
+            return
+    if isinstance(page, Stream):
+        await _send_stream(stream, connection, page, served)
 
 
 async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request | None:
@@ -151,22 +190,86 @@ async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11
         connection.receive_data(await stream.receive_some(_READ_SIZE))
 
 
-async def _page(request: h11.Request, is_unix: bool, pages: Pages, log: Log) -> Page:
+async def _page(request: h11.Request, is_unix: bool, served: _Served) -> Page | Stream:
     headers = {name: value.decode("latin-1") for name, value in request.headers}
     if not (is_unix or is_of_loopback(headers.get(b"host", ""))):
         return _refusal(421, "the Host is not localhost, and no address of it")
+    if _is_of_another_site(headers):
+        return _refusal(403, "another site's page asks for it")
     if request.method not in _METHODS:
         return _refusal(405, "only GET and HEAD")
     if headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers:
         return _refusal(400, "a request has no body here")
-    make = pages.get(request.target.partition(b"?")[0].decode("latin-1"))
+    path, mark, query = request.target.decode("latin-1").partition("?")
+    make, told = served.pages.get(path + mark), query if mark else headers.get(b"accept", "")
     if make is None:
-        return _refusal(404, f"here are {', '.join(pages)}")
+        make, told = served.pages.get(path), headers.get(b"accept", "")
+    if make is None:
+        return _refusal(404, f"here are {', '.join(served.pages)}")
     try:
-        return await make(headers.get(b"accept", ""))
+        return await make(told)
     except Exception as error:  # not expected; but whoever looks must not end what he looks at
-        log.write("error", "status-failed", {"detail": repr(error)})
+        served.log.write("error", "status-failed", {"detail": repr(error)})
         return _refusal(500, "the page could not be made; the log has more")
+
+
+def _is_of_another_site(headers: Mapping[bytes, str]) -> bool:
+    """Whether a browser asks for a page that is not this one's, other than by a link to here.
+
+    The page could not read the answer; but it could have things done, and hold all places. One on
+    another port of this machine is of the same site, and no less another's. A frame in a page is
+    no link: nobody has clicked on it.
+    """
+    is_link = headers.get(b"sec-fetch-dest") == "document"
+    return headers.get(b"sec-fetch-site") in ("cross-site", "same-site") and not is_link
+
+
+async def _send_stream(
+    stream: trio.SocketStream, connection: h11.Connection, page: Stream, served: _Served
+) -> None:
+    """Send until the client has gone, or does not read."""
+    try:
+        served.streams.acquire_nowait()
+    except trio.WouldBlock:
+        words = f"{_STREAMS} watch already, and more may not"
+        full = _refusal(503, words, ("Retry-After", str(_ASK_AGAIN)))
+        with trio.move_on_after(_ANSWER_TIME):
+            await stream.send_all(_answer(connection, full, None))
+            await _linger(stream)
+        return
+    try:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_gone, stream, nursery.cancel_scope)
+            with suppress(trio.BrokenResourceError):
+                await _send_on(stream, connection, page, served.log)
+            nursery.cancel_scope.cancel()
+    finally:
+        served.streams.release()
+
+
+async def _send_on(
+    stream: trio.SocketStream, connection: h11.Connection, page: Stream, log: Log
+) -> None:
+    headers = [("Content-Type", page.type), *_HEADERS]
+    data = connection.send(h11.Response(status_code=200, headers=headers, reason="OK")) or b""
+    while True:
+        with trio.move_on_after(_ANSWER_TIME) as sending:
+            await stream.send_all(data)
+        if sending.cancelled_caught:
+            return
+        try:
+            data = connection.send(h11.Data(data=await page.more())) or b""
+        except Exception as error:  # as where a page is made
+            log.write("error", "status-failed", {"detail": repr(error)})
+            return
+
+
+async def _until_gone(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    """Read what nobody has asked for, and that is not much, until the client ends."""
+    with suppress(trio.BrokenResourceError):
+        await stream.receive_some(1)
+    scope.cancel()
 
 
 def is_of_loopback(host: str) -> bool:
@@ -181,12 +284,13 @@ def is_of_loopback(host: str) -> bool:
         return name.lower() == "localhost"
 
 
-def _refusal(status: int, words: str) -> Page:
-    return Page(f"{words}\n".encode(), "text/plain; charset=utf-8", status)
+def _refusal(status: int, words: str, *headers: tuple[str, str]) -> Page:
+    return Page(f"{words}\n".encode(), "text/plain; charset=utf-8", status, headers)
 
 
 def _answer(connection: h11.Connection, page: Page, request: h11.Request | None) -> bytes:
-    headers = [("Content-Type", page.type), ("Content-Length", str(len(page.body))), *_HEADERS]
+    size = str(len(page.body))
+    headers = [("Content-Type", page.type), ("Content-Length", size), *page.headers, *_HEADERS]
     if page.status == 405:
         headers.append(("Allow", b", ".join(_METHODS).decode()))
     is_head = request is not None and request.method == b"HEAD"

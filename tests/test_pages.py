@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from snimux.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
-from snimux.pages import Page, is_of_loopback, serve_pages
+from snimux.pages import Page, Pages, Stream, is_of_loopback, serve_pages
 from tests.caddy import short_directory
 from tests.sockets import open_descriptors, read_to_end, send_all
 
@@ -32,6 +32,7 @@ class Running:
     where: str
     stream: io.StringIO = field(default_factory=io.StringIO)
     asked: list[str] = field(default_factory=list)
+    events: int = 0
 
     async def connect(self) -> trio.socket.SocketType:
         sock = trio.socket.socket(self.listener.socket.family)
@@ -80,7 +81,24 @@ async def running(at: ListenAddress = ANYWHERE) -> AsyncIterator[Running]:
     async def big(accept: str) -> Page:
         return Page(bytes(BIG))
 
-    pages = {"/good": good, "/bad": bad, "/big": big}
+    async def more() -> bytes:
+        run.events += 1
+        await trio.sleep(1)
+        return b"x" * 2**20
+
+    async def broken() -> bytes:
+        raise RuntimeError("not expected")
+
+    async def endless(accept: str) -> Stream:
+        return Stream(more)
+
+    async def breaking(accept: str) -> Stream:
+        return Stream(broken)
+
+    pages: Pages = {
+        "/good": good, "/good?": good, "/bad": bad, "/big": big, "/endless": endless,
+        "/breaking": breaking,
+    }  # fmt: skip
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_pages, [listener], pages, Log(run.stream, form="json"))
         yield run
@@ -90,7 +108,7 @@ async def running(at: ListenAddress = ANYWHERE) -> AsyncIterator[Running]:
 
 async def test_a_page_is_served_and_kept_by_nobody() -> None:
     async with running() as run:
-        request = b"GET /good?x=1 HTTP/1.1\r\nHost: localhost:1\r\nAccept: text/x\r\n\r\n"
+        request = b"GET /good HTTP/1.1\r\nHost: localhost:1\r\nAccept: text/x\r\n\r\n"
         status, headers, body = await run.send(request)
         assert (status, body, run.asked) == (200, b'{"good": 1}', ["text/x"])
         assert headers == {
@@ -112,7 +130,10 @@ async def test_what_is_not_there_is_told_with_what_is() -> None:
     async with running() as run:
         for path in ("/", "/good/", "/../good", "http://localhost/good", "//good", "*"):
             status, body = await run.get(path)
-            assert (status, body) == (404, b"here are /good, /bad, /big\n"), path
+            assert (status, body) == (
+                404,
+                b"here are /good, /good?, /bad, /big, /endless, /breaking\n",
+            ), path
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get"])
@@ -246,3 +267,93 @@ async def test_who_does_not_close_after_the_answer_is_closed(autojump_clock: Moc
                     break
                 await trio.sleep(0.1)
             assert trio.current_time() - started < 2
+
+
+async def test_where_a_path_takes_a_query_the_page_is_told_that() -> None:
+    async with running() as run:
+        assert (await run.get("/good?find=a%20b"))[0] == 200
+        assert (await run.get("/good?"))[0] == 200
+        assert run.asked == ["find=a%20b", ""]
+        assert (await run.get("/bad?x", more="Accept: y\r\n"))[0] == 500
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_another_sites_page_has_nothing_done(site: str) -> None:
+    async with running() as run:
+        sent = f"Sec-Fetch-Site: {site}\r\nSec-Fetch-Dest: "
+        for path in ("/good", "/good?", "/endless"):
+            for what in ("empty", "image", "iframe", "object"):
+                assert (await run.get(path, more=f"{sent}{what}\r\n"))[0] == 403
+        assert run.asked == []
+        # but a link may lead here
+        assert (await run.get("/good", more=f"{sent}document\r\n"))[0] == 200
+        for own in ("same-origin", "none"):
+            assert (await run.get("/good", more=f"Sec-Fetch-Site: {own}\r\n"))[0] == 200
+
+
+async def begun(run: Running, path: str = "/endless") -> trio.socket.SocketType:
+    """A client of a stream that has its head; nothing else is read."""
+    sock = await run.connect()
+    await send_all(sock, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert b"200 OK" in await sock.recv(15)
+    return sock
+
+
+async def test_a_stream_goes_on_until_its_client_goes(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with running() as run:
+        with await begun(run) as sock:
+            got = 0
+            while got < 5 * 2**20:
+                got += len(await sock.recv(2**20))
+            assert run.events >= 5
+        await wait_all_tasks_blocked(0.02)
+        events = run.events
+        await trio.sleep(60)
+        assert run.events - events <= 1
+
+
+async def test_a_stream_that_nobody_reads_is_ended(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    before = open_descriptors()
+    async with running() as run:
+        with await begun(run) as sock:
+            await trio.sleep(1000)  # until the kernel's buffers are full, and 10 seconds more
+            events = run.events
+            await trio.sleep(1000)
+            assert run.events == events < 500
+            data, _ = await read_to_end(sock)
+            assert len(data) < events * 2**20
+    assert open_descriptors() == before
+
+
+async def test_streams_leave_places_to_others(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with running() as run:
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(await begun(run))
+            request = b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            status, headers, body = await run.send(request)
+            assert (status, headers["retry-after"]) == (503, "2")
+            assert body == b"8 watch already, and more may not\n"
+            for _ in range(20):
+                assert (await run.get("/good"))[0] == 200
+        await wait_all_tasks_blocked(0.02)
+        (await begun(run)).close()
+
+
+async def test_of_a_stream_only_the_head_may_be_asked_for() -> None:
+    async with running() as run:
+        request = b"HEAD /endless HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        status, headers, body = await run.send(request)
+        assert (status, headers["content-type"], body) == (200, "text/event-stream", b"")
+        assert run.events == 0
+
+
+async def test_a_stream_that_breaks_ends_nothing_else() -> None:
+    async with running() as run:
+        with await begun(run, "/breaking") as sock:
+            await read_to_end(sock)
+        assert (await run.get("/good"))[0] == 200
+    assert "status-failed" in run.stream.getvalue()
