@@ -14,7 +14,8 @@ no trio, no socket, no clock and no log:
    ``kept`` (what the last refused sent)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),
    ``access`` (who is served),
-   ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other)
+   ``routes`` ((name, ALPN) -> backend), ``overlap`` (which addresses are each other),
+   ``reasons`` (why one is refused, in words)
 2. ``settings`` (each key and flag), ``sources`` (flags, or TOML -> what they say), ``config`` (both
    -> Config), ``difference`` (of two Configs), ``caddy`` (Caddy's configuration -> routes),
    ``facts`` (what the doctor found), ``advice`` (what to write), ``diagnosis`` (how it is; the

@@ -11,41 +11,15 @@ from snimux import hostname
 from snimux.explanation import End, Explanation, Result
 from snimux.networks import UNIX
 from snimux.proxy_auto import Remark
+from snimux.reasons import MEANINGS
 from snimux.report import plain
 from snimux.routes import Backend, Pattern
 from snimux.running import Beside
-from snimux.verdict import Hello, Reason
+from snimux.verdict import Hello
 
 _WIDTH = 10  # of the words on the left
 _PATTERN_WIDTH = 28
 _ADDRESS_WIDTH = 28
-
-# In the tone of the log's words, which are before them.
-_REASONS = {
-    Reason.NO_BYTES: "it says nothing",
-    Reason.HTTP: "plain HTTP, where TLS is listened for",
-    Reason.TLS: "TLS, where plain HTTP is listened for",
-    Reason.SSH: "SSH",
-    Reason.SSLV2: "a hello of SSLv2, which no server should take any more",
-    Reason.PROXY_PROTOCOL: "a PROXY protocol header, which snimux does not take here",
-    Reason.NOISE: "neither TLS nor HTTP",
-    Reason.MALFORMED_HELLO: "not as the protocol wants it, so that two could read it differently",
-    Reason.BAD_SERVER_NAME: "the server name is no host name",
-    Reason.UNEXPECTED_MESSAGE: "something else where the hello should be",
-    Reason.RECORD_OVERFLOW: "a record that is longer than TLS allows",
-    Reason.HELLO_TOO_LARGE: "longer than max_hello allows",
-    Reason.HELLO_TIMEOUT: "not whole within hello_timeout",
-    Reason.HELLO_CUT_SHORT: "the client closes before it is whole",
-    Reason.BAD_PROXY_HEADER: "no PROXY protocol header, where one of proxy_from begins with it",
-    Reason.ACCESS_DENIED: "allow and deny do not let it in",
-    Reason.NO_SOURCE: "the backend is transparent, and has no address of the client's family",
-    Reason.RATE_LIMITED: "new connections come from there faster than they may",
-    Reason.NO_ROUTE: "no route has a pattern that matches",
-    Reason.NO_HTTP: "its route has no plain HTTP, and it is nothing to redirect to https",
-    Reason.BACKEND_DOWN: "no address of the backend answers",
-    Reason.OUT_OF_RESOURCES: "this machine has nothing left to dial with",
-    Reason.TOO_MANY_FROM_SOURCE: "more connections from there than max_connections_per_source",
-}
 
 _RESULTS = {
     Result.TAKEN: "taken",
@@ -163,7 +137,7 @@ def _ending(explained: Explanation) -> str:
         case End.REDIRECTED:
             return f"redirected to {decision.location}"
         case End.REFUSED | End.NOT_LISTENED:
-            words = [decision.reason and f"{decision.reason}, {_REASONS[decision.reason]}"]
+            words = [decision.reason and f"{decision.reason}, {MEANINGS[decision.reason]}"]
             return "refused: " + ": ".join(filter(None, [*words, decision.detail]))
 
 

@@ -2,9 +2,7 @@
 
 import json
 
-import pytest
-
-from snimux.account import _REASONS, as_json, status, text
+from snimux.account import as_json, status, text
 from snimux.address import AdminAddress, TcpAddress
 from snimux.caddy import Listener, Site, Sites
 from snimux.case import Case, of_bytes, of_name
@@ -14,7 +12,6 @@ from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.proxy_auto import Remark
 from snimux.running import Beside
-from snimux.verdict import Reason
 
 FILE = """
     listen = ":8443"
@@ -95,11 +92,6 @@ def test_what_was_learnt_of_a_backend_is_told() -> None:
     assert f"{unasked}, v2: understood" in text(found, learnt).splitlines()
     dial = [{"address": "127.0.0.1:8445", "proxy": "auto", "header": "v2"}]
     assert json.loads(as_json(found, learnt))["dial"] == dial
-
-
-@pytest.mark.parametrize("reason", Reason)
-def test_every_reason_has_words(reason: Reason) -> None:
-    assert _REASONS[reason]
 
 
 def test_a_hello_that_is_none() -> None:

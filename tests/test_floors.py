@@ -23,7 +23,7 @@ FLOORS = (
         "farewells",
         "kept",
     ),
-    ("client_hello", "http_head", "proxy_header", "access", "routes", "overlap"),
+    ("client_hello", "http_head", "proxy_header", "access", "routes", "overlap", "reasons"),
     (
         "settings",
         "sources",

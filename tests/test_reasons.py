@@ -1,0 +1,22 @@
+"""``snimux.reasons``: words for each reason, for people."""
+
+import re
+
+import pytest
+
+from snimux.reasons import MEANINGS, REMEDIES
+from snimux.settings import SETTINGS
+from snimux.verdict import Reason
+
+FLAGS = {setting.flag for setting in SETTINGS} | {"--route", "--allow", "--deny", "--proxy-from"}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_says_what_it_means_and_what_to_do(reason: Reason) -> None:
+    assert re.fullmatch("[A-Za-z].*[^.]", MEANINGS[reason])
+    assert re.fullmatch(r"[A-Z].*\.", REMEDIES[reason])
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_what_is_to_be_changed_is_there(reason: Reason) -> None:
+    assert set(re.findall(r"--[a-z-]+", REMEDIES[reason])) <= FLAGS
