@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
+from operator import add
 from typing import Any
 
 from snimux.address import DialAddress
@@ -277,6 +278,21 @@ class Snapshot:
         for mine, theirs in ((self.histograms, other.histograms), (self.shares, other.shares)):
             _add_rows(mine, theirs)
         self.active += other.active
+
+    def by_route(self) -> dict[str, list[int]]:
+        """The sums of the shares of each route."""
+        return self._by(0)
+
+    def by_backend(self) -> dict[str, list[int]]:
+        """The sums of the shares of each backend."""
+        return self._by(1)
+
+    def _by(self, place: int) -> dict[str, list[int]]:
+        sums: dict[str, list[int]] = {}
+        for key, row in self.shares.items():
+            known = sums.get(key[place])
+            sums[key[place]] = list(row) if known is None else list(map(add, known, row))
+        return sums
 
     def without_live(self) -> "Snapshot":
         """What is left of it when its process has ended: the counts, and no connection."""

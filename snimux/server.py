@@ -215,6 +215,7 @@ class _Server:
         self.view: View | None = None  # where nobody looks, nothing is counted
         if figures is not None:
             self.view = View(figures, self.table, places, down=self.backends.down)
+            self.view.states = self.backends.states
             self.backends.told_failed = figures.not_dialled
         self.prober = Prober(log)
         self.prober.exchange(asked(config.routes, {}))

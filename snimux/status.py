@@ -4,7 +4,7 @@ Knows nothing of HTTP, and neither how processes are asked nor how many there ar
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -17,6 +17,10 @@ from snimux.pages import Page, Pages
 from snimux.view import MOST_CONNECTIONS
 
 _MOST_REFUSED = 100
+
+_WORDS = ("connections", "active", "up", "down")
+NONE = (0,) * len(_WORDS)
+"""Of what was not used."""
 
 _AT_A_TIME = 100  # rows of JSON: some hundred µs
 
@@ -94,13 +98,10 @@ async def _routes(source: Source, accept: str) -> Page:
     total, routes = 0, []
     for pieces in answers:
         if pieces and pieces[0]["total"] >= total:
-            total, routes = pieces[0]["total"], _gathered([pieces], "routes")
-    by_route: dict[str, list[int]] = {}
-    for (route, _), row in whole.figures.shares.items():
-        by_route[route] = [a + b for a, b in zip(row, by_route.get(route, [0] * 4), strict=True)]
-    words = ("connections", "active", "up", "down")
+            total, routes = pieces[0]["total"], gathered([pieces], "routes")
+    by_route = whole.figures.by_route()
     for each in routes:
-        each |= dict(zip(words, by_route.get(each["pattern"], [0] * 4), strict=True))
+        each |= named(by_route.get(each["pattern"], NONE))
     return await _json("routes", routes, total=total)
 
 
@@ -110,7 +111,7 @@ async def _connections(source: Source, accept: str) -> Page:
     for worker, pieces in answers:
         if pieces:
             total += pieces[0]["total"]
-            found += [{"worker": worker, **x} for x in _gathered([pieces], "connections")]
+            found += [{"worker": worker, **x} for x in gathered([pieces], "connections")]
     found.sort(key=lambda each: -each["age"])
     return await _json("connections", found[:MOST_CONNECTIONS], total=total)
 
@@ -120,13 +121,18 @@ async def _refused(source: Source, what: str, accept: str) -> Page:
     found = [
         {"worker": worker, **each}
         for worker, pieces in answers
-        for each in _gathered([pieces], "refused")
+        for each in gathered([pieces], "refused")
     ]
     found.sort(key=lambda each: each["time"])
     return await _json("refused", found[-_MOST_REFUSED:])
 
 
-def _gathered(answers: list[list[Any] | None], word: str) -> list[dict[str, Any]]:
+def named(row: Sequence[int]) -> dict[str, int]:
+    """What a route or a backend was used for, by words."""
+    return dict(zip(_WORDS, row, strict=True))
+
+
+def gathered(answers: Iterable[list[Any] | None], word: str) -> list[dict[str, Any]]:
     """What all pieces have under a word, in one list."""
     return list(chain(*(piece.get(word, ()) for pieces in answers for piece in pieces or ())))
 

@@ -13,6 +13,7 @@ import trio
 
 from snimux import __version__, figures
 from snimux.address import AdminAddress, DialAddress
+from snimux.backends import State
 from snimux.figures import Figures, Piece
 from snimux.places import Places
 from snimux.routes import Backend, LiveTable, Route
@@ -21,6 +22,11 @@ MOST_CONNECTIONS = 1_000
 """So many can be looked through; how many there are in all is told."""
 MOST_ROUTES = 10_000
 """2 MB, or so; how many there are in all is told."""
+
+MOST_LIVE = 100
+"""Rows of each table that is told every second: more than a person looks through."""
+MOST_LAST = 10
+"""Of the last refused that are told every second."""
 
 _AT_A_TIME = 100  # routes
 
@@ -37,10 +43,16 @@ class View:
     draining: bool = False
     down: Set[DialAddress] = frozenset()
     """The addresses that do not answer, as far as this process knows."""
+    states: Mapping[DialAddress, State] = field(default_factory=dict)
+    """What it knows of addresses, of these and of others."""
 
     def tell(self, what: str) -> Iterator[Piece]:
-        """The answer: ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``."""
-        match what:
+        """The answer: ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``.
+
+        ``live`` is of several a little; ``find`` is followed by what routes are to have in them.
+        """
+        word, _, wanted = what.partition(" ")
+        match word:
             case "figures":
                 yield {
                     "version": __version__,
@@ -62,11 +74,44 @@ class View:
                     kept = self.figures.hellos.get(each["number"])
                     hello = None if kept is None else base64.b64encode(kept).decode("ascii")
                     yield {"refused": [{**each, "hello": hello}]}
+            case "live":
+                last = list(self.figures.last_refused)[-MOST_LAST:]
+                routes = [self._route(route) for route in islice(self.table.current, MOST_LIVE)]
+                yield {"total": len(self.table.current), "routes": routes, "refused": last}
+                yield {"down": len(self.down), "backends": self._backends()}
+            case "find":
+                yield from self._found(wanted)
 
     def _routes(self) -> Iterator[Piece]:
         routes = islice(self.table.current, MOST_ROUTES)
         while some := list(islice(routes, _AT_A_TIME)):
             yield {"routes": [self._route(route) for route in some]}
+
+    def _found(self, wanted: str) -> Iterator[Piece]:
+        """How many routes have a text in them, and the first of these."""
+        found: list[Piece] = []
+        routes, total = iter(self.table.current), 0
+        while some := list(islice(routes, _AT_A_TIME)):
+            for route in some:
+                if wanted in str(route.pattern) or wanted in _backends_of(route):
+                    total += 1
+                    if len(found) < MOST_LIVE:
+                        found.append(self._route(route))
+            yield {}
+        yield {"total": total, "routes": found}
+
+    def _backends(self) -> list[Piece]:
+        """Some of the addresses of which anything is known, with what is; first those down."""
+        some = dict.fromkeys((*islice(self.down, MOST_LIVE), *islice(self.states, MOST_LIVE)))
+        now = trio.current_time()
+        rows = []
+        for address in islice(some, MOST_LIVE):
+            state = self.states.get(address)
+            since = None if state is None else state.silent_since
+            silent_for = None if since is None else round(now - since, 3)
+            is_up = address not in self.down
+            rows.append({"backend": str(address), "is_up": is_up, "silent_for": silent_for})
+        return rows
 
     def _route(self, route: Route) -> Piece:
         found_at = None if route.pattern.alpn else self.has.get(route.pattern.host)
@@ -81,6 +126,10 @@ class View:
             "access_of": route.access_of and str(route.access_of),
             "not_answering": [str(x) for x in dict.fromkeys(addresses) if x in self.down],
         }
+
+
+def _backends_of(route: Route) -> str:
+    return " ".join(str(address) for backend in route.backends for address in backend.addresses)
 
 
 def _addresses(backend: Backend | None) -> list[str] | None:

@@ -12,6 +12,7 @@ from snimux import __version__
 from snimux import view as module
 from snimux.access import Access
 from snimux.address import DialAddress, TcpAddress
+from snimux.backends import State
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
 from snimux.places import LocalPlaces
@@ -113,3 +114,33 @@ def test_routes_say_which_of_their_addresses_do_not_answer() -> None:
     down |= {TWO, TcpAddress("10.0.0.1", 1)}
     _, piece = view.tell("routes")
     assert piece["routes"][0]["not_answering"] == [str(TWO)]
+
+
+async def test_what_is_told_every_second_is_of_each_a_little(mock_clock: MockClock) -> None:
+    view = viewing(*(route(f"n{x}.example") for x in range(300)))
+    addresses = [TcpAddress("10.0.0.1", port) for port in range(1, 301)]
+    view.states = {address: State() for address in addresses}
+    view.down = {addresses[299]}
+    view.states[addresses[299]].silent_since = trio.current_time()
+    mock_clock.jump(3)
+    for _ in range(20):
+        view.figures.keep(Outcome(None, reason=Reason.NO_ROUTE))
+    routes, backends = json.loads(json.dumps(list(view.tell("live"))))
+    assert (routes["total"], len(routes["routes"]), len(routes["refused"])) == (300, 100, 10)
+    assert routes["refused"][-1]["number"] == 20
+    assert (backends["down"], len(backends["backends"])) == (1, 100)
+    first, second, *_ = backends["backends"]
+    assert first == {"backend": "10.0.0.1:300", "is_up": False, "silent_for": 3}
+    assert second == {"backend": "10.0.0.1:1", "is_up": True, "silent_for": None}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "total"), [("n29", 11), ("127.0.0.1:2", 300), ("nothing", 0), ("a b", 0), ("", 300)]
+)
+def test_routes_are_found_by_what_is_in_them(wanted: str, total: int) -> None:
+    *turns, piece = viewing(*(route(f"n{x}.example") for x in range(300))).tell(f"find {wanted}")
+    assert turns == [{}] * 3
+    assert (piece["total"], len(piece["routes"])) == (total, min(total, 100))
+    assert not total or piece["routes"][0]["pattern"] == {"n29": "n29.example"}.get(
+        wanted, "n0.example"
+    )
