@@ -30,8 +30,8 @@ no trio, no socket, no clock and no log:
    ``running`` (what a running snimux shows), ``probe`` (ask a backend whether it
    understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
    a backend's), ``report`` (findings -> words), ``questions`` (ask a worker, answer a supervisor),
-   ``pages`` (serve some to this machine alone); in ``relay`` the interface first, then
-   ``portable``, then ``engine``
+   ``pages`` (serve some to this machine alone), ``checkup`` (the doctor, now and then); in
+   ``relay`` the interface first, then ``portable``, then ``engine``
 4. ``connection`` (one connection's life), ``doors`` (accept them, where there is room),
    ``shares`` (how many one source may have), ``ends`` (tell how they ended),
    ``reload`` (another configuration while connections are

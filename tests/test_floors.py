@@ -66,6 +66,7 @@ FLOORS = (
         "relay.engine",
         "questions",
         "pages",
+        "checkup",
     ),
     (
         "connection",

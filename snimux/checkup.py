@@ -1,0 +1,102 @@
+"""Have the doctor look at the host, now and then, when somebody wants to know.
+
+In a process of its own: it takes seconds of a processor, imports much, and must not be able to
+harm whoever serves. Bounded in time; one at a time, and then none for a while, whoever asks.
+
+Knows nothing of what it finds.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import trio
+
+# Seconds that it may take: it bounds itself to half of that, on a machine that is not busy.
+_PATIENCE = 60.0
+# Seconds between two looks at the least, for each shakes hands with all backends.
+_REST = 30.0
+# And after so many a look is old.
+_OLD = 300.0
+
+# Of its words on stderr, and of what it found, what a person reads.
+_LONGEST = 300
+_MOST_FOUND = 100
+
+_ORDER = ("red", "yellow", "green")
+
+# What a service manager and a supervisor hand to a process is for that one alone.
+_OWN = ("LISTEN_", "NOTIFY_", "WATCHDOG_")
+
+
+class Checkup:
+    """What the doctor found last; ``run`` has to run for it to find anything."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Nothing was found yet.
+
+        Args:
+            command: what prints the findings as ``report.as_json`` has them.
+        """
+        self.command = command
+        self.found: dict[str, Any] = {"status": None, "findings": [], "unseen": [], "left_out": 0}
+        self.fault = ""
+        self.looked: float | None = None  # when
+        self.wanted = trio.Event()
+
+    def tell(self, *, again: bool) -> dict[str, Any]:
+        """What is known; where that is old, or ``again`` is wanted, more will be."""
+        age = None if self.looked is None else round(trio.current_time() - self.looked, 1)
+        if age is None or age > (_REST if again else _OLD):
+            self.wanted.set()
+        return {
+            "looking": self.wanted.is_set(),
+            "age": age,
+            "rest": _REST,
+            "fault": self.fault,
+            **self.found,
+        }
+
+    async def run(self) -> None:
+        """Look whenever that is wanted, until cancelled."""
+        while True:
+            await self.wanted.wait()
+            self.fault = await self._look()
+            self.looked, self.wanted = trio.current_time(), trio.Event()
+
+    async def _look(self) -> str:
+        """Look; what kept it from that, if anything."""
+        if not self.command:
+            return "it was not started: there is no command"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(_OWN)}
+        run = partial(trio.run_process, capture_stdout=True, capture_stderr=True, check=False)
+        try:
+            with trio.fail_after(_PATIENCE):
+                done = await run(self.command, env=environment, deliver_cancel=_kill)
+        except trio.TooSlowError:
+            return f"it took longer than {_PATIENCE:g} s"
+        except OSError as error:
+            return f"it was not started: {error.strerror}"
+        try:
+            # In a thread, for of very many sites it may be long.
+            self.found = await trio.to_thread.run_sync(_read, done.stdout)
+        except (ValueError, LookupError, TypeError):  # or of another version
+            said = done.stderr.decode("utf-8", "replace").strip()
+            return said[-_LONGEST:] or f"it ended with status {done.returncode}"
+        return ""
+
+
+def _read(printed: bytes) -> dict[str, Any]:
+    """What it found, the worst first; of very much only the first."""
+    found = json.loads(printed)
+    worst_first = sorted(found["findings"], key=lambda each: _ORDER.index(each["colour"]))
+    left_out = max(len(worst_first) - _MOST_FOUND, 0)
+    unseen = found["unseen"][:_MOST_FOUND]
+    shown = {"findings": worst_first[:_MOST_FOUND], "unseen": unseen, "left_out": left_out}
+    return {"status": found["status"], **shown}
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()
