@@ -40,6 +40,7 @@ no trio, no socket, no clock and no log:
    served), ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes
    of connections), ``view`` (what a process tells of itself), ``exposition`` (figures -> what
    Prometheus reads), ``status`` (the pages of a running snimux),
+   ``live`` (the one that moves; it is in ``page``),
    ``showing`` (until another process does), ``life`` (what a process is told, and its end)
 5. ``server`` (puts these together), ``doctor`` (find out all that ``diagnosis`` judges),
    ``description`` (a configuration in words), ``account`` (an explanation in words)

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 import trio
 
+from snimux.checkup import Checkup
 from snimux.figures import snapshot
 from snimux.listeners import Listener
+from snimux.live import all_pages
 from snimux.log import Log
 from snimux.pages import serve_pages
-from snimux.status import Answers, Source, Whole, pages
+from snimux.status import Answers, Source, Whole
 from snimux.upgrade import Succession
 from snimux.view import View
 
@@ -48,16 +50,21 @@ class Showing:
 
         Resource handling: closes the listeners.
         """
-        shown, close = pages(source), self._succession.close
+        # As this process was started, so that the doctor has the same configuration.
+        command = self._succession.command
+        checkup = Checkup([*command, "doctor", "--json"] if command else [])
+        shown, close = all_pages(source, checkup), self._succession.close
         with self._scope:
-            if self._succession.relieves:
-                task_status.started()
-                await self._succession.relieved()
-                await serve_pages(self.listeners, shown, self._log, close=close)
-            else:
-                await serve_pages(
-                    self.listeners, shown, self._log, close=close, task_status=task_status
-                )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(checkup.run)
+                if self._succession.relieves:
+                    task_status.started()
+                    await self._succession.relieved()
+                    await serve_pages(self.listeners, shown, self._log, close=close)
+                else:
+                    await serve_pages(
+                        self.listeners, shown, self._log, close=close, task_status=task_status
+                    )
 
     def leave(self) -> None:
         """Leave it to another process."""

@@ -153,7 +153,7 @@ class Succession:
         self._log = log
         self._manager = manager
         self._activated = inherited.activated
-        self._command = command
+        self.command = command
         self._unwanted = besides(inherited.listeners, listeners)
         self._before = [_channel(number) for number in inherited.predecessors]
         self._relieved = trio.Event()
@@ -254,7 +254,7 @@ class Succession:
 
         Resource handling: a successor that does not serve has ended on return.
         """
-        if not self._command:
+        if not self.command:
             return False
         await self._settled.wait()  # it may be asked for as soon as this process has been started
         reason = self._why_not()
@@ -331,7 +331,7 @@ class Succession:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_WAITING)
         try:
             environment = {**os.environ, **self._manager.variables}
-            pid, keeper = _start_apart(self._command, handed, environment)
+            pid, keeper = _start_apart(self.command, handed, environment)
         except OSError:
             ours.close()
             raise

@@ -114,7 +114,7 @@ def value(found: Samples, name: str, **labels: str) -> float:
     return found[f"snimux_{name}", frozenset(labels.items())]
 
 
-async def _answer(stream: trio.SocketStream) -> None:
+async def answer(stream: trio.SocketStream) -> None:
     """As a backend: read a hello, how many bytes come and how many are wanted; do it, and end."""
 
     async def exactly(count: int) -> bytes:
@@ -140,7 +140,7 @@ async def _answer(stream: trio.SocketStream) -> None:
 async def watched(*flags: str, workers: int = 1, unix: bool = False) -> AsyncIterator[Watched]:
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, _answer, [listener])
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
         backend = f"127.0.0.1:{listener.socket.getsockname()[1]}"
         down = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         with short_directory() as here:
