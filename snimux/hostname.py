@@ -86,9 +86,6 @@ def _why_not_a_name(name: str) -> str:
     if re.fullmatch(r"[^:]+:[0-9]{1,5}", name):
         return "has a port; a name has none"
     if ":" in name:
-        host, _, port = name.rpartition(":")
-        if port.isdecimal() and ":" not in host:
-            return "has a port, and a name has none"
         return "an IP address or a port, not a name"
     strange = re.sub(r"[a-z0-9_.-]", "", name)
     if strange:
