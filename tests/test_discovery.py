@@ -406,7 +406,7 @@ async def test_a_caddy_that_is_stopped_keeps_its_routes(here: Path) -> None:
     with two_caddys(here) as (one, _, _):
         await caddy.answering(one, ["secure.ciso.com"])
         address = f"unix/{one.admin}"
-        async with muxes.running(here, f"--caddy={address}") as mux:
+        async with muxes.running(here, f"--caddy={address}", "--wait=0.5") as mux:
             one.stop()
             lost = await mux.log_line(event="caddy", caddy=address, state="lost")
             assert lost["routes"] == "kept"

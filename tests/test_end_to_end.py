@@ -565,7 +565,7 @@ async def test_a_backend_that_does_not_answer_costs_an_alert(here: Path) -> None
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(address)
-        flags = f"--route=full.test=127.0.0.1:{address[1]}", "--dial-timeout=0.5"
+        flags = f"--route=full.test=127.0.0.1:{address[1]}", "--dial-timeout=0.5", "--wait=0.5"
         async with muxes.running(here, *flags) as mux:
             assert await alert_of(await connect(mux.port), "full.test") == ALERTS[80]
             line = await mux.log_line(event="connection")
@@ -595,7 +595,7 @@ async def test_a_backend_killed_midway_ends_its_connections_only(sites: Sites, h
     try:
         await caddy.answering(killed, ["killed.test"])
         flag = f"--route=killed.test=127.0.0.1:{killed.port}"
-        async with muxes.running(here, *sites.routes, flag) as mux:
+        async with muxes.running(here, *sites.routes, flag, "--wait=0.5") as mux:
             await kill_midway(sites, mux, killed)
     finally:
         killed.kill()

@@ -108,7 +108,8 @@ def world() -> Iterator[World]:
             trio.run(until, lambda port=ports[name]: listens(port), f"Caddy listens for {name}")
         config = one / "snimux.toml"
         config.write_text(routes(ports, two))
-        mux = muxes.start(one / "snimux.log", f"--config={config}", "--http=127.0.0.1:0")
+        flags = f"--config={config}", "--http=127.0.0.1:0", "--wait=0.5"
+        mux = muxes.start(one / "snimux.log", *flags)
         stack.callback(mux.end)
         trio.run(listening, mux)
         yield World(mux, http_port(mux), ports["any"], ("127.0.0.1", ports["raw"]), one)

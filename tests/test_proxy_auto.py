@@ -585,7 +585,7 @@ async def test_one_that_was_down_gets_no_header_until_it_is_proved_again(here: P
     bind = f"unix/{here}/https"
     async with running(here, WRAPPED.format(""), bind=bind) as where:
         args, address = flags(where, "route", bind)
-        async with muxes.running(here, *args) as mux:
+        async with muxes.running(here, *args, "--wait=0.5") as mux:
             assert await get(mux, where)
             where.stop()
             assert await get(mux, where) is None
