@@ -3,7 +3,7 @@
 import contextlib
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,6 +61,17 @@ def _has_what_it_needs(request: pytest.FixtureRequest) -> None:
     for mark in request.node.iter_markers("needs"):
         is_missing, words = mark.args
         need(words if is_missing() else None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Let ^C end the run in an async test too, where it comes in a group of a nursery."""
+    try:
+        return (yield)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)
