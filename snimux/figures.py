@@ -247,9 +247,15 @@ def connections(figures: Figures, now: float, *, most: int) -> Iterator[Piece]:
     words = ("client", "via", "protocol", "name", "alpn", "ech", "route", "backend", "up", "down")
     while some := list(islice(oldest, _AT_A_TIME // 10)):
         rows = [
-            {**_shown(x.outcome, *words), "age": round(now - x.outcome.started, 3)} for x in some
+            {**_shown(x.outcome, *words), "age": round(now - x.outcome.started, 3), "id": _id(x)}
+            for x in some
         ]
         yield {"connections": rows}
+
+
+def _id(live: _Live) -> int:
+    """What tells it from others of its client, whose ports come again: when it began, in µs."""
+    return round(live.outcome.started * 1e6)
 
 
 def _shown(outcome: Outcome, *words: str) -> Piece:

@@ -232,6 +232,8 @@ class _Server:
         self.shares = Shares(places, config.limits)
         self.services = self.serving(config, listeners)
         self.doors = Doors(self.served(listeners), places, log, close=succession.close)
+        if self.view is not None:
+            self.view.listeners = listeners
 
     def serving(self, config: Config, listeners: Sequence[Listener]) -> dict[str, Service]:
         """What connections are served with that begin from now on, by protocol."""
@@ -315,6 +317,8 @@ class _Server:
         self.services = self.serving(config, listeners)
         if self.source is not None:
             self.doors.resize(self.source.limit(config.limits))
+        if self.view is not None:
+            self.view.listeners = listeners
         return self.doors.exchange(self.served(listeners))
 
     async def live(self, *, is_worker: bool) -> None:

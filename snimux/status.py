@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import trio
 
+from snimux import __version__
 from snimux.figures import Snapshot
 from snimux.pages import Page, Pages
 from snimux.view import MOST_CONNECTIONS
@@ -57,6 +58,7 @@ def pages(source: Source) -> Pages:
     """The pages, by path."""
     return {
         "/metrics": partial(_metrics, source),
+        "/figures": partial(_figures, source),
         "/healthz": partial(_health, source),
         "/routes": partial(_routes, source),
         "/connections": partial(_connections, source),
@@ -70,17 +72,40 @@ async def _metrics(source: Source, accept: str) -> Page:
     from snimux.exposition import Exposed, render
 
     whole = await source.whole()
-    told = [each[0] for each in whole.answers.values() if each]
+    told = _told(whole)
     exposed = Exposed(
         whole.figures,
-        routes=max((each["routes"] for each in told), default=0),
-        connections_limit=max((each["limit"] for each in told), default=0),
-        draining=bool(told) and all(each["draining"] for each in told),
+        routes=told["routes"],
+        connections_limit=told["limit"],
+        draining=told["draining"],
         workers=whole.workers,
         processes=whole.processes,
     )
     # In a thread, for many series take a while, and connections are not to wait for it.
     return Page(*await trio.to_thread.run_sync(render, exposed, accept))
+
+
+async def _figures(source: Source, accept: str) -> Page:
+    """What changes from one second to the next, for who looks as often: without histograms."""
+    whole = await source.whole()
+    figures = whole.figures
+    words = ("route", "backend", "connections", "active", "up", "down")
+    shares = [
+        dict(zip(words, (*key, *row), strict=True)) for key, row in sorted(figures.shares.items())
+    ]
+    told = {"version": __version__, **_told(whole), "workers": whole.workers}
+    return await _json("shares", shares, **told, active=figures.active, counts=figures.counts)
+
+
+def _told(whole: Whole) -> dict[str, Any]:
+    """What processes tell with their figures, which each has of all."""
+    told = [each[0] for each in whole.answers.values() if each]
+    return {
+        "routes": max((each["routes"] for each in told), default=0),
+        "limit": max((each["limit"] for each in told), default=0),
+        "draining": bool(told) and all(each["draining"] for each in told),
+        "listeners": max((each["listeners"] for each in told), key=len, default=[]),
+    }
 
 
 async def _health(source: Source, accept: str) -> Page:

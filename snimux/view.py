@@ -5,7 +5,7 @@ of who asks, and changes nothing.
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -15,6 +15,7 @@ from snimux import __version__, figures
 from snimux.address import AdminAddress, DialAddress
 from snimux.backends import State
 from snimux.figures import Figures, Piece
+from snimux.listeners import Listener
 from snimux.places import Places
 from snimux.routes import Backend, LiveTable, Route
 
@@ -45,6 +46,7 @@ class View:
     """The addresses that do not answer, as far as this process knows."""
     states: Mapping[DialAddress, State] = field(default_factory=dict)
     """What it knows of addresses, of these and of others."""
+    listeners: Sequence[Listener] = ()
 
     def tell(self, what: str) -> Iterator[Piece]:
         """The answer: ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``.
@@ -59,6 +61,7 @@ class View:
                     "routes": len(self.table.current),
                     "limit": self.places.limit,
                     "draining": self.draining,
+                    "listeners": self._listeners(),
                 }
                 yield from self.figures.pieces()
             case "routes":
@@ -81,6 +84,11 @@ class View:
                 yield {"down": len(self.down), "backends": self._backends()}
             case "find":
                 yield from self._found(wanted)
+
+    def _listeners(self) -> list[Piece]:
+        # None that is closed has an address any more.
+        there = (x for x in self.listeners if x.socket.fileno() != -1)
+        return [{"protocol": x.protocol, "address": str(x)} for x in there]
 
     def _routes(self) -> Iterator[Piece]:
         routes = islice(self.table.current, MOST_ROUTES)

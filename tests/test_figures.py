@@ -237,10 +237,11 @@ def test_the_oldest_connections_are_listed_and_all_are_counted() -> None:
     rows = [row for piece in pieces for row in piece["connections"]]
     assert len(pieces) == 3
     assert [row["age"] for row in rows] == [200.0 - number for number in range(110)]
+    assert len({row["id"] for row in rows}) == 110
     assert rows[0] == {
         "client": "192.0.2.1:5", "via": None, "protocol": None, "name": "a.example",
         "alpn": "h2,http/1.1", "ech": None, "route": "a.example", "backend": str(ONE),
-        "up": 0, "down": 0, "age": 200.0,
+        "up": 0, "down": 0, "age": 200.0, "id": 0,
     }  # fmt: skip
     (_, *all_pieces) = connections(figures, 200.0, most=1000)
     last = [row for piece in all_pieces for row in piece["connections"]][-1]

@@ -233,6 +233,20 @@ async def test_the_figures_are_what_was_sent(workers: int, flags: Sequence[str])
             assert (row["client"], row["name"], row["route"]) == (f"{host}:{port}", *["a.test"] * 2)
             assert (row["up"], row["down"], row["backend"]) == (size, 7000, run.backend)
 
+            figures = await run.json("/figures")
+            assert (figures["active"], figures["routes"], figures["draining"]) == (1, 4, False)
+            assert figures["counts"]["connections"] == {"tls": 18, "http": 0}
+            assert {x: n for x, n in figures["counts"]["refused"].items() if n} == reasons
+            numbers = map(str, range(1, workers + 1)) if workers > 1 else ()
+            assert figures["workers"] == dict.fromkeys(numbers, True)
+            listener = {"protocol": "tls", "address": f"127.0.0.1:{run.mux.port}"}
+            assert figures["listeners"] == [listener]
+            (share,) = (x for x in figures["shares"] if x["route"] == "a.test")
+            assert share == {
+                "route": "a.test", "backend": run.backend, "connections": 7, "active": 1,
+                "up": up["a.test"], "down": down["a.test"],
+            }  # fmt: skip
+
             rows = (await run.json("/refused"))["refused"]
             told = Counter((row["name"], row["reason"]) for row in rows)
             assert told == {("nobody.test", "no-route"): 3, ("down.test", "backend-down"): 2}

@@ -3,6 +3,7 @@
 import base64
 import json
 from dataclasses import replace
+import socket
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from snimux.address import DialAddress, TcpAddress
 from snimux.backends import State
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
+from snimux.listeners import Listener
 from snimux.places import LocalPlaces
 from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.verdict import Reason
@@ -73,8 +75,15 @@ def test_of_very_many_routes_some_are_told_and_the_rest_counted(
 def test_figures_have_what_is_no_count_too() -> None:
     view = viewing(route("a.example"))
     view.draining = True
-    first, *rest = view.tell("figures")
-    assert first == {"version": __version__, "routes": 1, "limit": 77, "draining": True}
+    with socket.create_server(("127.0.0.1", 0)) as open_one, socket.socket() as closed:
+        closed.close()
+        view.listeners = [Listener(closed), Listener(open_one, protocol="http")]
+        first, *rest = view.tell("figures")
+        address = f"127.0.0.1:{open_one.getsockname()[1]}"
+    assert first == {
+        "version": __version__, "routes": 1, "limit": 77, "draining": True,
+        "listeners": [{"protocol": "http", "address": address}],
+    }  # fmt: skip
     assert snapshot(rest).active == 0
 
 
@@ -85,6 +94,8 @@ async def test_connections_and_who_was_refused(mock_clock: MockClock) -> None:
     total, piece = view.tell("connections")
     assert total == {"total": 1}
     assert [(x["client"], x["age"]) for x in piece["connections"]] == [("192.0.2.1:5", 3)]
+    _, again = view.tell("connections")
+    assert piece["connections"][0]["id"] == again["connections"][0]["id"]
     view.figures.keep(Outcome(None, reason=Reason.NO_ROUTE))
     (refused,) = view.tell("refused")
     assert [each["reason"] for each in refused["refused"]] == ["no-route"]
