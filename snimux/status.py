@@ -117,9 +117,13 @@ async def _health(source: Source, accept: str) -> Page:
 
 
 async def _routes(source: Source, accept: str) -> Page:
-    """The routes, as the process has them that has most, with what they were used for."""
+    """The routes, as the process has them that has most, with what they were used for.
+
+    An address does not answer if it has not answered one of the processes: each dials by itself.
+    """
     whole = await source.whole()
     answers = (await source.ask("routes")).values()
+    silent = _silent(answers)
     total, routes = 0, []
     for pieces in answers:
         if pieces and pieces[0]["total"] >= total:
@@ -127,7 +131,18 @@ async def _routes(source: Source, accept: str) -> Page:
     by_route = whole.figures.by_route()
     for each in routes:
         each |= named(by_route.get(each["pattern"], NONE))
+        each["not_answering"] = silent.get(each["pattern"], [])
     return await _json("routes", routes, total=total)
+
+
+def _silent(answers: Iterable[list[Any] | None]) -> dict[str, list[str]]:
+    """The addresses of each route that have not answered, where there are any."""
+    found: dict[str, list[str]] = {}
+    for each in gathered(answers, "routes"):
+        if each["not_answering"]:
+            known = found.setdefault(each["pattern"], [])
+            known += (x for x in each["not_answering"] if x not in known)
+    return found
 
 
 async def _connections(source: Source, accept: str) -> Page:

@@ -18,6 +18,8 @@ import h11
 import pytest
 import trio
 
+from snimux.figures import snapshot
+from snimux.status import Answers, Whole, pages
 from tests import muxes, test_upgrade
 from tests.caddy import free_port, short_directory
 from tests.muxes import Mux
@@ -263,6 +265,28 @@ async def test_the_figures_are_what_was_sent(workers: int, flags: Sequence[str])
                 "not_answering": [],
             }  # fmt: skip
         await run.settled(18, 0)
+
+
+class Told:
+    """Two processes, of which each has found another address of a route not to answer."""
+
+    async def ask(self, what: str) -> Answers:
+        rows = [{"pattern": "a.test", "not_answering": [down]} for down in ("one", "two")]
+        await trio.lowlevel.checkpoint()
+        return {worker: [{"total": 1}, {what: [row]}] for worker, row in enumerate(rows, 1)}
+
+    async def whole(self) -> Whole:
+        await trio.lowlevel.checkpoint()
+        return Whole(snapshot([]), {})
+
+    def why_not_serving(self) -> str | None:
+        return None
+
+
+async def test_an_address_does_not_answer_if_one_process_has_found_so() -> None:
+    page = await pages(Told())["/routes"]("*/*")
+    (route,) = json.loads(page.body)["routes"]
+    assert route["not_answering"] == ["one", "two"]
 
 
 def counters(found: Samples) -> Samples:
