@@ -20,7 +20,8 @@ no trio, no socket, no clock and no log:
    -> Config), ``difference`` (of two Configs), ``caddy`` (Caddy's configuration -> routes),
    ``facts`` (what the doctor found), ``advice`` (what to write), ``diagnosis`` (how it is; the
    package itself first, ``judge`` last), ``case`` (a name, or bytes -> a hello),
-   ``explanation`` (why it goes where it goes)
+   ``explanation`` (why it goes where it goes), ``overview`` (the pages of a running snimux -> a
+   tree of rows), ``columns`` (rows -> text)
 3. ``log`` (fields -> one line on a stream), ``batching`` (many in one go),
    ``relay`` (two sockets until both are done),
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
@@ -39,11 +40,12 @@ no trio, no socket, no clock and no log:
    understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are
    served), ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes
    of connections), ``view`` (what a process tells of itself), ``exposition`` (figures -> what
-   Prometheus reads), ``status`` (the pages of a running snimux),
-   ``live`` (the one that moves; it is in ``page``),
+   Prometheus reads), ``status`` (the pages of a running snimux), ``looking`` (ask for them every
+   so often), ``live`` (the one that moves; it is in ``page``),
    ``showing`` (until another process does), ``life`` (what a process is told, and its end)
 5. ``server`` (puts these together), ``doctor`` (find out all that ``diagnosis`` judges),
-   ``description`` (a configuration in words), ``account`` (an explanation in words)
+   ``description`` (a configuration in words), ``account`` (an explanation in words),
+   ``screen`` (a running snimux in a terminal)
 6. ``supervisor`` (several workers on the same sockets)
 7. ``flags`` (those that all commands share -> Config), ``process`` (become a server, or several)
 8. ``cli`` (argv -> a running server and an exit status)

@@ -9,6 +9,7 @@ What the shared flags are is ``flags``' to know, how a process serves ``process`
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from snimux import case as cases
 from snimux.address import AdminAddress, FdAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
+from snimux.columns import table
 from snimux.config import Config, ConfigError, load
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
@@ -32,6 +34,8 @@ from snimux.discovery import planned
 from snimux.facts import Facts
 from snimux.fetch import FetchError, fetch
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
+from snimux.looking import Eye, Lost, glance
+from snimux.overview import lines, plain
 from snimux.process import handed_over, hold_wishes, run, run_worker
 from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.reload import File
@@ -132,10 +136,31 @@ EXIT STATUS
 _LARGEST_CAPTURE = 4 * 1024 * 1024
 
 
+_TOP_EPILOG = """In a terminal, ? lists the keys, and who does not answer is asked again. It needs
+snimux[top]. Where standard output or input is no terminal, or TERM is dumb, it is plain text, once,
+and needs nothing: totals, a word first in each line; an empty line; and a line for each listener,
+route, connection and refused client, in columns that spaces divide. Bytes are whole numbers
+there, ages are in seconds, rates are of --interval, - is none, and the last column is the rest of
+the line.
+
+\b
+EXAMPLES
+  snimux top 127.0.0.1:9443
+  snimux top --config /etc/snimux.toml --interval 5
+  snimux top 127.0.0.1:9443 | awk '$1 == "route" && $6 > 0 {print $2, $6}'
+  watch snimux top --plain unix//run/snimux/status
+
+\b
+EXIT STATUS
+  0 shown; or left by a key    1 no answer (in plain text), or snimux[top] is not there
+  2 wrong flags or configuration    130 interrupted (in plain text)
+"""
+
+
 @click.group(
     "snimux",
     invoke_without_command=True,
-    subcommand_metavar="[check|doctor|explain|init]",
+    subcommand_metavar="[check|doctor|explain|init|top]",
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -403,6 +428,69 @@ def init(
             fail(1, f"--output: {output}: {error.strerror}")
     for line in advice.letter(facts, found, output or "FILE"):
         click.echo(line)
+
+
+@main.command(epilog=_TOP_EPILOG)
+@click.argument("addr", required=False)
+@click.option("--status", metavar="ADDR", help="the same as ADDR")
+@click.option("--config", metavar="FILE", help="take ADDR from the status of this TOML file")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    help="look as often, and have rates of as long  [default: 1]",
+)
+@click.option("--plain", "is_plain", is_flag=True, help="as plain text, once")
+@click.pass_obj
+def top(
+    group_flags: Mapping[str, Any],
+    /,
+    *,
+    addr: str | None,
+    interval: float,
+    is_plain: bool,
+    **flags: Any,
+) -> None:
+    """Show a running snimux in the terminal: listeners, routes and connections, as they change.
+
+    ADDR is what the snimux was started with as --status ADDR. Nothing can be changed by looking.
+    """
+    merged = {**group_flags, **merge(group_flags, flags)}
+    if addr is not None and merged["status"] is not None:
+        fail(2, f"{addr}: is what --status {merged['status']} says, too: give one of them")
+    merged["status"] = addr or merged["status"]
+    address = configured(merged, read_file(merged["config"]), needs_routes=False).status
+    if address is None:
+        fail(2, "top: of which snimux? give its --status ADDR")
+    assert not isinstance(address, FdAddress)  # which its setting refuses
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        if is_plain or not is_terminal or os.environ.get("TERM", "") in ("", "dumb"):
+            _print_once(Eye(address), interval)
+        else:
+            _show(Eye(address), interval)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _print_once(eye: Eye, seconds: float) -> None:
+    found = trio.run(glance, eye, seconds)
+    if isinstance(found, Lost):
+        fail(1, f"--status: {eye.address}: {found.why}")
+    everything = lines(found.tree, lambda row: True)
+    click.echo(table(found, plain(str(eye.address)), everything), nl=False)
+
+
+def _show(eye: Eye, every: float) -> None:
+    try:
+        # An extra, and slow to import.
+        from snimux.screen import show
+    except ModuleNotFoundError as error:
+        if error.name not in ("textual", "rich"):
+            raise
+        fail(1, f"top: needs {error.name}: pip install 'snimux[top]'; --plain does without")
+    show(eye, every)
 
 
 def _state(name: str) -> State | None:

@@ -247,8 +247,8 @@ SETTINGS = (
         _status,
         "off",
         "ADDR|off",
-        "show there, by HTTP, how it is: /metrics (for Prometheus), /healthz, /routes, "
-        "/connections, /refused; on loopback or a UNIX socket alone",
+        "show there, by HTTP, how it is: /metrics (for Prometheus), /figures, /healthz, /routes, "
+        "/connections, /refused; on loopback or a UNIX socket alone; snimux top shows it",
     ),
     Setting(
         "keep_refused",

@@ -1,0 +1,222 @@
+"""Rows of a running snimux -> lines of text: for people, as wide as their terminal; for programs.
+
+For people numbers are short, and what is too long for its column ends in ``~``. For programs each
+row is a line of as many words as the columns' names are, but for the last, which is a text; numbers
+are whole, and "-" is none. Knows nothing of terminals.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from snimux.overview import Line, Overview, Row
+
+_NONE = "-"
+
+# --- for people
+
+
+def summary(seen: Overview, where: str) -> list[str]:
+    """The totals, in a few lines.
+
+    Args:
+        seen: what there is.
+        where: what to call who was asked.
+    """
+    state, total, rates = seen.state, seen.total, seen.rates
+    silent = [name for name, answers in state.workers.items() if not answers]
+    workers = f", {len(state.workers)} workers" if state.workers else ""
+    if silent:
+        workers += f", NO ANSWER FROM {','.join(silent)}"
+    serving = "DRAINING" if state.draining else "serving"
+    full = " FULL" if 0 < state.limit <= state.active else ""
+    routes = state.routes
+    more = f" ({len(routes.shown)} shown)" if state.routes_total > len(routes.shown) else ""
+    return [
+        f"snimux {state.version} at {where}: {serving}{workers}, {state.routes_total} routes{more}",
+        f"connections {state.active} of {state.limit} open{full}; {total.total} accepted, "
+        f"{_per_second(rates.new)}/s",
+        f"bytes       up {short(total.up)}, {short(rates.up)}/s; "
+        f"down {short(total.down)}, {short(rates.down)}/s",
+        _refused(seen),
+    ]
+
+
+def _refused(seen: Overview) -> str:
+    counts = seen.refused.items()
+    words = [f"{reason} {n}, {_per_second(rate)}/s" for reason, (n, rate) in counts]
+    return f"refused     {'; '.join((str(sum(n for _, (n, _) in counts)), *words))}"
+
+
+_UNITS = " kMGTPE"
+
+
+def short(number: float | None) -> str:
+    """A number in four characters or less, by powers of 1000; ``-`` if there is none."""
+    if number is None:
+        return _NONE
+    for unit in _UNITS:
+        if number < 9.95 and unit != " ":
+            return f"{number:.1f}{unit}"
+        if number < 999.5:
+            return f"{number:.0f}{unit.strip()}"
+        number /= 1000
+    return "many"
+
+
+def _per_second(rate: float | None) -> str:
+    return _NONE if rate is None else f"{rate:.1f}" if rate < 99.95 else short(rate)
+
+
+def span(seconds: float | None) -> str:
+    """A time in four characters or less; nothing if there is none."""
+    if seconds is None:
+        return ""
+    for unit, length in (("s", 100), ("m", 60), ("h", 60), ("d", 24)):
+        if unit != "s":
+            seconds /= length
+        if seconds < 99.5:
+            return f"{seconds:.0f}{unit}"
+    return f"{min(seconds, 9999) / 365:.0f}y"
+
+
+# name, width
+_NUMBERS = (("OPEN", 5), ("AGE", 4), ("UP", 4), ("DOWN", 4), ("UP/S", 4), ("DOWN/S", 6))
+_NARROWEST = 24
+"""Columns for names."""
+_MARKS = {None: " ", True: "-", False: "+"}
+
+
+class Columns:
+    """Where what is in a line, for a width."""
+
+    def __init__(self, width: int) -> None:
+        taken = sum(1 + width for _, width in _NUMBERS)
+        left = max(width - taken, _NARROWEST)
+        self.name = max(left // 2, _NARROWEST)
+        self.where = max(left - self.name - 2, 0)
+        self.width = width
+
+    def head(self) -> str:
+        """The columns' names."""
+        return self._line("NAME", [name for name, _ in _NUMBERS], "FROM > TO")
+
+    def line(self, line: Line) -> str:
+        """A row: with ``+`` where more is below it, and ``-`` where that is seen."""
+        row = line.row
+        name = f"{'  ' * line.depth}{_MARKS[line.is_open]} {row.name}"
+        return self._line(name, _numbers(row), _where(row))
+
+    def _line(self, name: str, numbers: Sequence[str], where: str) -> str:
+        cells = [f"{x:>{width}}" for x, (_, width) in zip(numbers, _NUMBERS, strict=True)]
+        text = f"{cut(name, self.name):<{self.name}} {' '.join(cells)}  {cut(where, self.where)}"
+        return f"{text:<{self.width}}"[: self.width]
+
+
+def _numbers(row: Row) -> list[str]:
+    if row.kind == "refused":
+        return ["", span(row.age), "", "", "", ""]
+    traffic, rates = row.traffic, row.rates
+    return [
+        "" if row.kind == "connection" else short(traffic.open),
+        span(row.age),
+        short(traffic.up),
+        short(traffic.down),
+        short(rates.up),
+        short(rates.down),
+    ]
+
+
+def _where(row: Row) -> str:
+    if row.kind == "refused":
+        return f"{row.client} {row.note}".strip()
+    mark = "! " if row.is_down else ""
+    return mark + " > ".join(x for x in (row.client, row.backend) if x)
+
+
+def cut(text: str, width: int) -> str:
+    """A text of no more than a width."""
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}~"[:width]
+
+
+def detail(row: Row) -> str:
+    """All that is known of a row, in words, however long."""
+    known = (("from", row.client), ("to", row.backend), ("", row.note))
+    words = [f"{word} {x}".strip() for word, x in known if x]
+    if row.kind != "refused":
+        traffic, rates = row.traffic, row.rates
+        if row.kind != "connection":
+            words.append(f"{traffic.total} connections so far, {_per_second(rates.new)}/s")
+        words.append(f"up {short(traffic.up)}, {short(rates.up)}/s")
+        words.append(f"down {short(traffic.down)}, {short(rates.down)}/s")
+    return "; ".join((f"{row.kind} {row.name}", *words))
+
+
+# --- for programs
+
+_HEAD = (
+    *("KIND", "NAME", "CLIENT", "BACKEND"),
+    *("AGE", "OPEN", "TOTAL", "UP", "DOWN", "NEW/S", "UP/S", "DOWN/S"),
+    "NOTE",
+)
+_NUMERIC = range(4, 12)
+"""The columns that are aligned to the right."""
+
+
+def table(seen: Overview, where: str, lines: Iterable[Line]) -> str:
+    """All as text that stays as it is: totals, a word first in each line; an empty line; the rows.
+
+    Args:
+        seen: what there is.
+        where: what to call who was asked.
+        lines: of its tree.
+    """
+    rows = [_HEAD, *(_cells(line.row) for line in lines if line.row.key != ("refused",))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = ([_aligned(i, x, widths[i]) for i, x in enumerate(row)] for row in rows)
+    text = ("  ".join(row).rstrip() for row in cells)
+    return "\n".join((*_totals(seen, where), "", *text, ""))
+
+
+def _aligned(number: int, text: str, width: int) -> str:
+    return f"{text:>{width}}" if number in _NUMERIC else f"{text:<{width}}"
+
+
+def _totals(seen: Overview, where: str) -> list[str]:
+    state, total, rates = seen.state, seen.total, seen.rates
+    counts = [f"refused      {_word(x)} {n} {_tenths(r)}/s" for x, (n, r) in seen.refused.items()]
+    answering = sum(state.workers.values())
+    return [
+        f"snimux       {state.version} {'draining' if state.draining else 'serving'} at {where}",
+        f"workers      {answering} of {len(state.workers)} answer"
+        if state.workers
+        else "workers      1",
+        f"routes       {state.routes_total} in all, {len(state.routes.shown)} here",
+        f"connections  {state.active} of {state.limit} open, {len(state.connections)} here",
+        f"accepted     {total.total} {_tenths(rates.new)}/s",
+        f"up           {total.up} {_whole(rates.up)}/s",
+        f"down         {total.down} {_whole(rates.down)}/s",
+        *counts,
+    ]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    texts = map(_word, (row.kind, row.name, row.client, row.backend))
+    age = _tenths(row.age)
+    if row.kind == "refused":
+        return (*texts, age, *[_NONE] * 7, row.note)
+    traffic, rates = row.traffic, row.rates
+    counts = (traffic.open, traffic.total, traffic.up, traffic.down)
+    speeds = (_tenths(rates.new), _whole(rates.up), _whole(rates.down))
+    return (*texts, age, *map(str, counts), *speeds, row.note or _NONE)
+
+
+def _word(text: str) -> str:
+    """A text without spaces, so that the columns after it can be counted."""
+    return text.replace(" ", "_") or _NONE
+
+
+def _tenths(number: float | None) -> str:
+    return _NONE if number is None else f"{number:.1f}"
+
+
+def _whole(rate: float | None) -> str:
+    return _NONE if rate is None else f"{rate:.0f}"
