@@ -39,17 +39,12 @@ def steps(data: bytes) -> dict[str, Callable[[], object]]:
     assert isinstance(framed, tuple)
     body = framed[0][4:]
     found = dict(client_hello._ROUTABLE_HELLO.parse(body).extensions)
-    names, protocols = found[client_hello.SERVER_NAME], found.get(client_hello.ALPN)
-    host_name = client_hello._SERVER_NAME_LIST.parse(names).host_name
-    timed: dict[str, Callable[[], object]] = {
+    host_name = found[client_hello.SERVER_NAME].host_name
+    return {
         "records": lambda: client_hello._scan(data, START, client_hello.DEFAULT_MAX_HELLO),
         "hello": lambda: client_hello._ROUTABLE_HELLO.parse(body),
-        "server_name": lambda: client_hello._SERVER_NAME_LIST.parse(names),
         "canonical name": lambda: hostname.from_wire(host_name),
     }
-    if protocols is not None:
-        timed["ALPN"] = lambda: client_hello.PROTOCOL_NAMES.parse(protocols)
-    return timed
 
 
 def drip(data: bytes) -> None:
