@@ -164,9 +164,6 @@ class Watcher(typing.Protocol):
     def began(self, outcome: Outcome) -> None:
         """A connection was accepted."""
 
-    def relaying(self, outcome: Outcome) -> None:
-        """A connection has its backend, and is about to be relayed."""
-
     def finished(self, outcome: Outcome) -> None:
         """A connection has ended."""
 
@@ -361,8 +358,6 @@ async def _pass_on(
             header = _proxy_header(client, outcome, service.proxy(to, dialled.address))
             outcome.header_size = len(header)
             received[:0] = header
-            if service.watcher is not None:
-                service.watcher.relaying(outcome)
             outcome.ended = await service.relay(
                 client,
                 backend,

@@ -28,7 +28,6 @@ def relayed(figures: Figures, pattern: str = "a.example", **known: Any) -> Outco
     at = outcome(backend=str(ONE), **known)
     at.route = Route(parse_pattern(pattern), Backend((ONE,)))
     figures.began(at)
-    figures.relaying(at)
     return at
 
 
@@ -83,6 +82,30 @@ def test_one_that_ends_while_the_figures_are_told_counts_once() -> None:
     found = snapshot([first, *pieces])
     assert found.shares["a.example", str(ONE)] == [1, 0, 0, 9]
     assert seen(figures).shares == found.shares
+
+
+def test_one_that_is_refused_while_the_figures_are_told_counts_once() -> None:
+    figures = Figures()
+    at = outcome()
+    figures.began(at)
+    pieces = figures.pieces()
+    first = next(pieces)
+    end(figures, at, "refused", Reason.NO_ROUTE)
+    found = snapshot([first, *pieces])
+    assert found.counts["connections"]["tls"] == found.counts["ended"]["refused"] == 1
+    assert sum(found.histograms["hello_bytes"][:-1]) == 1
+    assert found.active == 0
+    assert seen(figures) == found
+
+
+def test_only_some_that_have_ended_wait_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_ENDED", 3)
+    figures = Figures()
+    for number in range(1, 8):
+        end(figures, relayed(figures))
+        assert len(figures.over) == number % 3
+    assert seen(figures).counts["ended"]["eof"] == 7
+    assert figures.over == []
 
 
 def test_it_is_told_in_pieces_of_a_bounded_size() -> None:
