@@ -19,6 +19,7 @@ import pytest
 import trio
 
 from snimux.figures import snapshot
+from snimux.pages import Page
 from snimux.status import Answers, Whole, pages
 from tests import muxes, test_upgrade
 from tests.caddy import free_port, short_directory
@@ -285,6 +286,7 @@ class Told:
 
 async def test_an_address_does_not_answer_if_one_process_has_found_so() -> None:
     page = await pages(Told())["/routes"]("*/*")
+    assert isinstance(page, Page)
     (route,) = json.loads(page.body)["routes"]
     assert route["not_answering"] == ["one", "two"]
 

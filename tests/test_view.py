@@ -2,8 +2,8 @@
 
 import base64
 import json
-from dataclasses import replace
 import socket
+from dataclasses import replace
 
 import pytest
 import trio
