@@ -9,7 +9,7 @@ no trio, no socket, no clock and no log:
 0. ``hostname`` (names and patterns), ``meant`` (what a mistake was meant to be), ``address`` (where
    to listen or dial), ``verdict`` (what a peek can conclude), ``networks`` (CIDR), ``pace`` (how
    fast one may come), ``balance`` (which of
-   several addresses first), ``health`` (what checks say),
+   several addresses first), ``health`` (what checks say), ``window`` (how many at a time),
    ``dump`` (a capture -> bytes), ``farewells`` (what clients make of refusals),
    ``kept`` (what the last refused sent)
 1. ``client_hello`` and ``http_head`` (bytes -> verdict), ``proxy_header`` (PROXY protocol),

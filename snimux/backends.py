@@ -2,7 +2,9 @@
 
 Remembers of each address, whichever routes have it, how many connections it has, and whether it is
 up. One that cannot be dialled, or fails its checks, is tried last, never not at all. It is dialled
-then from here, later and later, until it answers; and often while a connection waits for it.
+then from here, later and later, until it answers; and often while a connection waits for it. Those
+that wait have it by turns then, as fast as it answers them, or all at once would be lost in its
+queue.
 
 Sends nothing, and knows neither names nor hellos. What it remembers is this process's own: each
 worker sees for itself.
@@ -11,10 +13,13 @@ Source: HAProxy (``balance``, ``rise``, ``fall``), nginx (``max_fails``), Caddy
 (``lb_try_duration``, ``lb_try_interval``).
 """
 
+import itertools
 import random
 import socket
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Literal
 
 import trio
 
@@ -24,8 +29,10 @@ from snimux.config import BackendDefaults
 from snimux.health import UP, Checked
 from snimux.log import Log
 from snimux.proxy_header import Endpoint
+from snimux.relay import Tally
 from snimux.routes import Backend
 from snimux.upstream import Dialled, NotDialled, dial
+from snimux.window import Window
 
 # Seconds between two dials of an address that somebody waits for: at first and at the most, which
 # is Caddy's lb_try_interval.
@@ -37,6 +44,45 @@ _AT_A_TIME = 8
 
 # How often it is looked whether a client that waits is still there (seconds): its place is wanted.
 _LOOK = 1.0
+
+# How often it is looked what became of those whose turn has come (seconds), while there is news and
+# at least: for the first byte of an answer there is no event, which all others would pay for.
+_GLANCE, _SELDOM = 0.01, 0.1
+# Who is connected, and hears nothing in this time (seconds), holds up nobody else.
+_SILENT = 1.0
+# A backend of which nobody heard anything in this time (seconds) cannot be kept pace with: some
+# protocols have it say nothing until the client has said more.
+_MUTE = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A connection that waits for its turn, and what became of it."""
+
+    tally: Tally | None
+    """Tells when it was answered; None: to be connected is an answer."""
+    turn: trio.Event = field(default_factory=trio.Event)
+    since: float = 0.0
+    """When its turn came."""
+    connected: float = 0.0
+    dialled: Dialled | NotDialled | None = None
+
+    def take_turn(self) -> None:
+        """It need wait no more, if another address has not said so before."""
+        self.since = self.since or trio.current_time()
+        self.turn.set()
+
+    def took(self) -> float | None:
+        """Seconds from its turn until it was answered, infinite for never; None: not yet."""
+        if isinstance(self.dialled, NotDialled):
+            return inf
+        if self.dialled is None:
+            return None
+        answered = self.connected if self.tally is None else self.tally.answered
+        if answered:
+            return answered - self.since
+        is_over = self.dialled.socket.fileno() < 0
+        return inf if is_over or trio.current_time() - self.connected > _SILENT else None
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +96,10 @@ class State:
     returns: int = 0
     """How often it has answered again: what was dialled before that says nothing any more."""
     checked: Checked = UP
-    waiters: set[trio.Event] = field(default_factory=set)
-    """Set once it answers."""
+    waiters: dict[_Waiter, None] = field(default_factory=dict)
+    """Who waits until it answers, in their order."""
+    is_dealing: bool = False
+    """Whether there is a task that gives them their turns."""
     watch: trio.CancelScope | None = None
     """Of the task that dials it while it is silent."""
     sleeping: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -125,6 +173,7 @@ class Backends:
         source: Endpoint | None,
         *,
         dial_timeout: float,
+        tally: Tally | None = None,
     ) -> Dialled | NotDialled:
         """Connect to one of a backend's addresses, for a client.
 
@@ -132,7 +181,8 @@ class Backends:
             backend: which addresses, how to choose among them, and how long to wait for one.
             client: looked at while it waits: one that was reset no longer does.
             source: its address; None on a UNIX socket.
-            dial_timeout: seconds that each address gets.
+            dial_timeout: seconds that each address gets, and where many wait for one, the turn.
+            tally: of what will be relayed, which shows how soon it is answered.
 
         Returns:
             What came of it. A socket counts as a connection to its address until ``leave``. Raises
@@ -152,14 +202,17 @@ class Backends:
         until = started + wait
         # Where some are answered and others are not, there is always one who just was.
         while isinstance(dialled, NotDialled) and not dialled.exhausted and _is_before(until):
-            with trio.move_on_at(until) as waiting:
-                is_there = await self._wait(addresses, client)
-            if waiting.cancelled_caught:
-                break
-            if not is_there:
+            waiter = _Waiter(tally)
+            how = await self._wait(addresses, client, waiter, until, dial_timeout)
+            if how == "left":
                 dialled = replace(dialled, detail=f"{dialled.detail}; the client left")
+            if how != "go":
                 break
-            dialled = await self._dial(self._in_order(backend, source), dial_timeout, seen_as)
+            try:
+                dialled = await self._dial(self._in_order(backend, source), dial_timeout, seen_as)
+            finally:
+                waiter.connected = trio.current_time()
+                waiter.dialled = dialled
         return replace(dialled, waited=trio.current_time() - started)
 
     def leave(self, address: DialAddress) -> None:
@@ -264,26 +317,42 @@ class Backends:
         since = (self.state(address).silent_since for address in addresses)
         return max(now if x is None else x for x in since)
 
-    async def _wait(self, addresses: Iterable[DialAddress], client: socket.socket) -> bool:
-        """Wait until one of the addresses answers; whether the client is still there."""
+    async def _wait(
+        self,
+        addresses: Iterable[DialAddress],
+        client: socket.socket,
+        waiter: _Waiter,
+        until: float,
+        dial_timeout: float,
+    ) -> Literal["go", "late", "left"]:
+        """Wait until one of the addresses answers, and for the turn to dial it.
+
+        Returns:
+            What to do: dial, or give up, since none answered in time or the client has left.
+        """
         states = [self.state(address) for address in addresses]
         if any(state.silent_since is None for state in states):
-            return True  # since another was dialled
-        up = trio.Event()
+            return "go"  # since another was dialled
         for state in states:
-            state.waiters.add(up)
+            state.waiters[waiter] = None
             state.sleeping.unpark_all()
         try:
-            while not up.is_set():
-                with trio.move_on_after(_LOOK):
-                    await up.wait()
+            while not waiter.turn.is_set():
+                now = trio.current_time()
+                # A turn is part of the way there, and not refused to whom it comes late.
+                answers = any(state.silent_since is None for state in states)
+                last = until + dial_timeout if answers else until
+                if now >= last:
+                    return "go" if answers else "late"
+                with trio.move_on_at(min(now + _LOOK, last)):
+                    await waiter.turn.wait()
                 # A reset shows; a client that has sent its FIN may want an answer still.
                 if client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    return False
-            return True
+                    return "left"
+            return "go"
         finally:
             for state in states:
-                state.waiters.discard(up)
+                state.waiters.pop(waiter, None)
 
     def _failed(self, address: DialAddress, state: State, detail: str, dial_timeout: float) -> None:
         """An address could not be dialled, and that is no fault of this machine."""
@@ -305,8 +374,32 @@ class Backends:
             state.watch.cancel()
             state.watch = None
         self._settle(address, state, detail)
-        for up in state.waiters:
-            up.set()
+        if state.waiters and not state.is_dealing and self.nursery is not None:
+            state.is_dealing = True
+            self.nursery.start_soon(self._deal, state)
+
+    async def _deal(self, state: State) -> None:
+        """Give those who wait for an address their turns, as fast as it answers them."""
+        window, under_way = Window(), list[_Waiter]()
+        heard = trio.current_time()
+        pause = _GLANCE
+        while state.waiters and state.silent_since is None:
+            took = [waiter.took() for waiter in under_way]
+            under_way = [x for x, seconds in zip(under_way, took, strict=True) if seconds is None]
+            news = [seconds for seconds in took if seconds is not None]
+            for seconds in news:
+                window = window.after(seconds)
+                heard = heard if seconds == inf else trio.current_time()
+            is_mute = trio.current_time() - heard > _MUTE
+            room = len(state.waiters) if is_mute else max(window.size - len(under_way), 0)
+            turns = list(itertools.islice(state.waiters, room))
+            for waiter in turns:
+                del state.waiters[waiter]
+                waiter.take_turn()
+            under_way += turns
+            pause = _GLANCE if turns or news else min(2 * pause, _SELDOM)
+            await trio.sleep(pause)
+        state.is_dealing = False
 
     def _settle(self, address: DialAddress, state: State, detail: str) -> None:
         """Keep ``down`` as it should be, and say so where it changes."""

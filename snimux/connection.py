@@ -344,7 +344,11 @@ async def _pass_on(
         return _refuse(service, Reason.NO_SOURCE, NO_SOURCE, hello)
     dialling = trio.current_time()
     dialled = await service.backends.reach(
-        to, client, outcome.source, dial_timeout=service.limits.dial_timeout
+        to,
+        client,
+        outcome.source,
+        dial_timeout=service.limits.dial_timeout,
+        tally=outcome.tally,
     )
     outcome.waited = dialled.waited
     if isinstance(dialled, NotDialled):

@@ -19,6 +19,7 @@ from snimux.address import DialAddress, TcpAddress
 from snimux.backends import Backends
 from snimux.config import BackendDefaults
 from snimux.log import Log
+from snimux.relay import Tally
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.upstream import Dialled, NotDialled, dial
 from tests.sockets import fin, open_descriptors, reset, send_all, tcp_pair
@@ -61,6 +62,7 @@ class Run:
         *addresses: DialAddress,
         source: str = "192.0.2.1",
         dial_timeout: float = 5,
+        tally: Tally | None = None,
         **how: Any,
     ) -> Dialled | NotDialled:
         """What comes of a connection to a backend; a socket stays open until the test is over."""
@@ -68,7 +70,9 @@ class Run:
         self.clients.append(client)
         with near:
             to = Backend(addresses, **how)
-            found = await self.backends.reach(to, near, (source, 1), dial_timeout=dial_timeout)
+            found = await self.backends.reach(
+                to, near, (source, 1), dial_timeout=dial_timeout, tally=tally
+            )
         if isinstance(found, Dialled):
             self.clients.append(trio.socket.from_stdlib_socket(found.socket))
         return found
@@ -298,6 +302,111 @@ async def test_one_dials_for_all_that_wait(
         assert run.backends.states[place.address].connections == 50
 
 
+@dataclass
+class Many:
+    """Connections that wait for an address, and are answered when they are told to be."""
+
+    run: Run
+    address: TcpAddress
+    tallies: list[Tally] = field(default_factory=list)
+    """Of all, in their order."""
+    found: dict[int, Dialled | NotDialled] = field(default_factory=dict)
+    """What came of each by now."""
+
+    async def one(self, dial_timeout: float) -> None:
+        number = len(self.tallies)
+        self.tallies.append(Tally())
+        self.found[number] = await self.run.reach(
+            self.address, dial_timeout=dial_timeout, tally=self.tallies[number]
+        )
+
+    def answer(self) -> None:
+        """Answer all that are connected."""
+        for number in self.found:
+            self.tallies[number].answered = self.tallies[number].answered or trio.current_time()
+
+
+@contextlib.asynccontextmanager
+async def many(
+    count: int, place: Place, *, dial_timeout: float = 5, **said: Any
+) -> AsyncIterator[Many]:
+    """So many, begun one after another, that have waited for less than a second."""
+    async with running(**said) as run, trio.open_nursery() as nursery:
+        waiting = Many(run, place.address)
+        for number in range(count):
+            nursery.start_soon(waiting.one, dial_timeout)
+            while len(run.backends.state(place.address).waiters) <= number:
+                await trio.lowlevel.checkpoint()
+        yield waiting
+        nursery.cancel_scope.cancel()
+
+
+async def test_those_that_wait_are_sent_as_fast_as_they_are_answered(
+    autojump_clock: MockClock,
+) -> None:
+    with places(1, listening=False) as (place,):
+        async with many(100, place) as waiting:
+            place.listen()
+            await trio.sleep(0.8)
+            sent = [len(waiting.found)]
+            while len(waiting.found) < 100:
+                assert sorted(waiting.found) == list(range(sent[-1]))  # who came first
+                waiting.answer()
+                await trio.sleep(0.25)
+                sent.append(len(waiting.found))
+            # the first were answered all equally late, so none is late
+            assert sent == [10, 30, 70, 100]
+            assert not waiting.run.backends.states[place.address].waiters
+
+
+async def test_a_turn_is_waited_for_longer_than_a_backend_but_not_for_ever(
+    autojump_clock: MockClock,
+) -> None:
+    with places(1, listening=False) as (place,):
+        async with many(60, place, wait=3.0, dial_timeout=4) as waiting:
+            began = trio.current_time()
+            await trio.sleep(2.5)
+            place.listen()
+            # each second ten get their turns, since those before are not answered
+            await trio.sleep_until(began + 6.4)
+            assert len(waiting.found) in (40, 50)
+            await trio.sleep_until(began + 7.5)
+            assert [type(x) for x in waiting.found.values()] == [Dialled] * 60
+
+
+async def test_who_is_answered_nothing_holds_up_others_but_for_a_moment(
+    autojump_clock: MockClock,
+) -> None:
+    with places(1, listening=False) as (place,):
+        async with many(90, place, wait=60.0) as waiting:
+            place.listen()
+            await trio.sleep(0.8)
+            assert len(waiting.found) == 10
+            await trio.sleep(1.1)
+            assert len(waiting.found) == 20
+            # and one that says nothing by itself to anybody is not kept pace with
+            await trio.sleep(4)
+            assert len(waiting.found) == 90
+
+
+async def test_a_turn_that_fails_or_ends_is_over(autojump_clock: MockClock) -> None:
+    with places(1, listening=False) as (place,):
+        async with many(25, place, wait=60.0) as waiting:
+            place.listen()
+            await trio.sleep(0.8)
+            for found in waiting.found.values():
+                assert isinstance(found, Dialled)
+                found.socket.close()
+            await trio.sleep(0.1)
+            assert len(waiting.found) == 20
+            # what is down again sends back who was sent, and keeps who was not
+            place.sock.close()
+            waiting.answer()
+            await trio.sleep(3)
+            state = waiting.run.backends.states[place.address]
+            assert (len(waiting.found), len(state.waiters), state.is_dealing) == (20, 5, False)
+
+
 async def test_a_client_that_is_gone_is_not_waited_with(autojump_clock: MockClock) -> None:
     with places(1, listening=False) as (place,):
         async with running(wait=60.0) as run, trio.open_nursery() as nursery:
@@ -333,7 +442,7 @@ async def test_who_is_cancelled_leaves_nothing_behind(autojump_clock: MockClock)
                 await run.backends.reach(Backend((place.address,)), near, None, dial_timeout=5)
             assert open_descriptors() == before
             state = run.backends.states[place.address]
-            assert (state.connections, state.waiters) == (0, set())
+            assert (state.connections, state.waiters) == (0, {})
 
 
 async def test_out_of_descriptors_is_nobodys_fault_and_not_waited_for() -> None:
