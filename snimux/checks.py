@@ -10,6 +10,7 @@ Source: HAProxy, Configuration Manual, ``check``, ``inter``, ``check-send-proxy`
 import random
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
@@ -22,8 +23,11 @@ from snimux.proxy_header import Version
 from snimux.routes import Route
 from snimux.upstream import Dialled, dial
 
-# Addresses that are checked at a time: each takes a descriptor.
+# Addresses that are checked at a time: each takes a descriptor. So many, and as many of those that
+# are known to take long: who says nothing holds up only others who do.
 _AT_A_TIME = 8
+# That is known after so many seconds; the check is then made again, among them.
+_LONG = 1.0
 
 # Checks of many addresses are spread by this part of the time between them.
 _SPREAD = 0.1
@@ -82,7 +86,8 @@ class Checker:
         self.uniform = uniform
         self.wanted: Mapping[DialAddress, Wanted] = {}
         self.scopes: dict[DialAddress, trio.CancelScope] = {}
-        self.limiter = trio.CapacityLimiter(_AT_A_TIME)
+        self.quick = trio.CapacityLimiter(_AT_A_TIME)
+        self.slow = trio.CapacityLimiter(_AT_A_TIME)
         self.nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -122,12 +127,19 @@ class Checker:
             self.nursery.start_soon(self._check, address, self.wanted[address], scope)
 
     async def _check(self, address: DialAddress, how: Wanted, scope: trio.CancelScope) -> None:
+        limiter, at_most = self.quick, _LONG
         with scope:
             while True:
-                async with self.limiter:
-                    passed, detail = await self._ask(address, how)
+                async with limiter:
+                    began = trio.current_time()
+                    with trio.move_on_after(at_most) as asking:
+                        passed, detail = await self._ask(address, how)
+                    takes_long = trio.current_time() - began >= _LONG
                 if scope.cancel_called:
                     return
+                limiter, at_most = (self.slow, inf) if takes_long else (self.quick, _LONG)
+                if asking.cancelled_caught:
+                    continue
                 if passed is not None:
                     self.backends.checked(address, passed, detail)
                 every = self.backends.defaults.check_every

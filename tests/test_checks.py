@@ -55,7 +55,7 @@ class Server:
 
     listener: trio.SocketListener
     answers: str = "tls"
-    """"tls", "silence", "noise" or "required": TLS behind a PROXY protocol header alone."""
+    """"tls", "late", "silence", "noise" or "required": TLS behind a PROXY header alone."""
     came: list[bytes] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
 
@@ -71,6 +71,9 @@ class Server:
             match self.answers:
                 case "silence":
                     await trio.sleep_forever()
+                case "late":
+                    await trio.sleep(2)
+                    await stream.send_all(b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03")
                 case "noise":
                     await stream.send_all(b"220 mail.example ESMTP\r\n")
                 case "required" if not LOCAL_HEADER.startswith(first) and first[:5] != b"PROXY":
@@ -126,7 +129,7 @@ async def test_a_server_that_accepts_and_answers_no_hello_is_down(
         run.check([route("a.test", run.server.address)])
         await trio.sleep(24)
         assert run.said == []
-        await trio.sleep(12)
+        await trio.sleep(14)
         assert run.said == [("down", "check: no answer: it was silent")]
         assert run.backends.down == {run.server.address}
         run.server.answers = "tls"
@@ -163,6 +166,38 @@ async def test_what_is_no_server_hello_fails(autojump_clock: MockClock) -> None:
         await trio.sleep(1)
         assert len(run.said) == 2
         assert run.server.came[-1] == b""
+
+
+async def test_those_that_say_nothing_hold_up_nobody_else(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with contextlib.AsyncExitStack() as stack:
+        run = await stack.enter_async_context(running(check="tls"))
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(40)]
+        routes = [route("a.test", TcpAddress(*sock.getsockname())) for sock in silent]
+        run.check([*routes, route("b.test", run.server.address)])
+        await trio.sleep(65)
+        # after the first time, when they were not known
+        began = run.server.at[0]
+        assert began < 6
+        on_time = [began + 10 * count for count in range(6)]
+        assert run.server.at[:6] == pytest.approx(on_time, abs=0.2)
+        # their turns come, 8 at a time, each 5 seconds
+        await trio.sleep(30)
+        assert len(run.said) == 40
+        assert len(run.backends.down) == 40
+
+
+async def test_who_answers_late_passes_nevertheless(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with running("late", check="tls", fall=1) as run:
+        run.check([route("a.test", run.server.address)])
+        await trio.sleep(30)
+        assert run.said == []
+        # asked again at once when it was found to take long, and no more after that
+        assert run.server.at == pytest.approx([0, 1, 13, 25], abs=0.2)
+        run.server.answers = "tls"
+        await trio.sleep(30)
+        assert run.said == []
 
 
 async def test_nobody_there_is_down_and_then_up(autojump_clock: MockClock) -> None:
