@@ -31,6 +31,9 @@ LOCAL_HEADER = proxy_header.build("v2", None, None)
 # milliseconds.
 _TIME = 2.0
 
+# Hellos that are kept, half a kilobyte each: to make one takes as long as to connect.
+_KEPT = 1024
+
 _READ_SIZE = 4096
 # Bytes within which any answer shows what it is.
 _FIRST = 16
@@ -167,8 +170,11 @@ def is_understood(answer: Answer) -> bool:
             return False
 
 
+@functools.lru_cache(_KEPT)
 def by_tls(name: str | None) -> Question:
     """A ClientHello as OpenSSL makes it, with no ALPN.
+
+    It is made once: no handshake by it comes to use its key.
 
     Args:
         name: the canonical server name; None for none, where no name is known for sure: one that

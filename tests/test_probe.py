@@ -141,6 +141,10 @@ def test_a_hello_without_a_name_has_none() -> None:
     assert verdict.name is None
 
 
+def test_a_hello_is_made_once() -> None:
+    assert by_tls("once.test").data == by_tls("once.test").data != by_tls("other.test").data
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_a_caddy_by_the_policy_of_its_wrapper(
     caddys: dict[str, DialAddress], policy: str
