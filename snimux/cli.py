@@ -21,12 +21,13 @@ from typing import Any
 import click
 import trio
 
-from snimux import __version__, account, advice, dump, explanation, report
+from snimux import __version__, account, advice, dump, explanation, meant, report
 from snimux import case as cases
 from snimux.address import AdminAddress, FdAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
 from snimux.columns import table
+from snimux.commands import Group
 from snimux.config import Config, ConfigError, load
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
@@ -109,17 +110,48 @@ EXIT STATUS
 """
 
 
-_DOCTOR_EPILOG = """The flags are those of snimux itself; without any, the Caddys that run here are
-looked for.
+_CHECK_EPILOG = """A Caddy that is named is asked; backends whose PROXY protocol is auto are probed;
+nothing is listened on.
+
+\b
+EXAMPLES
+  snimux check --config /etc/snimux.toml
+  snimux check --route secure.ciso.com=127.0.0.1:8443
+  snimux check --caddy localhost:2019
+
+\b
+EXIT STATUS
+  0 good    1 a Caddy could not be asked    2 wrong flags or configuration
+"""
+
+_DOCTOR_EPILOG = """Without any flag the Caddys that run here are looked for.
+
+\b
+EXAMPLES
+  snimux doctor
+  snimux doctor --config /etc/snimux.toml
+  snimux doctor --no-search --caddy localhost:2019
 
 \b
 EXIT STATUS
   0 all green    1 something yellow    2 something red, or wrong flags
 """
 
-_EXPLAIN_EPILOG = """The other flags are those of snimux itself.
+_INIT_EPILOG = """--listen, --http and --caddy go into the file; other settings are for you to add.
+Without --output the file alone is on standard output, and what is to be done on standard error.
 
 \b
+EXAMPLES
+  snimux init
+  snimux init --output /etc/snimux.toml
+  snimux init --config /etc/snimux.toml --output /etc/snimux.toml --force
+
+\b
+EXIT STATUS
+  0 written    1 no Caddy was found, or the file cannot be written    2 wrong flags or configuration
+"""
+
+_EXPLAIN_EPILOG = """\b
 EXAMPLES
   snimux explain https://dao.ciso.com/ --config /etc/snimux.toml
   snimux explain dao.ciso.com --alpn acme-tls/1 --caddy localhost:2019
@@ -128,9 +160,15 @@ EXAMPLES
 
 \b
 EXIT STATUS
-  0 the client is served, or redirected    1 it is not, or --status could not be asked for
-  --refused    2 wrong flags or configuration
+  0 the client is served, or redirected    2 wrong flags or configuration
+  1 it is not, or --status could not be asked for --refused
 """
+
+# What init takes over from flags, and what it says of others.
+_WRITTEN = ("config", "listen", "http", "caddy")
+_NOT_WRITTEN = "init does not write it; leave it out, and add it to the file"
+
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.1, 3600  # seconds
 
 # Bytes: 64 KiB in one-byte records, as hex with spaces, is less by half.
 _LARGEST_CAPTURE = 4 * 1024 * 1024
@@ -159,6 +197,7 @@ EXIT STATUS
 
 @click.group(
     "snimux",
+    cls=Group,
     invoke_without_command=True,
     subcommand_metavar="[check|doctor|explain|init|top]",
     epilog=_EPILOG,
@@ -191,7 +230,9 @@ def main(context: click.Context, /, **flags: Any) -> None:
             run(config, file, told, inherited)
 
 
-@main.command(epilog="The flags are those of snimux itself.")
+@main.command(
+    short_help="Say whether flags and file are good, and what they come to.", epilog=_CHECK_EPILOG
+)
 @options
 @click.pass_obj
 def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
@@ -206,7 +247,7 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     click.echo("ok")
 
 
-@main.command(epilog=_EXPLAIN_EPILOG)
+@main.command(short_help="Say what becomes of a client, and why.", epilog=_EXPLAIN_EPILOG)
 @click.argument("name", required=False)
 @options
 @click.option(
@@ -360,7 +401,9 @@ def _remarks(routes: Iterable[Route], found: Plan) -> list[Remark]:
     return [remark(x, concluded(None, learnt[x]), learnt[x], all_asked[x]) for x in all_asked]
 
 
-@main.command(epilog=_DOCTOR_EPILOG)
+@main.command(
+    short_help="Say what is wrong on this host, and what mends it.", epilog=_DOCTOR_EPILOG
+)
 @options
 @search_option
 @click.option("--json", "is_json", is_flag=True, help="say it as JSON")
@@ -369,14 +412,16 @@ def doctor(
     group_flags: Mapping[str, Any], /, *, is_json: bool, no_search: bool, **flags: Any
 ) -> None:
     """Look at this host's Caddys and snimux's way to them, and say what mends what is wrong."""
-    _, facts = _examined(merge(group_flags, flags), search=not no_search)
+    merged = merge(group_flags, flags)
+    config = configured(merged, read_file(merged["config"]), needs_routes=False)
+    facts = _examined(config, search=not no_search)
     findings = diagnose(facts)
     form = report.as_json if is_json else report.text
     click.echo(form(findings, facts.unseen))
     sys.exit(report.status(findings))
 
 
-@main.command(epilog="The flags are those of snimux itself; --listen and --http go into the file.")
+@main.command(short_help="Write a configuration for the Caddys of this host.", epilog=_INIT_EPILOG)
 @options
 @search_option
 @click.option("--output", metavar="FILE", help="write it there  [default: print it]")
@@ -397,7 +442,11 @@ def init(
     """
     merged = merge(group_flags, flags)
     text = read_file(merged["config"])
-    config, facts = _examined(merged, search=not no_search)
+    config = configured(merged, text, needs_routes=False)
+    unwritten = [x for x in merged if merged[x] and x not in _WRITTEN]
+    if unwritten:
+        fail(2, *(f"--{x.replace('_', '-')}: {_NOT_WRITTEN}" for x in unwritten))
+    facts = _examined(config, search=not no_search)
     if not facts.caddys:
         fail(1, "no Caddy is running here that can be seen; start them, or name one: --caddy ADDR")
     found = advice.places(facts)
@@ -427,19 +476,18 @@ def init(
         except OSError as error:
             fail(1, f"--output: {output}: {error.strerror}")
     for line in advice.letter(facts, found, output or "FILE"):
-        click.echo(line)
+        click.echo(line, err=output is None)  # or `init > FILE` would have it in the file
 
 
-@main.command(epilog=_TOP_EPILOG)
+@main.command(short_help="Show a running snimux in the terminal.", epilog=_TOP_EPILOG)
 @click.argument("addr", required=False)
 @click.option("--status", metavar="ADDR", help="the same as ADDR")
 @click.option("--config", metavar="FILE", help="take ADDR from the status of this TOML file")
 @click.option(
     "--interval",
     metavar="SECONDS",
-    type=click.FloatRange(0.1, 3600),
-    default=1.0,
-    help="look as often, and have rates of as long  [default: 1]",
+    default="1",
+    help="look as often, and have rates of as long; 0.1 to 3600  [default: 1]",
 )
 @click.option("--plain", "is_plain", is_flag=True, help="as plain text, once")
 @click.pass_obj
@@ -448,7 +496,7 @@ def top(
     /,
     *,
     addr: str | None,
-    interval: float,
+    interval: str,
     is_plain: bool,
     **flags: Any,
 ) -> None:
@@ -457,6 +505,7 @@ def top(
     ADDR is what the snimux was started with as --status ADDR. Nothing can be changed by looking.
     """
     merged = {**group_flags, **merge(group_flags, flags)}
+    seconds = _interval(interval)
     if addr is not None and merged["status"] is not None:
         fail(2, f"{addr}: is what --status {merged['status']} says, too: give one of them")
     merged["status"] = addr or merged["status"]
@@ -467,11 +516,23 @@ def top(
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     try:
         if is_plain or not is_terminal or os.environ.get("TERM", "") in ("", "dumb"):
-            _print_once(Eye(address), interval)
+            _print_once(Eye(address), seconds)
         else:
-            _show(Eye(address), interval)
+            _show(Eye(address), seconds)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        hint = meant.number(text, meant.SECONDS)
+        fail(2, f"--interval: {text!r} is not a number of seconds{hint}")
+    if not _SHORTEST_INTERVAL <= seconds <= _LONGEST_INTERVAL:
+        limits = f"from {_SHORTEST_INTERVAL} to {_LONGEST_INTERVAL}"
+        fail(2, f"--interval: {text} is not a number of seconds {limits}")
+    return seconds
 
 
 def _print_once(eye: Eye, seconds: float) -> None:
@@ -512,13 +573,12 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         (os.replace if force else os.link)(whole, path)
 
 
-def _examined(flags: Mapping[str, Any], *, search: bool) -> tuple[Config, Facts]:
-    """What was told, by flags that may name no route, and what there is to know."""
+def _examined(config: Config, *, search: bool) -> Facts:
+    """What there is to know of what was told, which may be no route."""
     # psutil is slow to import, and a server does not need it.
     from snimux.doctor import examine
 
-    config = configured(flags, read_file(flags["config"]), needs_routes=False)
-    return config, trio.run(partial(examine, config, search=search))
+    return trio.run(partial(examine, config, search=search))
 
 
 async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | AdminError]:

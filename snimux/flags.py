@@ -27,6 +27,26 @@ def options(command: F) -> F:
         command = click.option(setting.flag, metavar=setting.metavar, help=text)(command)
     for flag, metavar, multiple, text in reversed(
         [
+            (
+                "--route",
+                "HOST[,HOST...]=ADDR[,ADDR...]",
+                True,
+                "send hellos for HOST to the first ADDR that answers, or as --balance says; "
+                "repeatable",
+            ),
+            (
+                "--default",
+                "ADDR[,ADDR...]",
+                False,
+                "where hellos go that have no route, or no name",
+            ),
+            (
+                "--caddy",
+                "ADDR",
+                True,
+                "route the sites of the Caddy whose admin API is there, as they change; repeatable",
+            ),
+            ("--config", "FILE", False, "read this TOML file; flags win over it"),
             ("--listen", "ADDR", True, "listen here; repeatable  [default: :443, IPv4 and IPv6]"),
             (
                 "--http",
@@ -47,19 +67,6 @@ def options(command: F) -> F:
                 "a balancer do, and it says who the client is; repeatable",
             ),
             (
-                "--route",
-                "HOST[,HOST...]=ADDR[,ADDR...]",
-                True,
-                "send hellos for HOST to the first ADDR that answers, or as --balance says; "
-                "repeatable",
-            ),
-            (
-                "--default",
-                "ADDR[,ADDR...]",
-                False,
-                "where hellos go that have no route, or no name",
-            ),
-            (
                 "--proxy-protocol",
                 "v1|v2|auto|off",
                 False,
@@ -67,13 +74,6 @@ def options(command: F) -> F:
                 "auto is v2 where a probe has proved that it is understood, and off without. What "
                 "--caddy finds is auto, or off",
             ),
-            (
-                "--caddy",
-                "ADDR",
-                True,
-                "route the sites of the Caddy whose admin API is there, as they change; repeatable",
-            ),
-            ("--config", "FILE", False, "read this TOML file; flags win over it"),
         ]
     ):
         command = click.option(flag, metavar=metavar, multiple=multiple, help=text)(command)

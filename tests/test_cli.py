@@ -20,7 +20,7 @@ STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
 
 
 def run(*args: str, stdin: bytes | None = None) -> Result:
-    result = CliRunner().invoke(main, args, input=stdin)
+    result = CliRunner().invoke(main, args, input=stdin, prog_name="snimux")
     assert "Traceback" not in result.output
     if result.exception is not None:
         assert isinstance(result.exception, SystemExit), result.exception
@@ -162,13 +162,24 @@ def test_nothing_to_do_says_what_to_give() -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--rout", "a=b:1"], "--route"),
-        (["--route"], "requires an argument"),
-        (["chekc"], "No such command 'chekc'"),
-        (["check", "extra"], "unexpected extra argument"),
+        (["--rout", "a=b:1"], "--rout: no such flag; did you mean --route?"),
+        (["--config", "--route", "a=b:1"], "--config: its value is missing before --route; "
+         "write --config FILE"),
+        (["chekc"], "'chekc': no such command; did you mean check?"),
+        (["check", "extra"], "'extra': check takes no such word; see snimux check --help"),
+        (["top", "--interval", "1m"], "--interval: '1m' is not a number of seconds; "
+         "write 60, without a unit"),
+        (["top", "--interval", "nan"], "--interval: nan is not a number of seconds "
+         "from 0.1 to 3600"),
     ],
-)
-def test_unknown_words_are_told(args: list[str], words: str) -> None:
+)  # fmt: skip
+def test_slips_are_told_in_one_line(args: list[str], words: str) -> None:
     result = run(*args)
-    assert result.exit_code == 2
-    assert words in result.stderr
+    assert (result.exit_code, result.stderr) == (2, f"snimux: {words}\n")
+
+
+def test_init_takes_no_flag_that_it_would_not_write() -> None:
+    result = run("--allow", "::1", "init", *STORY)
+    told = "init does not write it; leave it out, and add it to the file"
+    assert result.stderr == f"snimux: --route: {told}\nsnimux: --allow: {told}\n"
+    assert (result.exit_code, result.stdout) == (2, "")

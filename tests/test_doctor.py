@@ -197,7 +197,8 @@ async def test_following_the_advice_turns_every_line_green(tmp_path: Path) -> No
                 for name in names:
                     body = await trio.to_thread.run_sync(_body, ports.https, name)
                     assert body.endswith(f"{who} {name}")
-            status, advice = await snimux("init", "--no-search", "--config", str(config))
+            again = ["--force", "--output", str(config)]
+            status, advice = await snimux("init", "--no-search", "--config", str(config), *again)
             assert (status, advice.count("needs nothing")) == (0, 2), advice
 
 
@@ -441,6 +442,8 @@ async def test_init_keeps_what_is_said_of_port_80(said: str, tmp_path: Path) -> 
     args = [said, str(file)] if said == "--config" else [said]
     done = await _init("--no-search", "--caddy", "localhost:1", *args)
     assert b'\nhttp = "off"\n' in done.stdout
+    assert load({}, "f", done.stdout.decode()).http == ()  # the file alone, for `init > FILE`
+    assert b"# Then restart each Caddy" in done.stderr
 
 
 MINE = """\

@@ -94,6 +94,7 @@ FLOORS = (
     ("server", "doctor", "description", "account", "screen"),
     ("supervisor",),
     ("flags", "process"),
+    ("commands",),
     ("cli", "__main__"),
 )
 # address uses hostname; http_head knows other protocols by client_hello's first_bytes; routes uses
