@@ -131,6 +131,10 @@ class Source:
     def backend(self, where: str, to: Iterable[str], proxy: str | None) -> Backend:
         """The backend at those of the addresses that are good."""
         addresses = tuple(self.attempt_all(where, parse_dial, to))
+        if len(set(addresses)) < len(addresses):
+            twice = next(x for x in addresses if addresses.count(x) > 1)
+            share = "" if where.startswith("--") else "; weight gives one a larger share"
+            self.problems.append(f"{where}: {twice} is given twice{share}")
         given = None if proxy == OFF else proxy
         return _backend(addresses, cast("Version | Literal['auto'] | None", given))
 
