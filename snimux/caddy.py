@@ -522,7 +522,8 @@ class _Reader:
             try:
                 yield _pattern(host)
             except hostname.HostnameError as error:
-                self.unrouted.setdefault(Unrouted(_shown(host), str(error)))
+                what = _shown(host) if host else "a site without a name"
+                self.unrouted.setdefault(Unrouted(what, str(error)))
 
     def on_demand(self) -> bool:
         policies = _list(_mapping(self.tls.get("automation")).get("policies"))
@@ -536,6 +537,8 @@ class _Reader:
 
 
 def _pattern(host: str) -> str:
+    if not host:  # Caddy 2.11.7 serves nobody by it, unlike a site that names no host at all
+        raise hostname.HostnameError("its name is empty, and no client asks for that")
     if "{" in host:
         raise hostname.HostnameError("has a placeholder, which only Caddy can resolve")
     if host.startswith("**") or host == "*" or "*" in host.removeprefix("*."):

@@ -139,13 +139,13 @@ def test_a_listener_that_cannot_be_dialled_is_told_for_each_name(listen: str, wh
         ("a.*.example", "a * that is not one label at the front"),
         ("10.0.0.1", "an IP address, for which clients send no name"),
         ("::1", "an IP address, for which clients send no name"),
-        ("", "an empty name"),
+        ("", "its name is empty, and no client asks for that"),
     ],
 )
 def test_a_host_that_is_no_pattern_is_told(host: str, why: str) -> None:
     found = read(config(server(host, "a.example")))
     assert [site.host for site in found.sites] == ["a.example"]
-    assert found.unrouted == (Unrouted(host or "''", why),)
+    assert found.unrouted == (Unrouted(host or "a site without a name", why),)
 
 
 def test_names_of_connection_policies_and_certificates_are_sites_too() -> None:
