@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from snimux.address import AdminAddress, ListenAddress, TcpAddress, UnixAddress
+from snimux.address import AdminAddress, FileAddress, ListenAddress, TcpAddress, UnixAddress
 from snimux.facts import Caddy, Facts, Port
 from snimux.overlap import is_same
 
@@ -62,14 +62,23 @@ def places(facts: Facts) -> tuple[Place, ...]:
         return chosen
 
     for caddy in facts.caddys:
-        admin: AdminAddress | None = caddy.admin if caddy.sites is not None else None
+        admin = _admin_of(caddy)
         if admin is None or admin in kept or isinstance(admin, TcpAddress):
             current = admin.port if isinstance(admin, TcpAddress) else None
-            admin = TcpAddress("localhost", port(current, _ADMIN, caddy))
+            chosen = port(current, _ADMIN, caddy)
+            if admin is None or current != chosen:
+                admin = TcpAddress("localhost", chosen)
         kept.add(admin)
         http = port(_http(caddy), _HTTP, caddy)
         found.append(Place(caddy, admin, http, port(_https(caddy), _HTTPS, caddy)))
     return tuple(found)
+
+
+def _admin_of(caddy: Caddy) -> AdminAddress | None:
+    """Where a Caddy may be asked already, or is to be, for snimux was told to; None if nowhere."""
+    if caddy.sites is not None:
+        return caddy.admin
+    return caddy.admin if caddy.is_listed and not isinstance(caddy.admin, FileAddress) else None
 
 
 def _is_its(port: Port, caddy: Caddy) -> bool:

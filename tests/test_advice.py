@@ -90,6 +90,20 @@ def test_a_caddy_that_does_not_tell_keeps_its_ports_too() -> None:
     ]
 
 
+def test_a_caddy_that_was_named_and_does_not_tell_is_to_be_where_it_was_named() -> None:
+    for admin in (TcpAddress("localhost", 3019), TcpAddress("::1", 3019), UnixAddress("/run/a")):
+        silent = Caddy(admin, None, "refused", is_listed=True)
+        (place,) = places(facts(silent))
+        assert place.admin == admin
+    # nobody asked for these, or nothing can listen there
+    found = Caddy(TcpAddress("localhost", 3019), None, "refused", PROCESS)
+    file = Caddy(FileAddress("/a.json"), None, "none", is_listed=True)
+    assert [str(x.admin) for x in places(facts(found, file))] == [
+        "localhost:2019",
+        "localhost:2020",
+    ]
+
+
 def test_a_port_that_two_share_is_not_kept() -> None:
     shared = Port("tcp", TcpAddress("::", 8443), (PROCESS, OTHER))
     assert numbers(facts(caddy(TcpAddress("localhost", 2019)), ports=(shared,)))[0][2] == 8444
