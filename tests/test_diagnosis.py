@@ -315,6 +315,11 @@ def test_two_that_share_a_port_are_named_by_their_caddyfiles_and_get_ports_of_th
     ]
 
 
+def test_of_any_port_there_is_one() -> None:
+    found = [x.title for x in diagnose(facts(tls=(TcpAddress("127.0.0.1", 0), HTTPS), http=()))]
+    assert found == ["127.0.0.1:0 is any port that is free", ":443 is free for snimux"]
+
+
 def test_a_shared_port_is_for_what_snimux_has_it_for() -> None:
     found_out = facts(
         caddy(fault="shared"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from snimux.address import FileAddress, ListenAddress
+from snimux.address import FileAddress, ListenAddress, TcpAddress
 from snimux.advice import QUIET, Place, is_everywhere, places
 from snimux.diagnosis import (
     SEE,
@@ -103,7 +103,9 @@ def _own_ports(facts: Facts) -> Iterator[Finding]:
         for holder in holders:
             yield _own_port(facts, own, holder)
         if not held:
-            yield Finding("own-port", Colour.GREEN, str(own), f"{own} is free for snimux")
+            is_any = isinstance(own, TcpAddress) and own.port == 0
+            title = f"{own} is any port that is free" if is_any else f"{own} is free for snimux"
+            yield Finding("own-port", Colour.GREEN, str(own), title)
 
 
 def _own_port(facts: Facts, own: ListenAddress, holder: Process | None) -> Finding:
