@@ -21,6 +21,13 @@ def test_what_is_linked_is_there(document: Path) -> None:
         assert (document.parent / link).is_file(), link
 
 
+def test_every_chart_is_shown() -> None:
+    text = (ROOT / "docs" / "performance.rst").read_text("utf-8")
+    charts = [x.name for x in (ROOT / "bench" / "plots").iterdir()]
+    assert charts
+    assert [x for x in charts if f".. image:: ../bench/plots/{x}\n" not in text] == []
+
+
 def test_every_flag_is_written_of_and_no_other() -> None:
     text = "".join(x.read_text("utf-8") for x in DOCUMENTS if x.name != "faults.rst")
     assert isinstance(main, click.Group)
