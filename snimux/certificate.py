@@ -11,6 +11,7 @@ import ssl
 import trio
 
 from snimux.address import DialAddress
+from snimux.extra import install
 from snimux.facts import Certificate, Down, NoHandshake, Outcome, Unread
 from snimux.proxy_header import Version, build
 from snimux.upstream import NotDialled, dial
@@ -75,7 +76,7 @@ def _read(der: bytes) -> Certificate | Unread:
     try:
         from cryptography import x509
     except ImportError:
-        return Unread("no cryptography here: pip install 'snimux[doctor]'")
+        return Unread("no cryptography here", install("cryptography"))
     try:
         read = x509.load_der_x509_certificate(der)
         extension = read.extensions.get_extension_for_class(x509.SubjectAlternativeName)

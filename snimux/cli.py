@@ -32,6 +32,7 @@ from snimux.config import Config, ConfigError, load
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
+from snimux.extra import install
 from snimux.facts import Facts
 from snimux.fetch import FetchError, fetch
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
@@ -63,7 +64,7 @@ EXAMPLES
     snimux --caddy localhost:2019 --caddy unix//run/caddy-dao/admin.sock
   From a file, on another port, after a look at what it says:
     snimux check --config /etc/snimux.toml
-    snimux --config /etc/snimux.toml --listen :8443
+    snimux --config /etc/snimux.toml --listen :4443
   What is wrong with the Caddys of this host; and a file for snimux with them:
     snimux doctor
     snimux init --output /etc/snimux.toml
@@ -170,6 +171,8 @@ _NOT_WRITTEN = "init does not write it; leave it out, and add it to the file"
 
 _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.1, 3600  # seconds
 
+_IS_IT_THERE = "; does a snimux run with that --status?"
+
 # Bytes: 64 KiB in one-byte records, as hex with spaces, is less by half.
 _LARGEST_CAPTURE = 4 * 1024 * 1024
 
@@ -243,7 +246,7 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     found = planned(config, caddys)
     click.echo(describe(config, found, caddys, _remarks(found.routes, found)))
     if faults:
-        fail(1, *faults)
+        fail(1, *(f"{fault}; snimux doctor looks where it is" for fault in faults))
     click.echo("ok")
 
 
@@ -307,7 +310,7 @@ def explain(
     found = planned(config, caddys)
     if config.status and not (config.routes or config.caddys):
         if running is None:
-            fail(1, *more_faults)
+            fail(1, *(f"{fault}{_IS_IT_THERE}" for fault in more_faults))
         config, found = running.as_config(config)
     explained = explanation.explain(case, config, found, caddys, source=client)
     explained = replace(explained, hints=(*explained.hints, *faults, *more_faults))
@@ -353,7 +356,9 @@ def _refused(config: Config, number: str) -> Refused:
     try:
         page = _page(config, "/refused/hellos")
         return read_refused(where, page, number, config.limits.max_hello)
-    except (FetchError, RunningError) as error:
+    except FetchError as error:
+        fail(1, f"--refused: {where}: {error}{_IS_IT_THERE}")
+    except RunningError as error:
         fail(1, f"--refused: {where}: {error}")
 
 
@@ -538,7 +543,7 @@ def _interval(text: str) -> float:
 def _print_once(eye: Eye, seconds: float) -> None:
     found = trio.run(glance, eye, seconds)
     if isinstance(found, Lost):
-        fail(1, f"--status: {eye.address}: {found.why}")
+        fail(1, f"--status: {eye.address}: {found.why}{_IS_IT_THERE}")
     everything = lines(found.tree, lambda row: True)
     click.echo(table(found, plain(str(eye.address)), everything), nl=False)
 
@@ -550,7 +555,7 @@ def _show(eye: Eye, every: float) -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("textual", "rich"):
             raise
-        fail(1, f"top: needs {error.name}: pip install 'snimux[top]'; --plain does without")
+        fail(1, f"top: needs {error.name}: {install('textual')}; --plain does without")
     show(eye, every)
 
 

@@ -95,9 +95,10 @@ class NoHandshake:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A handshake that was well, whose certificate could not be read."""
+    """A handshake that was well, whose certificate could not be read; a command may mend it."""
 
     why: str
+    remedy: str = ""
 
 
 Outcome = Certificate | Down | NoHandshake | Unread

@@ -344,7 +344,10 @@ def _who_holds(address: ListenAddress) -> str:
         names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in sorted(holders)]
     except (psutil.Error, OSError):
         return unseen
-    return f"the port is held by {' and '.join(names)}" if names else unseen
+    if not names:
+        return unseen
+    hint = "; snimux doctor says how it can be" if any(x.startswith("caddy") for x in names) else ""
+    return f"the port is held by {' and '.join(names)}{hint}"
 
 
 def _ways_out(port: int, flag: str) -> str:

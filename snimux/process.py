@@ -19,6 +19,7 @@ from functools import partial
 import trio
 
 from snimux.config import Config, ConfigError, Limits
+from snimux.extra import install
 from snimux.flags import fail
 from snimux.life import STOP_SIGNALS
 from snimux.listeners import ListenError, open_listeners
@@ -73,7 +74,7 @@ def run(config: Config, file: File | None, told: Manager, inherited: Inheritance
         inherited: what was handed to this process.
     """
     if config.status is not None and importlib.util.find_spec("prometheus_client") is None:
-        fail(1, "--status: needs prometheus-client: pip install 'snimux[status]'")
+        fail(1, f"--status: needs prometheus-client: {install('prometheus-client')}")
     log = _log(config)
     workers = config.workers or processors()
     descriptors = _raise_descriptor_limit() - (AT_A_TIME if config.status else 0)

@@ -2,6 +2,7 @@
 
 import builtins
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -124,7 +125,9 @@ def test_without_cryptography_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    assert _read(b"") == Unread("no cryptography here: pip install 'snimux[doctor]'")
+    assert _read(b"") == Unread(
+        "no cryptography here", f"{sys.executable} -m pip install cryptography"
+    )
 
 
 @pytest.mark.parametrize("der", [b"", b"\x30\x80", b"\0" * 100])

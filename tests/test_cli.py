@@ -144,7 +144,8 @@ def test_explain_tells_that_nobody_is_there_to_be_asked() -> None:
     for args in (["a"], ["--refused", "1"]):
         result = run("explain", *args, "--status", at)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.endswith(f": {at}: Connection refused\n")
+        told = f": {at}: Connection refused; does a snimux run with that --status?\n"
+        assert result.stderr.endswith(told)
 
 
 def test_explain_goes_on_without_a_caddy_that_does_not_answer() -> None:

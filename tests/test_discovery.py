@@ -495,7 +495,8 @@ async def test_check_asks_and_says_what_it_found(here: Path) -> None:
         )
         assert failed.returncode == 1
         assert failed.stderr.decode() == (
-            f"snimux: --caddy: unix/{one.admin}: No such file or directory\n"
+            f"snimux: --caddy: unix/{one.admin}: No such file or directory; "
+            "snimux doctor looks where it is\n"
         )
         assert b"  *.ciso.com  " in failed.stdout
         assert b"\nok\n" not in failed.stdout

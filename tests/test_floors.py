@@ -23,6 +23,7 @@ FLOORS = (
         "dump",
         "farewells",
         "kept",
+        "extra",
     ),
     ("client_hello", "http_head", "proxy_header", "access", "routes", "overlap", "reasons"),
     (

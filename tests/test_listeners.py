@@ -16,6 +16,7 @@ from snimux import listeners as module
 from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
 from snimux.config import Activated
 from snimux.listeners import Listener, ListenError, activated, adopted, besides, open_listeners
+from tests import caddy
 from tests.caddy import short_directory
 from tests.sockets import open_descriptors
 
@@ -220,6 +221,18 @@ def test_what_was_handed_over_is_for_what_its_name_says(
         assert not listener.socket.getblocking()
         listener.socket.detach()
         assert Path(path).is_socket()
+
+
+@pytest.mark.needs(lambda: caddy.missing() is not None, str(caddy.missing()))
+async def test_of_a_port_that_a_caddy_has_the_doctor_knows_more() -> None:
+    with short_directory() as directory:
+        running = caddy.start(directory, "a.example {\n\ttls internal\n}\n")
+        try:
+            await caddy.until(lambda: caddy.listens(running.port), "Caddy listens")
+            with pytest.raises(ListenError, match=r"\(pid [0-9]+\); snimux doctor says how"):
+                opened(f"127.0.0.1:{running.port}")
+        finally:
+            running.stop()
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")

@@ -51,8 +51,8 @@ def test_without_what_the_status_needs_it_says_so(
     with pytest.raises(SystemExit) as caught:
         run(config, None, Manager(), Inheritance(()))
     assert caught.value.code == 1
-    words = "snimux: --status: needs prometheus-client: pip install 'snimux[status]'\n"
-    assert capsys.readouterr().err == words
+    words = f"{sys.executable} -m pip install prometheus-client"
+    assert capsys.readouterr().err == f"snimux: --status: needs prometheus-client: {words}\n"
 
 
 def test_what_is_handed_over_wrongly_is_status_1(

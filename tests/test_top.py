@@ -102,7 +102,11 @@ async def test_the_address_may_be_a_unix_socket_or_be_in_the_file(tmp_path: Path
 
 async def test_one_line_says_what_is_wrong() -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    assert await top(nobody) == (1, "", f"snimux: --status: {nobody}: Connection refused\n")
+    assert await top(nobody) == (
+        1,
+        "",
+        f"snimux: --status: {nobody}: Connection refused; does a snimux run with that --status?\n",
+    )
     assert await top() == (2, "", "snimux: top: of which snimux? give its --status ADDR\n")
     status, _, errors = await top("8.8.8.8:1")
     assert (status, errors.count("\n")) == (2, 1)
@@ -226,8 +230,6 @@ async def test_without_textual_it_says_what_to_install(tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path), os.getcwd()])  # noqa: PTH109
     async with terminal.running([*TOP, nobody], environment={"PYTHONPATH": path}) as shown:
         assert await shown.exit_status() == 1
-        await shown.has(
-            "snimux: top: needs textual: pip install 'snimux[top]'; --plain does without"
-        )
+        await shown.has("snimux: top: needs textual: ", "-m pip install textual")
     status, _, errors = await top(nobody, PYTHONPATH=path)
     assert (status, "Connection refused" in errors) == (1, True)

@@ -127,7 +127,7 @@ def _source(address: DialAddress) -> str:
 
 def _contacts(facts: Facts) -> Iterator[Finding]:
     well = {x.name for x in facts.contacts if not isinstance(x.outcome, Down)}
-    unread = None
+    unread: tuple[str, str] | None = None
     for contact in facts.contacts:
         to = f"{contact.name} -> {contact.address}"
         match contact.outcome:
@@ -155,8 +155,8 @@ def _contacts(facts: Facts) -> Iterator[Finding]:
                     "the reason. Anything else may be no TLS server at all.",
                     (_openssl(contact),),
                 )
-            case Unread(why):
-                unread = why
+            case Unread(why, remedy):
+                unread = why, remedy or _openssl(contact)
                 yield Finding("backend", Colour.GREEN, contact.name, f"{to}: speaks TLS")
             case Certificate():
                 yield _certificate(facts, contact, contact.outcome)
@@ -165,9 +165,9 @@ def _contacts(facts: Facts) -> Iterator[Finding]:
             "certificate-unread",
             Colour.YELLOW,
             "certificates",
-            f"certificates were not read: {unread}",
+            f"certificates were not read: {unread[0]}",
             "Whether they are for the right names, and until when, is not known.",
-            ("pip install 'snimux[doctor]'",),
+            unread[1:],
         )
 
 
