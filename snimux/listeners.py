@@ -358,7 +358,7 @@ def _ways_out(port: int, flag: str) -> str:
         )
     return (
         f"not permitted: port {port} is kept for root. Ways out: "
-        f"another port, such as {flag} :{8000 + port}; or "
+        f"another port, such as {flag} :{4000 + port}; or "
         f"a systemd socket unit with ListenStream={port}, as in systemd/; or "
         "AmbientCapabilities=CAP_NET_BIND_SERVICE in the service unit; or "
         f"sysctl net.ipv4.ip_unprivileged_port_start={port}"

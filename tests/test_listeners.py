@@ -185,7 +185,7 @@ def test_a_port_kept_for_root_names_the_ways_out(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(socket, "create_server", denied)
     words = refusal(TcpAddress("", 443))
-    for way in ("--listen :8443", "ListenStream=443", "systemd/", "CAP_NET_BIND_SERVICE",
+    for way in ("--listen :4443", "ListenStream=443", "systemd/", "CAP_NET_BIND_SERVICE",
                 "net.ipv4.ip_unprivileged_port_start=443"):  # fmt: skip
         assert way in words
     with pytest.raises(ListenError, match=r"ListenStream=80,.*--http off"):
