@@ -31,12 +31,12 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what each flag does."""
         group = ctx.parent.command.params if ctx.parent else []
-        shared = {(x.name, getattr(x, "help", None)) for x in group}
+        shared = {(x.name, x.help) for x in group if isinstance(x, click.Option)}
         own: list[tuple[str, str]] = []
         others: list[tuple[str, str]] = []
-        for parameter in self.get_params(ctx):
-            is_shared = (parameter.name, getattr(parameter, "help", None)) in shared
-            record = parameter.get_help_record(ctx)
+        for option in _options(self, ctx):
+            is_shared = (option.name, option.help) in shared
+            record = option.get_help_record(ctx)
             if record is not None:
                 (others if is_shared else own).append(record)
         for title, records in (("Options", own), ("Options of snimux itself", others)):

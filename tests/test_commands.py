@@ -80,5 +80,6 @@ def test_help_of_a_command_has_its_own_flags_first() -> None:
     own, shared = run("check", "--help").stdout.split("Options of snimux itself:")
     assert "--output" in own
     assert "--help" in own
+    assert own.count("NAME") == 1  # in the usage: it is no flag
     assert "--config FILE  a file" in shared
     assert "--config" not in own
