@@ -246,7 +246,7 @@ def check(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     found = planned(config, caddys)
     click.echo(describe(config, found, caddys, _remarks(found.routes, found)))
     if faults:
-        fail(1, *(f"{fault}; snimux doctor looks where it is" for fault in faults))
+        fail(1, *(f"{fault.rstrip('.')}; snimux doctor looks where it is" for fault in faults))
     click.echo("ok")
 
 

@@ -72,7 +72,7 @@ def options(command: F) -> F:
                 False,
                 "tell backends of --route and --default who the client is, by the PROXY protocol; "
                 "auto is v2 where a probe has proved that it is understood, and off without. What "
-                "--caddy finds is auto, or off",
+                "--caddy finds is auto, or off  [default: off]",
             ),
         ]
     ):

@@ -247,8 +247,9 @@ SETTINGS = (
         _status,
         "off",
         "ADDR|off",
-        "show there, by HTTP, how it is: /metrics (for Prometheus), /figures, /healthz, /routes, "
-        "/connections, /refused; on loopback or a UNIX socket alone; snimux top shows it",
+        "show there, by HTTP, how it is: / (for people), /metrics (for Prometheus), /figures, "
+        "/healthz, /routes, /connections, /refused; on loopback or a UNIX socket alone; snimux top "
+        "shows it",
     ),
     Setting(
         "keep_refused",

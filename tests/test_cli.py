@@ -154,6 +154,15 @@ def test_explain_goes_on_without_a_caddy_that_does_not_answer() -> None:
     assert "hint       --caddy: unix//none/there: No such file or directory" in result.stdout
 
 
+def test_a_caddy_that_cannot_be_asked_is_status_1() -> None:
+    result = run("check", *STORY, "--caddy", "unix//none/there")
+    assert (result.exit_code, "listen\n" in result.stdout) == (1, True)
+    assert result.stderr == (
+        "snimux: --caddy: unix//none/there: No such file or directory; "
+        "snimux doctor looks where it is\n"
+    )
+
+
 def test_nothing_to_do_says_what_to_give() -> None:
     result = run()
     assert result.exit_code == 2
