@@ -9,7 +9,7 @@ Source: RFC 4632 section 3.1 (CIDR), RFC 4291 sections 2.3 (IPv6) and 2.5.5.2 (I
 import ipaddress
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -103,10 +103,23 @@ class Networks:
             ip = ip.ipv4_mapped or ip
         return bool(bisect_right(self._bounds[ip.version], int(ip)) % 2)
 
-    def __str__(self) -> str:
+    @property
+    def words(self) -> list[str]:
         """The networks as they can be written; an address alone without its prefix."""
         words = [str(x).removesuffix(f"/{x.max_prefixlen}") for x in self.listed]
-        return ", ".join([*words, UNIX] if self.unix else words)
+        return [*words, UNIX] if self.unix else words
+
+    def __str__(self) -> str:
+        return ", ".join(self.words)
+
+
+def parse_networks(words: Sequence[str]) -> Networks:
+    """The networks that were written so.
+
+    Raises:
+        NetworkError: one is none.
+    """
+    return Networks(tuple(parse_network(x) for x in words if x != UNIX), UNIX in words)
 
 
 def _merged(networks: Iterable[Network], version: int) -> list[int]:

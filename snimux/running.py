@@ -7,10 +7,11 @@ is handed on as it is.
 import base64
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
+from snimux.access import Access
 from snimux.address import AddressError, TcpAddress, parse_dial
 from snimux.caddy import Plan
 from snimux.case import Case, of_bytes
@@ -19,9 +20,10 @@ from snimux.config import Config
 from snimux.explanation import Decision, Explanation, decide
 from snimux.http_head import HTTP
 from snimux.kept import LONGEST
-from snimux.routes import Backend, PatternError, Route, RouteTable, parse_pattern
+from snimux.networks import Networks, parse_networks
+from snimux.routes import Backend, Pattern, PatternError, Route, RouteTable, parse_pattern
 
-_ROUTE_KEYS = ("pattern", "backend", "proxy", "http", "http_proxy")
+_ROUTE_KEYS = ("pattern", "backend", "proxy", "http", "http_proxy", "list")
 
 
 class RunningError(ValueError):
@@ -38,6 +40,8 @@ class Running:
     """By pattern: what else it says of a route."""
     total: int
     """How many routes it has; there may be more than it shows."""
+    unlisted: Set[Pattern]
+    """The routes that have lists of networks which it does not show."""
 
     def as_config(self, config: Config) -> tuple[Config, Plan]:
         """A configuration that says nothing, as if it said what this snimux serves."""
@@ -76,13 +80,19 @@ def read_routes(where: str, page: bytes) -> Running:
     shown = _json(page)
     try:
         rows = {row["pattern"]: row for row in shown["routes"]}
-        routes = tuple(map(_route, rows.values()))
+        lists = list(map(_access, shown.get("lists", ())))
+        routes = tuple(_route(row, lists) for row in rows.values())
+        unlisted = {
+            route.pattern
+            for row, route in zip(rows.values(), routes, strict=True)
+            if row.get("access_of") is not None and route.access is None
+        }
         facts = {
             name: {key: value for key, value in row.items() if key not in _ROUTE_KEYS}
             for name, row in rows.items()
         }
-        return Running(where, routes, facts, int(shown.get("total", len(routes))))
-    except (KeyError, TypeError, ValueError, AttributeError, PatternError, AddressError):
+        return Running(where, routes, facts, int(shown.get("total", len(routes))), unlisted)
+    except (LookupError, TypeError, ValueError, AttributeError, PatternError, AddressError):
         raise RunningError("what it shows of its routes cannot be understood") from None
 
 
@@ -96,9 +106,21 @@ def _json(page: bytes) -> dict[str, Any]:
     return shown
 
 
-def _route(row: Mapping[str, Any]) -> Route:
-    backend = _backend(row["backend"], row["proxy"])
-    return Route(parse_pattern(row["pattern"]), backend, _backend(row["http"], row["http_proxy"]))
+def _route(row: Mapping[str, Any], lists: Sequence[Access]) -> Route:
+    pattern, number = parse_pattern(row["pattern"]), row.get("list")
+    backend, http = _backend(row["backend"], row["proxy"]), _backend(row["http"], row["http_proxy"])
+    if number is None:
+        return Route(pattern, backend, http)
+    whose = parse_pattern(row["access_of"])
+    return Route(pattern, backend, http, lists[number], None if whose == pattern else whose)
+
+
+def _access(row: Mapping[str, Any]) -> Access:
+    return Access(_networks(row["allow"]), _networks(row["deny"]), bool(row["acme_exempt"]))
+
+
+def _networks(words: list[str] | None) -> Networks | None:
+    return None if words is None else parse_networks(words)
 
 
 def _backend(addresses: list[str] | None, proxy: Any) -> Backend | None:
@@ -111,6 +133,9 @@ def beside(explained: Explanation, config: Config, running: Running) -> Beside:
     difference = _difference(explained.decision, decision)
     if running.total > len(running.routes) and difference:
         difference += f" (as far as is known: it shows {len(running.routes)} of {running.total})"
+    if decision.route and decision.route.pattern in running.unlisted and explained.source:
+        difference = difference or "perhaps"
+        difference += " (as far as is known: its lists are longer than it shows)"
     facts = running.facts[str(decision.route.pattern)] if decision.route else {}
     return Beside(running.where, decision, difference, facts)
 

@@ -124,15 +124,16 @@ async def _routes(source: Source, accept: str) -> Page:
     whole = await source.whole()
     answers = (await source.ask("routes")).values()
     silent = _silent(answers)
-    total, routes = 0, []
+    total, routes, lists = 0, [], []
     for pieces in answers:
         if pieces and pieces[0]["total"] >= total:
             total, routes = pieces[0]["total"], gathered([pieces], "routes")
+            lists = gathered([pieces], "lists")
     by_route = whole.figures.by_route()
     for each in routes:
         each |= named(by_route.get(each["pattern"], NONE))
         each["not_answering"] = silent.get(each["pattern"], [])
-    return await _json("routes", routes, total=total)
+    return await _json("routes", routes, total=total, lists=lists)
 
 
 def _silent(answers: Iterable[list[Any] | None]) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from itertools import islice
 import trio
 
 from snimux import __version__, figures
+from snimux.access import Access
 from snimux.address import AdminAddress, DialAddress
 from snimux.backends import State
 from snimux.figures import Figures, Piece
@@ -23,6 +24,10 @@ MOST_CONNECTIONS = 1_000
 """So many can be looked through; how many there are in all is told."""
 MOST_ROUTES = 10_000
 """2 MB, or so; how many there are in all is told."""
+
+MOST_NETWORKS = 1_000
+"""Of all lists together: to write as many takes 2 ms, and whoever has lists of whole countries has
+ten times as many."""
 
 MOST_LIVE = 100
 """Rows of each table that is told every second: more than a person looks through."""
@@ -91,9 +96,11 @@ class View:
         return [{"protocol": x.protocol, "address": str(x)} for x in there]
 
     def _routes(self) -> Iterator[Piece]:
-        routes = islice(self.table.current, MOST_ROUTES)
+        """Some at a time, with the lists that are new: each is told once, and has a number."""
+        routes, lists = islice(self.table.current, MOST_ROUTES), _Lists()
         while some := list(islice(routes, _AT_A_TIME)):
-            yield {"routes": [self._route(route) for route in some]}
+            rows = [{**self._route(x), "list": lists.number(x.access)} for x in some]
+            yield {"routes": rows, "lists": lists.new()}
 
     def _found(self, wanted: str) -> Iterator[Piece]:
         """How many routes have a text in them, and the first of these."""
@@ -134,6 +141,44 @@ class View:
             "access_of": route.access_of and str(route.access_of),
             "not_answering": [str(x) for x in dict.fromkeys(addresses) if x in self.down],
         }
+
+
+class _Lists:
+    """The lists of routes, as far as there is room for them; many may have the same."""
+
+    def __init__(self) -> None:
+        # By identity, as to compare long ones takes a while; the routes keep them.
+        self._numbers: dict[int, int | None] = {}
+        self._told: list[Piece] = []
+        self._begin = 0
+        self._room = MOST_NETWORKS
+
+    def number(self, access: Access | None) -> int | None:
+        """Which it is; None if there is none, or no room for it."""
+        if access is None:
+            return None
+        if id(access) not in self._numbers:
+            lists = [x for x in (access.allow, access.deny) if x is not None]
+            size = sum(len(x.listed) for x in lists)
+            has_room = size <= self._room
+            self._numbers[id(access)] = len(self._told) if has_room else None
+            if has_room:
+                self._room -= size
+                self._told.append(_access(access))
+        return self._numbers[id(access)]
+
+    def new(self) -> list[Piece]:
+        """Those that were not there when last asked for."""
+        new, self._begin = self._told[self._begin :], len(self._told)
+        return new
+
+
+def _access(access: Access) -> Piece:
+    return {
+        "allow": None if access.allow is None else access.allow.words,
+        "deny": None if access.deny is None else access.deny.words,
+        "acme_exempt": access.acme_exempt,
+    }
 
 
 def _backends_of(route: Route) -> str:

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from snimux.figures import Figures
 from snimux.http_head import HTTP
 from snimux.kept import LONGEST
 from snimux.places import LocalPlaces
-from snimux.routes import LiveTable, RouteTable
+from snimux.routes import LiveTable, RouteTable, parse_pattern
 from snimux.running import Running, RunningError, beside, read_refused, read_routes
+from snimux.status import gathered
 from snimux.verdict import Hello, Reason
 from snimux.view import View
 from tests.hellos import HERE
@@ -41,13 +43,15 @@ def running(config: Config, **rest: object) -> Running:
     """What is read of what a real one would show."""
     has = {"c.example": TcpAddress("localhost", 2019)}
     view = View(Figures(), LiveTable(RouteTable(config.routes)), LocalPlaces(1), has)
-    rows = [row for piece in view.tell("routes") for row in piece.get("routes", ())]
-    shown = {"total": len(rows), "routes": [{**row, "active": 3} for row in rows], **rest}
+    answers = [list(view.tell("routes"))]
+    rows, lists = gathered(answers, "routes"), gathered(answers, "lists")
+    rows = [{**row, "active": 3} for row in rows]
+    shown = {"total": len(rows), "routes": rows, "lists": lists, **rest}
     return read_routes(WHERE, json.dumps(shown).encode())
 
 
-def explained(name: str, config: Config) -> Explanation:
-    return explain(of_name(name), config, planned(config, {}), {})
+def explained(name: str, config: Config, source: str | None = None) -> Explanation:
+    return explain(of_name(name), config, planned(config, {}), {}, source=source)
 
 
 def test_the_routes_are_those_that_are_shown() -> None:
@@ -85,6 +89,57 @@ def test_another_header_is_a_difference() -> None:
     )
 
 
+LISTED = """
+    [[route]]
+    hosts = ["*.example"]
+    to = "127.0.0.1:1"
+    allow = ["192.0.2.0/24", "unix"]
+    acme_exempt = true
+    [[route]]
+    hosts = ["other.example"]
+    to = "127.0.0.1:1"
+    deny = ["2001:db8::/32"]
+    """
+
+
+def with_inherited(config: Config) -> Config:
+    """With a route that has the lists of the one above it, as those of Caddys' sites have."""
+    above = next(x for x in config.routes if str(x.pattern) == "*.example")
+    below = replace(above, pattern=parse_pattern("below.example"), access_from=above.pattern)
+    written = {**config.written, below.pattern: "found"}
+    return replace(config, routes=(*config.routes, below), written=written)
+
+
+@pytest.mark.parametrize("source", ["192.0.2.7", "198.51.100.1", "2001:db8::1", "unix"])
+@pytest.mark.parametrize("name", ["a.example", "below.example", "other.example"])
+def test_lists_decide_there_as_here(name: str, source: str) -> None:
+    config = with_inherited(load({}, "snimux.toml", LISTED))
+    found = running(config)
+    assert sorted(found.routes, key=str) == sorted(config.routes, key=str)
+    assert not found.unlisted
+    here = explained(name, config, source)
+    assert beside(here, config, found).difference == ""
+    alone, plan = found.as_config(load({}, needs_routes=False))
+    there = explain(of_name(name), alone, plan, {}, source=source)
+    assert there.decision == here.decision
+    is_in = source in ("192.0.2.7", "unix") if name != "other.example" else ":" not in source
+    assert there.is_served == is_in
+
+
+@pytest.mark.parametrize(("source", "is_told"), [("192.0.2.7", True), (None, False)])
+def test_that_a_list_is_not_known_is_told(source: str | None, is_told: bool) -> None:
+    config = load({}, "snimux.toml", LISTED)
+    row = {
+        "pattern": "*.example", "backend": ["127.0.0.1:1"], "proxy": None, "http": None,
+        "http_proxy": None, "access_of": "*.example", "list": None,
+    }  # fmt: skip
+    found = running(config, routes=[row], total=1)
+    difference = beside(explained("a.example", config, source), config, found).difference
+    assert difference == (
+        "perhaps (as far as is known: its lists are longer than it shows)" if is_told else ""
+    )
+
+
 def test_where_not_all_is_shown_that_is_told() -> None:
     config = load({}, "snimux.toml", FILE)
     found = running(load({"route": ("z=127.0.0.1:9",)}), total=7)
@@ -116,6 +171,10 @@ def test_a_running_one_can_stand_for_a_configuration() -> None:
          b'"http_proxy": null}]}', "cannot be understood"),
         (b'{"routes": [{"pattern": "a", "backend": ["x"], "proxy": null, "http": null, '
          b'"http_proxy": null}]}', "cannot be understood"),
+        (b'{"routes": [{"pattern": "a", "backend": null, "proxy": null, "http": null, '
+         b'"http_proxy": null, "list": 0, "access_of": "a"}]}', "cannot be understood"),
+        (b'{"routes": [], "lists": [{"allow": ["x"], "deny": null, "acme_exempt": false}]}',
+         "cannot be understood"),
     ],
 )  # fmt: skip
 def test_what_is_no_page_of_routes(page: bytes, words: str) -> None:

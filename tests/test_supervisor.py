@@ -337,7 +337,7 @@ async def test_it_is_well_as_soon_as_a_worker_shows_life(program: str, status: i
         figures = await page(shown[0], "/metrics")
         for line in ('worker_up{worker="1"} 0.0', 'worker_up{worker="2"} 0.0', "routes 0.0"):
             assert f"\nsnimux_{line}\n" in figures
-        assert '"total": 0, "routes": []' in await page(shown[0], "/routes")
+        assert '"total": 0, "lists": [], "routes": []' in await page(shown[0], "/routes")
     assert shown[0].socket.fileno() == -1
 
 

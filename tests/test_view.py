@@ -17,6 +17,7 @@ from snimux.backends import State
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
 from snimux.listeners import Listener
+from snimux.networks import parse_networks
 from snimux.places import LocalPlaces
 from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.verdict import Reason
@@ -43,14 +44,14 @@ def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
     assert pieces["routes"] == [
         {"pattern": "a.example", "backend": addresses, "proxy": "v2", "http": [str(TWO)],
          "http_proxy": "auto", "source": "configuration", "access_of": None,
-         "not_answering": []},
+         "not_answering": [], "list": None},
         # that with a protocol cannot be from a Caddy
         {"pattern": "found.example/h2", "backend": addresses, "proxy": "v2", "http": None,
          "http_proxy": None, "source": "configuration", "access_of": None,
-         "not_answering": []},
+         "not_answering": [], "list": None},
         {"pattern": "plain.example", "backend": None, "proxy": None, "http": [str(ONE)],
          "http_proxy": None, "source": "configuration", "access_of": None,
-         "not_answering": []},
+         "not_answering": [], "list": None},
     ]  # fmt: skip
     _, pieces = viewing(route("found.example")).tell("routes")
     assert pieces["routes"][0]["source"] == "127.0.0.1:2019"
@@ -61,6 +62,22 @@ def test_routes_say_whose_lists_they_have() -> None:
     inherited = replace(own, pattern=parse_pattern("a.example"), access_from=own.pattern)
     _, pieces = viewing(own, inherited).tell("routes")
     assert [x["access_of"] for x in pieces["routes"]] == ["*.example", "*.example"]
+
+
+def test_lists_are_told_once_and_as_far_as_there_is_room() -> None:
+    office = Access(allow=parse_networks(["192.0.2.0/24", "unix"]), acme_exempt=True)
+    one, two = (replace(route(x), access=office) for x in ("one.example", "two.example"))
+    others = parse_networks([f"10.0.{x // 256}.{x % 256}" for x in range(999)])
+    fits = replace(route("fits.example"), access=Access(deny=others))
+    full = replace(route("full.example"), access=Access(deny=parse_networks(["::1"])))
+    none = (route(f"n{x}.example") for x in range(100))
+    _, some, rest = viewing(one, route("no.example"), two, *none, fits, full).tell("routes")
+    allow = ["192.0.2.0/24", "unix"]
+    assert some["lists"] == [{"allow": allow, "deny": None, "acme_exempt": True}]
+    assert [x["list"] for x in some["routes"][:4]] == [0, None, 0, None]
+    assert [len(x["deny"]) for x in rest["lists"]] == [999]
+    assert [x["list"] for x in rest["routes"]] == [*[None] * 3, 1, None]
+    assert rest["routes"][-1]["access_of"] == "full.example"
 
 
 def test_of_very_many_routes_some_are_told_and_the_rest_counted(
