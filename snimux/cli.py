@@ -382,6 +382,8 @@ def _running(config: Config) -> tuple[Running | None, list[str]]:
 
 def _read_capture(name: str) -> bytes:
     """What a file, or standard input, has; or an exit."""
+    if name == "-" and sys.stdin is None:
+        fail(2, "--hello: -: there is no standard input: it is closed")
     try:
         with click.open_file(name, "rb") as file:
             capture: bytes = file.read(_LARGEST_CAPTURE + 1)

@@ -5,6 +5,7 @@ Values are not for them to judge; that is ``config``'s.
 Source: click, which finds most slips, and has its own words and usage for them.
 """
 
+import errno
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,9 @@ import click
 
 from snimux import meant
 from snimux.flags import fail
+
+# What a full or broken disk says. That nobody reads any more click heeds.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Command(click.Command):
@@ -49,6 +53,15 @@ class Group(click.Group):
     """What is a command itself, and has others."""
 
     command_class = Command
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run what was typed; where what it says cannot be written, one line says why."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.errno not in _NOT_WRITTEN:
+                raise
+            fail(1, f"standard output: {error.strerror}")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read what was typed, up to a command's name; or exit."""

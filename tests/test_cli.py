@@ -4,6 +4,9 @@ A server that runs is a process of its own: see ``test_end_to_end``.
 """
 
 import json
+import shlex
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -161,6 +164,30 @@ def test_a_caddy_that_cannot_be_asked_is_status_1() -> None:
         "snimux: --caddy: unix//none/there: No such file or directory; "
         "snimux doctor looks where it is\n"
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "args", [["--version"], ["--help"], ["check", *STORY], ["explain", "dao.ciso.com", *STORY]]
+)
+def test_what_cannot_be_written_is_told_in_a_line(args: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "snimux", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"snimux: standard output: No space left on device\n"
+
+
+def test_that_standard_input_is_closed_is_told_in_a_line() -> None:
+    command = f"{shlex.quote(sys.executable)} -m snimux explain --hello - {' '.join(STORY)} <&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == b"snimux: --hello: -: there is no standard input: it is closed\n"
 
 
 def test_nothing_to_do_says_what_to_give() -> None:
