@@ -5,7 +5,7 @@ row is a line of as many words as the columns' names are, but for the last, whic
 are whole, and "-" is none. Knows nothing of terminals.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from snimux.overview import Line, Overview, Row
 
@@ -30,6 +30,8 @@ def summary(seen: Overview, where: str) -> list[str]:
     full = " FULL" if 0 < state.limit <= state.active else ""
     routes = state.routes
     more = f" ({len(routes.shown)} shown)" if state.routes_total > len(routes.shown) else ""
+    oldest = len(state.connections)
+    full += f" (the oldest {oldest} shown)" if state.connections_total > oldest else ""
     return [
         f"snimux {state.version} at {where}: {serving}{workers}, {state.routes_total} routes{more}",
         f"connections {state.active} of {state.limit} open{full}; {total.total} accepted, "
@@ -80,8 +82,12 @@ def span(seconds: float | None) -> str:
 
 # name, width
 _NUMBERS = (("OPEN", 5), ("AGE", 4), ("UP", 4), ("DOWN", 4), ("UP/S", 4), ("DOWN/S", 6))
-_NARROWEST = 24
-"""Columns for names."""
+# Which of them are left out, one after the other, where there is no room.
+_EXPENDABLE = ("UP", "DOWN", "AGE")
+# Columns: for a name, beside all numbers and beside the last few; and for where it leads.
+_NARROW, _NARROWEST = 24, 20
+_LEAST_WHERE = 8
+_GAP = "  "
 _MARKS = {None: " ", True: "-", False: "+"}
 
 
@@ -89,15 +95,25 @@ class Columns:
     """Where what is in a line, for a width."""
 
     def __init__(self, width: int) -> None:
-        taken = sum(1 + width for _, width in _NUMBERS)
-        left = max(width - taken, _NARROWEST)
-        self.name = max(left // 2, _NARROWEST)
-        self.where = max(left - self.name - 2, 0)
+        self.numbers = dict(_NUMBERS)
+        for number in _EXPENDABLE:
+            if width - self._taken < _NARROW:
+                del self.numbers[number]
+        left = max(width - self._taken, _NARROWEST)
+        self.name = max(left // 2, _NARROW)
+        self.where = left - self.name - len(_GAP)
+        if self.where < _LEAST_WHERE:
+            self.name, self.where = left, 0
         self.width = width
+
+    @property
+    def _taken(self) -> int:
+        """By numbers."""
+        return sum(1 + width for width in self.numbers.values())
 
     def head(self) -> str:
         """The columns' names."""
-        return self._line("NAME", [name for name, _ in _NUMBERS], "FROM > TO")
+        return self._line("NAME", {name: name for name in self.numbers}, "FROM > TO")
 
     def line(self, line: Line) -> str:
         """A row: with ``+`` where more is below it, and ``-`` where that is seen."""
@@ -105,24 +121,26 @@ class Columns:
         name = f"{'  ' * line.depth}{_MARKS[line.is_open]} {row.name}"
         return self._line(name, _numbers(row), _where(row))
 
-    def _line(self, name: str, numbers: Sequence[str], where: str) -> str:
-        cells = [f"{x:>{width}}" for x, (_, width) in zip(numbers, _NUMBERS, strict=True)]
-        text = f"{cut(name, self.name):<{self.name}} {' '.join(cells)}  {cut(where, self.where)}"
+    def _line(self, name: str, numbers: Mapping[str, str], where: str) -> str:
+        cells = [f"{numbers.get(x, ''):>{width}}" for x, width in self.numbers.items()]
+        text = (
+            f"{cut(name, self.name):<{self.name}} {' '.join(cells)}{_GAP}{cut(where, self.where)}"
+        )
         return f"{text:<{self.width}}"[: self.width]
 
 
-def _numbers(row: Row) -> list[str]:
+def _numbers(row: Row) -> dict[str, str]:
     if row.kind == "refused":
-        return ["", span(row.age), "", "", "", ""]
+        return {"AGE": span(row.age)}
     traffic, rates = row.traffic, row.rates
-    return [
-        "" if row.kind == "connection" else short(traffic.open),
-        span(row.age),
-        short(traffic.up),
-        short(traffic.down),
-        short(rates.up),
-        short(rates.down),
-    ]
+    return {
+        "OPEN": "" if row.kind == "connection" else short(traffic.open),
+        "AGE": span(row.age),
+        "UP": short(traffic.up),
+        "DOWN": short(traffic.down),
+        "UP/S": short(rates.up),
+        "DOWN/S": short(rates.down),
+    }
 
 
 def _where(row: Row) -> str:
@@ -147,7 +165,8 @@ def detail(row: Row) -> str:
             words.append(f"{traffic.total} connections so far, {_per_second(rates.new)}/s")
         words.append(f"up {short(traffic.up)}, {short(rates.up)}/s")
         words.append(f"down {short(traffic.down)}, {short(rates.down)}/s")
-    return "; ".join((f"{row.kind} {row.name}", *words))
+    name = row.name if row.key == ("refused",) else f"{row.kind} {row.name}"
+    return "; ".join((name, *words))
 
 
 # --- for programs

@@ -10,7 +10,7 @@ are had nor how rows are shown.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 Key = tuple[str, ...]
 """What a row is known again by."""
+
+RATES_OVER = 5.0
+"""Seconds of which rates are the mean, if there was a look as long ago."""
 
 _TLS, _HTTP = "tls", "http"
 _NO_ROUTE = "(no route yet)"
@@ -137,6 +140,8 @@ class State:
     shares: Mapping[tuple[str, str], Traffic]
     """By route and backend."""
     connections: tuple[Connection, ...]
+    """The oldest, if there are very many."""
+    connections_total: int
     refused: tuple[Refused, ...]
     routes: Routes
     routes_total: int
@@ -243,6 +248,7 @@ def _state(
     figures: bytes, connections: bytes, refused: bytes, routes: Routes, at: float, time: float
 ) -> State:
     told: dict[str, Any] = json.loads(figures)
+    there = json.loads(connections)
     shares: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
     for x in told["shares"]:
         row = (x[word] for word in ("active", "connections", "up", "down"))
@@ -259,7 +265,8 @@ def _state(
         workers={plain(x): bool(answers) for x, answers in told["workers"].items()},
         listeners=tuple((plain(x["protocol"]), plain(x["address"])) for x in told["listeners"]),
         shares=dict(shares),
-        connections=tuple(map(_connection, json.loads(connections)["connections"])),
+        connections=tuple(map(_connection, there["connections"])),
+        connections_total=_number(there["total"]),
         refused=tuple(map(_refused, json.loads(refused)["refused"])),
         routes=routes,
         routes_total=_number(told["routes"]),
@@ -321,10 +328,9 @@ def plain(text: str) -> str:
 def overview(state: State, before: State | None = None) -> Overview:
     """What is to be shown of a state, with rates if one from before is known.
 
-    Where the counts fell, another snimux answers than before: it was restarted, and there is
-    nothing to compare with.
+    If that is of another snimux, there is nothing to compare with.
     """
-    if before is not None and (before.accepted > state.accepted or before.at >= state.at):
+    if before is not None and not _is_later(state, before):
         before = None
     seconds = 0.0 if before is None else state.at - before.at
     then = None if before is None else _total(before)
@@ -339,6 +345,20 @@ def overview(state: State, before: State | None = None) -> Overview:
     total = _total(state)
     tree = (*_listeners(state, before), *_refusals(state))
     return Overview(state, total, _rates(total, then, seconds), refused, tree)
+
+
+def comparable(past: Sequence[State], state: State) -> list[State]:
+    """Those of the past that rates may be had from: of ``RATES_OVER``, or else the last one.
+
+    Over one second alone they would jump, and rows that are ordered by them with them.
+    """
+    same = [x for x in past if _is_later(state, x)]
+    return [x for x in same if state.at - x.at <= RATES_OVER] or same[-1:]
+
+
+def _is_later(state: State, before: State) -> bool:
+    """Whether both are of the same snimux: where counts fell, it was restarted."""
+    return before.accepted <= state.accepted and before.at < state.at
 
 
 def _total(state: State) -> Traffic:
@@ -544,9 +564,15 @@ def arranged(
         if not node.below or node.row.kind == _REFUSED:
             return node
         below = sorted(map(in_order, node.below), key=rank, reverse=backwards)
+        below.sort(key=_is_loose)
         return replace(node, below=tuple(below))
 
     return tuple(in_order(replace(x, below=tuple(_kept(x.below, wanted)))) for x in tree)
+
+
+def _is_loose(node: Node) -> bool:
+    """Whether it has those without a route: it comes and goes, and others are to stay for that."""
+    return node.row.kind == "route" and len(node.row.key) == 2
 
 
 def _kept(nodes: Iterable[Node], wanted: str) -> Iterator[Node]:

@@ -120,6 +120,34 @@ def test_what_people_see() -> None:
         "3 connections so far, 0.0/s; up 1.5k, 0/s; down 20M, 0/s"
     )
     assert detail(below["refused"]) == "refused x.test; from 192.0.2.1:9; no-route: why not"
+    assert detail(lines(seen.tree, lambda row: False)[-1].row) == "the last 1 refused"
+
+
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [
+        (80, "NAME OPEN AGE UP DOWN UP/S DOWN/S FROM > TO"),
+        (57, "NAME OPEN AGE UP DOWN UP/S DOWN/S"),
+        (56, "NAME OPEN AGE DOWN UP/S DOWN/S"),
+        (51, "NAME OPEN AGE UP/S DOWN/S"),
+        (40, "NAME OPEN UP/S DOWN/S"),
+    ],
+)
+def test_where_it_is_narrow_columns_are_left_out_and_none_is_cut(width: int, words: str) -> None:
+    columns = Columns(width)
+    assert columns.head().split() == words.split()
+    seen = overview(state(pages(shares=[share("a.test", ONE, 3, 1, 1500, 20_000_000)])))
+    _, line = map(columns.line, lines(seen.tree, lambda row: True))
+    numbers = {"OPEN": "1", "AGE": "", "UP": "1.5k", "DOWN": "20M", "UP/S": "-", "DOWN/S": "-"}
+    ends = {x: columns.head().index(f" {x} ") + len(x) + 1 for x in numbers if f" {x} " in words}
+    ends["DOWN/S"] = columns.head().index("DOWN/S") + len("DOWN/S")
+    for name, end in ends.items():
+        assert line[:end].endswith(f" {numbers[name]}"), name
+
+
+def test_that_not_all_connections_are_shown_is_said() -> None:
+    seen = overview(state(pages(active=7, connections=[connection(1)], total=7)))
+    assert summary(seen, "here")[1].startswith("connections 7 of 100 open (the oldest 1 shown);")
 
 
 def test_of_one_that_is_full_and_ends_it_is_said() -> None:

@@ -21,6 +21,7 @@ from snimux.overview import (
     StrangeError,
     Traffic,
     arranged,
+    comparable,
     lines,
     overview,
     plain,
@@ -70,7 +71,7 @@ def pages(**fields: Any) -> Pages:
     known = {
         "version": "1", "routes": 1, "limit": 100, "draining": False, "workers": {}, "active": 0,
         "listeners": [{"protocol": "tls", "address": "127.0.0.1:443"}], "accepted": 0,
-        "refusals": {}, "shares": [], "connections": [], "refused": [],
+        "refusals": {}, "shares": [], "connections": [], "refused": [], "total": None,
         "shown": [route("a.test", ONE)],
     }  # fmt: skip
     assert fields.keys() <= known.keys()
@@ -81,9 +82,11 @@ def bodies(shown: Pages) -> dict[str, bytes]:
     """The same, as it is served, by path."""
     counts = {"connections": {"tls": shown["accepted"]}, "refused": shown["refusals"]}
     words = ("version", "routes", "limit", "draining", "workers", "active", "listeners", "shares")
+    connections = shown["connections"]
+    total = len(connections) if shown["total"] is None else shown["total"]
     found = {
         "/figures": {**{word: shown[word] for word in words}, "counts": counts},
-        "/connections": {"connections": shown["connections"]},
+        "/connections": {"total": total, "connections": connections},
         "/refused": {"refused": shown["refused"]},
         "/routes": {"total": shown["routes"], "routes": shown["shown"]},
     }
@@ -236,7 +239,10 @@ def test_an_order_is_a_permutation_of_each_level(
         assert Counter(x.row for x in now.below) == Counter(x.row for x in before.below)
         again = arranged([now], sort=sort, backwards=not backwards)[0]
         if now.row.kind == "listener":
-            assert [x.row for x in again.below] == [x.row for x in reversed(now.below)]
+            loose = ("route", now.row.key[1])  # which is always the last
+            there = [[x.row for x in y.below if x.row.key != loose] for y in (now, again)]
+            assert there[1] == there[0][::-1]
+            assert all(x.row.key != loose for y in (now, again) for x in y.below[:-1])
         else:
             assert again == now == before
 
@@ -318,6 +324,18 @@ def test_of_a_snimux_that_was_restarted_no_rate_is_known() -> None:
     seen = overview(state(pages(accepted=4, shares=shares), at=101.0), before)
     assert seen.rates == Rates()
     assert row(seen, "a.test").rates == Rates()
+
+
+def test_rates_are_of_some_seconds_and_of_one_snimux() -> None:
+    past: list[State] = []
+    for at, accepted in ((0, 9), (10, 10), (11, 20), (13, 30), (15, 40)):
+        now = state(pages(accepted=accepted), at=at)
+        past = [*comparable(past, now), now]
+    assert [x.at for x in past] == [10, 11, 13, 15]
+    restarted = state(pages(accepted=1), at=16)
+    assert comparable(past, restarted) == []
+    late = state(pages(accepted=41), at=99)
+    assert [x.at for x in comparable(past, late)] == [15]
 
 
 def test_a_route_says_where_it_is_from_and_which_addresses_do_not_answer() -> None:
