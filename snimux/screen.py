@@ -6,9 +6,10 @@ Needs textual: ``snimux[top]``. What is in a line is ``columns``' to say, and in
 
 import asyncio
 import math
+import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -38,6 +39,7 @@ from snimux.overview import (
     Row,
     State,
     arranged,
+    comparable,
     lines,
     overview,
     plain,
@@ -45,6 +47,9 @@ from snimux.overview import (
 
 # Seconds between two looks.
 _PACES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+# Seconds without an answer until that is said: until it is said why may be ten.
+_PATIENCE = 3.0
 
 _SCROLLS = ("up", "down", "pageup", "pagedown", "home", "end")
 
@@ -64,12 +69,12 @@ KEYS
   p               pause, and go on
   <  >            look more often, less often
   ?  h  F1        this help
-  q, Ctrl-C       quit
+  q, Ctrl-C       quit; Ctrl-Z: away, and back by fg
 
 COLUMNS
   OPEN            connections that are open; "-" is: not known
   AGE             of a connection, a route's oldest one, or a refusal
-  UP, UP/S        bytes to the backend; a second
+  UP, UP/S        bytes to the backend; a second, the mean of the last 5
   DOWN, DOWN/S    bytes to the client; a second
   FROM > TO       client and backend; "!": an address does not answer
 
@@ -144,14 +149,18 @@ class Tree(ScrollView, can_focus=True):
         return None if self.line is None else self.line.row
 
     def put(self, lines: Sequence[Line]) -> None:
-        """Show other lines; the cursor stays on its row, or else where it is."""
-        old = self.row
+        """Show other lines; the cursor stays on its row, or else where it is.
+
+        Where its row is hidden in another one, it goes to that.
+        """
+        old, above = self.row, self._above()
         self.lines = lines
         self.virtual_size = Size(0, len(lines))
         here = min(self.cursor, max(len(lines) - 1, 0))
         if old is not None and (not lines or lines[here].row.key != old.key):
-            found = (i for i, line in enumerate(lines) if line.row.key == old.key)
-            here = next(found, here)
+            places = {line.row.key: i for i, line in enumerate(lines)}
+            folded = (i for x in above if (i := places.get(x)) is not None and not lines[i].is_open)
+            here = places.get(old.key, next(folded, here))
         self.cursor = here
         self.refresh()
 
@@ -189,10 +198,18 @@ class Tree(ScrollView, can_focus=True):
 
     def go_above(self) -> None:
         """Go to the row that this one is below."""
+        self.cursor = next(self._numbers_above(), self.cursor)
+
+    def _numbers_above(self) -> Iterator[int]:
+        """The rows that the one under the cursor is below, from there up."""
+        depth = self.lines[self.cursor].depth if self.lines else 0
         for number in range(self.cursor - 1, -1, -1):
-            if self.lines[number].depth < self.lines[self.cursor].depth:
-                self.cursor = number
-                return
+            if self.lines[number].depth < depth:
+                depth = self.lines[number].depth
+                yield number
+
+    def _above(self) -> list[Key]:
+        return [self.lines[number].row.key for number in self._numbers_above()]
 
     def action_page(self, pages: int) -> None:
         """Go up or down by what is in sight."""
@@ -214,13 +231,16 @@ class Top(App[None]):
     #head { height: 1; text-style: underline; text-wrap: nowrap; }
     #detail { height: 2; }
     Tree { height: 1fr; overflow-x: hidden; overflow-y: auto; scrollbar-size-vertical: 1; }
+    Tree { scrollbar-gutter: stable; }
     #filter { display: none; height: 1; border: none; padding: 0; }
     Help { align: center middle; }
     Help VerticalScroll { width: 80; max-width: 100%; height: auto; max-height: 100%; }
     Help VerticalScroll { padding: 0 1; background: $surface; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark,h,f1", "help", "Help", key_display="?"),
+        Binding("question_mark,h", "help", "Help", key_display="?"),
+        Binding("f1", "help", show=False),
+        Binding("q", "quit", "Quit"),
         # By the app itself, so that no key that follows comes too early.
         Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("p", "pause", "Pause"),
@@ -229,8 +249,8 @@ class Top(App[None]):
         Binding("a", "sort('age')", "Age"),
         Binding("c", "sort('connections')", "Conns"),
         Binding("n", "sort('name')", "Name"),
-        Binding("q", "quit", "Quit"),
         Binding("ctrl+c,ctrl+q", "quit", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", show=False, priority=True),
         Binding("enter,space", "turn", show=False),
         Binding("right", "show", show=False),
         Binding("left", "hide", show=False),
@@ -251,7 +271,10 @@ class Top(App[None]):
         self.eye = eye
         self.every = every
         self.looking = Looking(eye, every, lambda found: self.post_message(Seen(found)))
-        self.state: State | None = None
+        self.past: list[State] = []
+        """Those that rates are had from, and the last one."""
+        self.hopes_since = math.inf
+        """Since when an answer is waited for, if there was none after that."""
         self.seen: Overview | None = None
         self.lost: Lost | None = None
         self.sort = SORTS[0]
@@ -277,6 +300,8 @@ class Top(App[None]):
         self.tree_of_rows.focus()
         for number in _STOP_SIGNALS:  # whoever sends one is not to find the terminal as it is now
             asyncio.get_running_loop().add_signal_handler(number, self.exit)
+        self.hopes_since = time.monotonic()
+        self.set_interval(1.0, self.show_state)
         self.looking.__enter__()
 
     def on_unmount(self) -> None:
@@ -303,8 +328,9 @@ class Top(App[None]):
             self.lost = message.found
         elif not self.paused:  # else it was under way
             self.lost = None
-            self.seen = overview(message.found, self.state)
-            self.state = message.found
+            past = comparable(self.past, message.found)
+            self.seen = overview(message.found, past[0] if past else None)
+            self.past = [*past, message.found]
             self.show_rows()
         self.show_state()
 
@@ -329,12 +355,18 @@ class Top(App[None]):
 
     def show_state(self) -> None:
         """Say how rows are shown, and whether they are of now."""
+        state = self.past[-1] if self.past else None
+        last = "none yet"
+        if state is not None:
+            at = time.localtime(state.time)
+            last = f"the last one at {time.strftime('%H:%M:%S', at)}"
+        waits = time.monotonic() - max(self.hopes_since, state.at if state else 0)
         if self.lost is not None:
-            last = "none yet"
-            if self.state is not None:
-                at = time.localtime(self.state.time)
-                last = f"the last one at {time.strftime('%H:%M:%S', at)}"
             text = f"NO ANSWER: {plain(self.lost.why)} ({last}; asking again)"
+        elif not self.paused and waits > self.every + _PATIENCE:
+            text = f"NO ANSWER for {waits:.0f} s ({last}; waiting)"
+        elif state is None:
+            text = "asking ..."
         else:
             order = f"by {self.sort}{', backwards' if self.backwards else ''}"
             wanted = f", only with {self.wanted!r} (Esc: all)" if self.wanted else ""
@@ -365,6 +397,7 @@ class Top(App[None]):
     def action_pause(self) -> None:
         """Look no more, or again."""
         self.paused = not self.paused
+        self.hopes_since = time.monotonic()
         self.looking.set_every(math.inf if self.paused else self.every)
         self.show_state()
 
@@ -405,8 +438,17 @@ class Top(App[None]):
             self.tree_of_rows.go_above()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether an action may be: a slash is also typed into the filter, and closes the help."""
-        return action != "filter" or self.focused is self.tree_of_rows
+        """Whether an action may be.
+
+        A slash is also typed into the filter, and closes the help. Who goes away where no shell has
+        jobs would never come back.
+        """
+        match action:
+            case "filter":
+                return self.focused is self.tree_of_rows
+            case "suspend_process":
+                return os.getpgrp() != os.getsid(0)
+        return True
 
     def action_filter(self) -> None:
         """Have a text typed that rows are to have."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -144,6 +145,60 @@ def test_the_cursor_stays_on_its_row() -> None:
         await shown.press("down", "up", "end", "home", "enter", "left", "right", "pagedown")
         await shown.see(SHOWN, 104)
         assert len(shown.names) == 5
+
+    in_app(keys)
+
+
+def test_the_cursor_goes_to_the_row_that_hides_its_own() -> None:
+    async def keys(shown: Shown) -> None:
+        await shown.press("n", "e", "down", "down")
+        assert "192.0.2.1:1" in shown.text("detail")
+        await shown.press("e")
+        assert shown.text("detail").startswith("route a.test;")
+        await shown.press("e", "down", "home", "down", "down")
+        await shown.see({**SHOWN, "connections": []}, 101)
+        assert shown.text("detail").startswith("route a.test;")
+
+    in_app(keys)
+
+
+def test_nothing_is_cut_for_the_bar_where_there_are_more_rows_than_fit() -> None:
+    async def keys(shown: Shown) -> None:
+        many = [connection(x, client=f"192.0.2.1:{x}") for x in range(1000, 1200)]
+        await shown.press("e")
+        await shown.see({**SHOWN, "connections": many}, 101)
+        tree = shown.top.tree_of_rows
+        assert tree.show_vertical_scrollbar
+        assert tree.render_line(2).text.rstrip() == tree.columns.line(tree.lines[2]).rstrip()
+
+    in_app(keys, 80, 24)
+
+
+def test_that_an_answer_is_late_is_said() -> None:
+    async def keys(shown: Shown) -> None:
+        shown.top.every = 0.5
+        shown.top.hopes_since = time.monotonic()
+        shown.top.show_state()
+        assert shown.text("state") == "by rate, every 0.5 s"
+        shown.top.past, shown.top.hopes_since = [], time.monotonic() - 60
+        shown.top.show_state()
+        assert re.fullmatch(r"NO ANSWER for 6\d s \(none yet; waiting\)", shown.text("state"))
+        await shown.press("p")
+        assert shown.text("state") == "PAUSED, asking ..."
+        await shown.press("p")
+        assert "waiting" not in shown.text("state")
+
+    in_app(keys)
+
+
+def test_rates_do_not_jump_from_one_look_to_the_next() -> None:
+    async def keys(shown: Shown) -> None:
+        busy = [share("b.test", ONE, 2, 1, 500, 9000), share("c.test", ONE, 9, 0, 1, 5001)]
+        await shown.see({**SHOWN, "shares": busy}, 101)
+        await shown.see({**SHOWN, "shares": busy}, 102)
+        tree = shown.top.tree_of_rows
+        (busiest,) = (x.row for x in tree.lines if x.row.name == "c.test")
+        assert busiest.rates.down == 2500
 
     in_app(keys)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -210,6 +211,30 @@ async def test_it_goes_on_while_snimux_is_gone_and_once_it_is_back(tmp_path: Pat
             async with muxes.running(directory, *args):
                 await shown.has("serving, 1 routes", "by rate, every 0.1 s")
             await shown.has("NO ANSWER", "(the last one at ")
+        shown.press("q")
+        await left(shown)
+
+
+async def test_it_can_be_left_for_a_while_and_come_back_to() -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    job = f"{shlex.join([*TOP, nobody])}; echo AWAY; read x; fg"
+    async with terminal.running(["bash", "-mc", job]) as shown:
+        await shown.has("NO ANSWER: Connection refused")
+        shown.press("\x1a")
+        await shown.has("AWAY")
+        assert all(x in shown.shown for x in LEFT)
+        shown.press("\n")
+        await shown.has("NO ANSWER: Connection refused")
+        shown.press("q")
+        await left(shown)
+
+
+async def test_where_there_are_no_jobs_it_stays() -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    async with terminal.running([*TOP, nobody]) as shown:
+        await shown.has("NO ANSWER: Connection refused")
+        shown.press("\x1a", "p")
+        await shown.has("PAUSED")
         shown.press("q")
         await left(shown)
 
