@@ -28,6 +28,10 @@ _NO_ROUTE = "(no route yet)"
 _REFUSED = "refused"
 
 
+# Seconds between the starts of two: an answer that was slow makes one look later than it was.
+_OTHER = 1.0
+
+
 class StrangeError(ValueError):
     """What answers is no snimux, or one that tells otherwise; the message says so."""
 
@@ -125,6 +129,8 @@ class State:
     """The moment, in seconds of a clock that never jumps."""
     time: float
     """The same in UNIX time."""
+    started: float | None
+    """When it was started, in seconds as ``at``; None where it does not say."""
     version: str
     draining: bool
     limit: int
@@ -256,6 +262,7 @@ def _state(
     return State(
         at=at,
         time=time,
+        started=at - _seconds(told["uptime"]) if "uptime" in told else None,
         version=plain(told["version"]),
         draining=bool(told["draining"]),
         limit=_number(told["limit"]),
@@ -358,7 +365,11 @@ def comparable(past: Sequence[State], state: State) -> list[State]:
 
 def _is_later(state: State, before: State) -> bool:
     """Whether both are of the same snimux: where counts fell, it was restarted."""
-    return before.accepted <= state.accepted and before.at < state.at
+    if before.accepted > state.accepted or before.at >= state.at:
+        return False
+    if state.started is None or before.started is None:
+        return True
+    return abs(state.started - before.started) <= _OTHER
 
 
 def _total(state: State) -> Traffic:

@@ -72,6 +72,7 @@ def pages(**fields: Any) -> Pages:
         "version": "1", "routes": 1, "limit": 100, "draining": False, "workers": {}, "active": 0,
         "listeners": [{"protocol": "tls", "address": "127.0.0.1:443"}], "accepted": 0,
         "refusals": {}, "shares": [], "connections": [], "refused": [], "total": None,
+        "uptime": None,
         "shown": [route("a.test", ONE)],
     }  # fmt: skip
     assert fields.keys() <= known.keys()
@@ -82,10 +83,11 @@ def bodies(shown: Pages) -> dict[str, bytes]:
     """The same, as it is served, by path."""
     counts = {"connections": {"tls": shown["accepted"]}, "refused": shown["refusals"]}
     words = ("version", "routes", "limit", "draining", "workers", "active", "listeners", "shares")
-    connections = shown["connections"]
+    connections, uptime = shown["connections"], shown["uptime"]
+    said = {} if uptime is None else {"uptime": uptime}
     total = len(connections) if shown["total"] is None else shown["total"]
     found = {
-        "/figures": {**{word: shown[word] for word in words}, "counts": counts},
+        "/figures": {**{word: shown[word] for word in words}, "counts": counts, **said},
         "/connections": {"total": total, "connections": connections},
         "/refused": {"refused": shown["refused"]},
         "/routes": {"total": shown["routes"], "routes": shown["shown"]},
@@ -324,6 +326,14 @@ def test_of_a_snimux_that_was_restarted_no_rate_is_known() -> None:
     seen = overview(state(pages(accepted=4, shares=shares), at=101.0), before)
     assert seen.rates == Rates()
     assert row(seen, "a.test").rates == Rates()
+
+
+def test_one_that_was_restarted_may_have_accepted_more_than_before() -> None:
+    before = state(pages(accepted=10, uptime=50.0), at=100)
+    same = state(pages(accepted=20, uptime=51.2), at=102)  # which was slow to answer
+    assert overview(same, before).rates.new == 5
+    another = state(pages(accepted=20, uptime=1.9), at=102)
+    assert overview(another, before).rates == Rates()
 
 
 def test_rates_are_of_some_seconds_and_of_one_snimux() -> None:
