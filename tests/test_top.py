@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests import muxes, terminal
-from tests.caddy import free_port
+from tests import muxes, terminal, test_upgrade
+from tests.caddy import free_port, short_directory
 from tests.terminal import Terminal
 from tests.test_end_to_end import client_hello
 from tests.test_status import WORKERS, Watched, refused, watched
@@ -213,6 +213,26 @@ async def test_it_goes_on_while_snimux_is_gone_and_once_it_is_back(tmp_path: Pat
             await shown.has("NO ANSWER", "(the last one at ")
         shown.press("q")
         await left(shown)
+
+
+@WORKERS
+async def test_it_goes_on_with_a_successor(workers: int) -> None:
+    at = f"127.0.0.1:{free_port()}"
+    with short_directory() as here:
+        async with (
+            test_upgrade.running(here, f"--status={at}", workers=workers) as run,
+            terminal.running([*TOP, at, "--interval=0.1"]) as shown,
+        ):
+            async with await run.connect() as stream:
+                await test_upgrade.exchanged(stream)
+                await shown.has(" 1 accepted")
+                await run.upgrade()
+                await shown.has(" 0 accepted", "serving", "by rate")  # it has counted nothing yet
+            async with await run.connect() as stream:
+                await test_upgrade.exchanged(stream)
+                await shown.has("1 of ", " 1 accepted", "serving")
+            shown.press("q")
+            await left(shown)
 
 
 async def test_it_can_be_left_for_a_while_and_come_back_to() -> None:
