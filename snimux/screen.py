@@ -284,6 +284,8 @@ class Top(App[None]):
         self.all_open = False
         self.turned: set[Key] = set()
         """Rows that are open where others like them are not, or the other way around."""
+        self.turned_among_wanted: set[Key] = set()
+        """The same, while only some rows are wanted."""
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
@@ -350,8 +352,9 @@ class Top(App[None]):
 
     def is_open(self, row: Row) -> bool:
         """Whether what is below a row is shown."""
-        opened = row.kind == "listener" or self.all_open or bool(self.wanted)
-        return opened != (row.key in self.turned)
+        if self.wanted:
+            return row.key not in self.turned_among_wanted
+        return (row.kind == "listener" or self.all_open) != (row.key in self.turned)
 
     def show_state(self) -> None:
         """Say how rows are shown, and whether they are of now."""
@@ -420,7 +423,8 @@ class Top(App[None]):
         """Show what is below a row, or hide it."""
         line = self.tree_of_rows.line
         if line is not None and line.is_open is not None:
-            self.turned ^= {line.row.key}
+            turned = self.turned_among_wanted if self.wanted else self.turned
+            turned ^= {line.row.key}
             self.show_rows()
 
     def action_show(self) -> None:
@@ -464,6 +468,7 @@ class Top(App[None]):
     def on_input_changed(self, message: Input.Changed) -> None:
         """Show the rows that have the text so far."""
         self.wanted = message.value
+        self.turned_among_wanted.clear()
         self.show_rows()
         self.show_state()
 

@@ -223,6 +223,18 @@ def test_a_filter_is_heeded_as_it_is_typed() -> None:
     in_app(keys)
 
 
+def test_what_is_open_is_open_among_the_wanted_and_again_after() -> None:
+    async def keys(shown: Shown) -> None:
+        await shown.press("n", "down", "enter", "slash", "a", ".", "enter")
+        assert shown.names[:3] == ["- tls/127.0.0.1:443", "- a.test", "a.test"]
+        await shown.press("enter")
+        assert shown.names[1:] == ["+ a.test", "the last 1 refused"]
+        await shown.press("escape")
+        assert shown.names[1:4] == ["- a.test", "a.test", "+ b.test"]
+
+    in_app(keys)
+
+
 def test_pause_and_pace_and_no_answer() -> None:
     async def keys(shown: Shown) -> None:
         await shown.press("p")
