@@ -7,7 +7,7 @@ is restarted, upgraded or gone for a while makes no difference: it is asked agai
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -54,16 +54,34 @@ class Eye:
     async def _state(self) -> State:
         figures = await self._figures()
         at, now = time.monotonic(), time.time()
-        connections = await fetch(self.address, "/connections")
-        refused = await fetch(self.address, "/refused")
-        if self.looks_left == 0:
-            self.routes = read_routes(await fetch(self.address, "/routes"))
+        others = ["/connections", "/refused", *["/routes"] * (self.looks_left == 0)]
+        connections, refused, *routes = await self._fetched(others)
+        for page in routes:
+            self.routes = read_routes(page)
             self.looks_left = 1 + len(self.routes.shown) // _ROUTES_A_LOOK
         self.looks_left -= 1
         state = read(figures, connections, refused, self.routes, at=at, time=now)
         if state.routes_total != self.routes.total:
             self.looks_left = 0
         return state
+
+    async def _fetched(self, paths: Sequence[str]) -> list[bytes]:
+        """Pages, all at once: snimux waits for a worker that is stuck, with each anew."""
+        found: dict[str, bytes | FetchError] = {}
+
+        async def get(path: str) -> None:
+            try:
+                found[path] = await fetch(self.address, path)
+            except FetchError as error:
+                found[path] = error
+
+        async with trio.open_nursery() as nursery:
+            for path in paths:
+                nursery.start_soon(get, path)
+        for error in found.values():
+            if isinstance(error, FetchError):
+                raise error
+        return [page for path in paths if isinstance(page := found[path], bytes)]
 
     async def _figures(self) -> bytes:
         try:

@@ -56,6 +56,28 @@ def lost(found: Found | Overview) -> str:
     return found.why
 
 
+async def test_pages_are_asked_for_at_once() -> None:
+    """As each may take a second, where a worker is stuck."""
+    others = {"/connections", "/refused", "/routes"}
+    there, asked, all_asked = bodies(pages()), set(), trio.Event()
+
+    async def page(path: str) -> Page:
+        asked.add(path)
+        if others <= asked:
+            all_asked.set()
+        if path in others:
+            await all_asked.wait()
+        return Page(there[path])
+
+    (listener,) = open_listeners([TcpAddress("127.0.0.1", 0)])
+    address = TcpAddress("127.0.0.1", listener.socket.getsockname()[1])
+    paths = {x: lambda accept, x=x: page(x) for x in there}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_pages, [listener], paths, Log(io.StringIO()))
+        assert isinstance(await Eye(address).look(), State)
+        nursery.cancel_scope.cancel()
+
+
 async def test_two_looks_are_an_overview_with_rates() -> None:
     shares = [share("a.test", ONE, 4, 1, 1000, 0)]
     async with serving(pages(shares=shares, accepted=4)) as shown:
