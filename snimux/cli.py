@@ -312,6 +312,8 @@ def explain(
         if running is None:
             fail(1, *(f"{fault}{_IS_IT_THERE}" for fault in more_faults))
         config, found = running.as_config(config)
+        if client is not None:
+            more_faults = [f"--status: {running.where}: it does not show whom listeners let in"]
     explained = explanation.explain(case, config, found, caddys, source=client)
     explained = replace(explained, hints=(*explained.hints, *faults, *more_faults))
     route = explained.decision.route
@@ -494,7 +496,7 @@ def init(
     "--interval",
     metavar="SECONDS",
     default="1",
-    help="look as often, and have rates of as long; 0.1 to 3600  [default: 1]",
+    help="look as often, 0.1 to 3600; in plain text have rates of as long  [default: 1]",
 )
 @click.option("--plain", "is_plain", is_flag=True, help="as plain text, once")
 @click.pass_obj

@@ -197,6 +197,30 @@ async def test_a_file_that_says_something_else_than_what_runs(tmp_path: Path) ->
     assert ended["hints"] == [f"--status: {status_at}: Connection refused"]
 
 
+async def test_whom_a_route_lets_in_is_known_of_what_runs(tmp_path: Path) -> None:
+    status_at = f"127.0.0.1:{free_port()}"
+    file = tmp_path / "snimux.toml"
+    file.write_text(
+        f'status = "{status_at}"\n[[route]]\nhosts = "a.example"\nto = "127.0.0.1:1"\n'
+        'deny = ["192.0.2.0/24"]\n',
+        "utf-8",
+    )
+    async with muxes.running(tmp_path, "--config", str(file)):
+        for source, words in (
+            ("192.0.2.7", ("refused", "access-denied")),
+            ("::1", ("relayed", None)),
+        ):
+            asked = ("a.example", "--from", source)
+            _, both = await explain(*asked, "--config", str(file))
+            _, alone = await explain(*asked, "--status", status_at)
+            assert (both["end"], both["reason"]) == (alone["end"], alone["reason"]) == words
+            assert both["running"]["same"]
+            assert alone["running"]["same"]
+            unknown = f"--status: {status_at}: it does not show whom listeners let in"
+            assert unknown in alone["hints"]
+            assert unknown not in both["hints"]
+
+
 async def test_whether_an_address_answers_is_asked_of_what_runs(tmp_path: Path) -> None:
     status_at, down = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     flags = ["--route", f"secure.ciso.com={down}", "--status", status_at, "--wait", "off"]
