@@ -119,13 +119,13 @@ def _shown_running(running: Beside) -> Iterator[str]:
         yield ", ".join(
             f"{key.replace('_', ' ')} {_shown_fact(value)}"
             for key, value in running.facts.items()
-            if value is not None
+            if value is not None and value != []
         )
 
 
 def _shown_fact(value: object) -> str:
     if isinstance(value, list):
-        return " and ".join(map(str, value)) or "none"
+        return " and ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 

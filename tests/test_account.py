@@ -159,7 +159,7 @@ def test_what_a_running_one_does_comes_last() -> None:
     same = Beside("127.0.0.1:9443", found.decision, "", facts)
     assert text(found, (), same).splitlines()[-3:] == [
         "running    the snimux at 127.0.0.1:9443 does the same",
-        "           source configuration, not answering 127.0.0.1:8444, active 3, x none",
+        "           source configuration, not answering 127.0.0.1:8444, active 3",
         "served",
     ]
     other = Beside("127.0.0.1:9443", found.decision, "refused, no-route", {})
