@@ -36,6 +36,7 @@ from snimux.extra import install
 from snimux.facts import Facts
 from snimux.fetch import FetchError, fetch
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
+from snimux.handed import handed_to_worker
 from snimux.looking import Eye, Lost, glance
 from snimux.overview import lines, plain
 from snimux.process import handed_over, hold_wishes, run, run_worker
@@ -44,7 +45,6 @@ from snimux.reload import File
 from snimux.routes import Route
 from snimux.running import Refused, Running, RunningError, beside, read_refused, read_routes
 from snimux.sources import OFF, read_toml
-from snimux.supervisor import handed_to_worker
 from snimux.watch import State
 from snimux.watch import look as look_at_file
 

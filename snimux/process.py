@@ -21,6 +21,7 @@ import trio
 from snimux.config import Config, ConfigError, Limits
 from snimux.extra import install
 from snimux.flags import fail
+from snimux.handed import Handed
 from snimux.life import STOP_SIGNALS
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Field, Log
@@ -29,7 +30,7 @@ from snimux.places import LocalPlaces, SharedPlaces
 from snimux.relay.pipes import MOST
 from snimux.reload import File, Source
 from snimux.server import serve
-from snimux.supervisor import Handed, Team, processors, supervise
+from snimux.supervisor import Team, processors, supervise
 from snimux.systemd import HandoverError, Manager, manager, receive
 from snimux.transparent import missing
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL

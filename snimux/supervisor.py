@@ -24,30 +24,24 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, unquote
 
 import trio
 
 from snimux import __version__, places, systemd
-from snimux.address import FdAddress, parse_listen
 from snimux.config import Config
 from snimux.figures import Totals, snapshot
+from snimux.handed import CONFIG, PLACES, STATUS, WORKER, handing, name_of
 from snimux.life import SIGNALS, STOP_SIGNALS
 from snimux.listeners import Listener, besides
 from snimux.log import Field, Log
 from snimux.orders import Gone, Order, Orders, What, send
 from snimux.questions import Respondent
-from snimux.reload import Reloader, Source, content, say_listeners
+from snimux.reload import Reloader, Source, say_listeners
 from snimux.server import status as described
 from snimux.showing import Showing
 from snimux.status import Answers, Whole
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
-
-_WORKER, _PLACES, _CONFIG, _STATUS = "worker-", "places", "config", "status"
-# The name of a socket is the protocol's, the listener's number, and where it was to listen; with
-# this before it the supervisor was handed the socket itself.
-_ACTIVATED = "activated-"
 
 # What a worker is told, one after the other, to end.
 _STAGES: tuple[What, ...] = ("drain", "close")
@@ -69,74 +63,6 @@ _FIGURES_SHARE = 20
 # second, and each further one twice as long, up to the longest. Seconds.
 _YOUNG = 10.0
 _LONGEST_PAUSE = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """What a worker was handed: its number, from 1 up, and descriptors, which it owns."""
-
-    number: int
-    orders: int
-    places: int
-    config: int | None
-    sockets: tuple[systemd.Named, ...]
-    """Listening, by the name of the protocol."""
-    status: int | None = None
-    """A connected socket on which the supervisor asks, if it does."""
-
-    def config_text(self) -> str | None:
-        """The text of the configuration file; None where there is none."""
-        return None if self.config is None else content(self.config)
-
-    def questions(self) -> socket.socket | None:
-        """Where the supervisor asks, if it does."""
-        return None if self.status is None else socket.socket(fileno=self.status)
-
-    def listeners(self) -> list[Listener]:
-        """The listeners, which leave UNIX sockets' files to the supervisor."""
-        return [_listener(name, descriptor) for name, descriptor in self.sockets]
-
-    def activated(self) -> list[systemd.Named]:
-        """Those of the sockets that the supervisor was handed itself."""
-        return [
-            (name.removeprefix(_ACTIVATED).rpartition("-")[0], descriptor)
-            for name, descriptor in self.sockets
-            if name.startswith(_ACTIVATED)
-        ]
-
-
-def _name(listener: Listener) -> str:
-    """What a listener is handed to workers by."""
-    name = f"{listener.protocol}-{listener.socket.fileno()}"
-    if listener.handed_over or listener.wanted is None:
-        return _ACTIVATED * listener.handed_over + name
-    return f"{name}={quote(str(listener.wanted), safe='/')}"  # no colon in a name
-
-
-def _listener(name: str, descriptor: int) -> Listener:
-    what, _, wanted = name.removeprefix(_ACTIVATED).partition("=")
-    protocol, _, number = what.rpartition("-")
-    address = parse_listen(unquote(wanted)) if wanted else FdAddress(descriptor)
-    sock = socket.socket(fileno=descriptor)
-    return Listener(sock, protocol=protocol, wanted=address, number=int(number))
-
-
-def _handing(listener: Listener) -> Order:
-    number = listener.socket.fileno()
-    return Order("listener", number, descriptors=(number,), address=str(listener.wanted))
-
-
-def handed_to_worker(descriptors: Sequence[systemd.Named]) -> Handed | None:
-    """What a supervisor has handed over; None if these are not from a supervisor."""
-    names = (_PLACES, _CONFIG, _STATUS)
-    own = {name: descriptor for name, descriptor in descriptors if name in names}
-    for name, descriptor in descriptors:
-        number = name.removeprefix(_WORKER)
-        if number != name and number.isdecimal() and _PLACES in own:
-            rest = [each for each in descriptors if each[0] not in (name, *names)]
-            counts, config, status = own[_PLACES], own.get(_CONFIG), own.get(_STATUS)
-            return Handed(int(number), descriptor, counts, config, tuple(rest), status)
-    return None
 
 
 def processors() -> int:
@@ -196,7 +122,7 @@ async def supervise(
     Resource handling: closes the listeners when told to stop, and those of ``status`` in the end.
     """
     with ExitStack() as files:
-        counts = _unnamed_file(_PLACES)
+        counts = _unnamed_file(PLACES)
         files.callback(os.close, counts)
         places.lay_out(counts, workers=team.workers, limit=team.limit, most=team.most)
         manager = manager or systemd.Manager()
@@ -404,22 +330,22 @@ class _Supervisor:
         assert self.text is not None
         serve = {x.socket.fileno(): x.protocol for x in self.listeners}
         return [
-            *(_handing(listener) for listener in new),
+            *(handing(listener) for listener in new),
             Order("reload", self.reloads, serve=serve, descriptors=(self.text,)),
         ]
 
     def use_text(self, text: str | None) -> None:
         """Hand this text of the configuration to the workers from now on."""
-        new = None if text is None else _unnamed_file(_CONFIG, text.encode())
+        new = None if text is None else _unnamed_file(CONFIG, text.encode())
         before, self.text = self.text, new
         if before is not None:
             os.close(before)
 
     def shared(self) -> list[systemd.Named]:
         """What all workers are handed."""
-        listening = [(_name(listener), listener.socket.fileno()) for listener in self.listeners]
-        config = [] if self.text is None else [(_CONFIG, self.text)]
-        return [*listening, (_PLACES, self.counts), *config]
+        listening = [(name_of(listener), listener.socket.fileno()) for listener in self.listeners]
+        config = [] if self.text is None else [(CONFIG, self.text)]
+        return [*listening, (PLACES, self.counts), *config]
 
     def reap(self) -> None:
         """See which workers have ended; of other children nothing is known here."""
@@ -584,14 +510,14 @@ class _Supervisor:
         near, far = socket.socketpair()
         near.setblocking(False)
         here, there = socket.socketpair() if self.showing.listeners else (None, None)
-        asked = [] if there is None else [(_STATUS, there.fileno())]
+        asked = [] if there is None else [(STATUS, there.fileno())]
         # A stop signal waits until the worker heeds it, and others for ever.
         waiting = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
         try:
             pid = systemd.start(
                 self.command,
-                [(f"{_WORKER}{number}", far.fileno()), *asked, *self.shared()],
+                [(f"{WORKER}{number}", far.fileno()), *asked, *self.shared()],
                 environment=os.environ,
                 # A Ctrl-C is for the supervisor: its workers are told by it.
                 new_session=True,

@@ -92,7 +92,7 @@ FLOORS = (
         "showing",
         "looking",
     ),
-    ("server", "doctor", "description", "account", "screen"),
+    ("server", "doctor", "description", "account", "screen", "handed"),
     ("supervisor",),
     ("flags", "process"),
     ("commands",),

@@ -18,21 +18,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
+from snimux.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.orders import Order
-from snimux.supervisor import (
-    Handed,
-    Team,
-    _name,
-    _Worker,
-    handed_to_worker,
-    pause,
-    processors,
-    supervise,
-)
+from snimux.supervisor import Team, _Worker, pause, processors, supervise
 from snimux.systemd import Manager
 from tests.caddy import free_port, short_directory, until
 from tests.sockets import open_descriptors, read_to_end, send_all
@@ -55,7 +46,7 @@ HEEDS_NOTHING = [sys.executable, "-c", LINES + "while lines.readline(): pass"]
 TAKES = """
 import os, sys
 from snimux.places import SharedPlaces
-from snimux.supervisor import handed_to_worker
+from snimux.handed import handed_to_worker
 from snimux.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 assert handed.config_text() == "# one\\n" == handed.config_text()
@@ -72,7 +63,7 @@ os.read(handed.orders, 1)
 LIVES = """
 import os, select, signal
 from snimux.places import SharedPlaces
-from snimux.supervisor import handed_to_worker
+from snimux.handed import handed_to_worker
 from snimux.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 assert "NOTIFY_SOCKET" not in os.environ
@@ -88,7 +79,7 @@ while not select.select([handed.orders], [], [], 0.001 if handed.number == 1 els
 # Answers what it is asked as one of another version would.
 OTHER = """
 import os, select
-from snimux.supervisor import handed_to_worker
+from snimux.handed import handed_to_worker
 from snimux.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 asked = handed.questions()
@@ -339,47 +330,6 @@ async def test_it_is_well_as_soon_as_a_worker_shows_life(program: str, status: i
             assert f"\nsnimux_{line}\n" in figures
         assert '"total": 0, "lists": [], "routes": []' in await page(shown[0], "/routes")
     assert shown[0].socket.fileno() == -1
-
-
-def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
-    assert handed_to_worker([]) is None
-    assert handed_to_worker([("snimux.socket", 3), ("places", 4)]) is None
-    assert handed_to_worker([("worker-1", 3)]) is None
-    assert handed_to_worker([("worker-x", 3), ("places", 4)]) is None
-    named = [("worker-2", 3), ("tls-7", 4), ("tls-8", 5), ("places", 6)]
-    handed = Handed(2, 3, 6, None, (("tls-7", 4), ("tls-8", 5)))
-    assert handed_to_worker(named) == handed
-    assert handed.config_text() is None
-    again = handed_to_worker([*named, ("config", 7), ("activated-http-9", 8)])
-    assert again is not None
-    assert again.config == 7
-    assert again.questions() is None
-    assert (handed.activated(), again.activated()) == ([], [("http", 8)])
-    asked = handed_to_worker([*named, ("status", 9)])
-    assert asked is not None
-    assert (asked.status, asked.sockets) == (9, handed.sockets)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "handed_over"),
-    [(":443", False), ("[::1]:0", False), ("localhost:443", False), ("unix//run/a=%3A:é", False),
-     ("fd/7", True)],
-)  # fmt: skip
-def test_a_worker_knows_what_each_listener_was_configured_by(
-    wanted: str, handed_over: bool
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        listener = Listener(sock, None, "http", handed_over, parse_listen(wanted))
-        name, number = _name(listener), os.dup(sock.fileno())
-        assert ":" not in name
-        assert name.isascii()
-        handed = Handed(1, 0, 0, None, ((name, number),))
-        (again,) = handed.listeners()
-        with again.socket:
-            # what was handed over is known by its number, which is the worker's own
-            known = FdAddress(number) if handed_over else parse_listen(wanted)
-            assert (again.protocol, again.wanted) == ("http", known)
-        assert handed.activated() == ([("http", number)] if handed_over else [])
 
 
 async def test_who_does_not_read_its_orders_finds_their_end_when_it_does() -> None:
