@@ -45,7 +45,8 @@ no trio, no socket, no clock and no log:
    ``showing`` (until another process does), ``life`` (what a process is told, and its end)
 5. ``server`` (puts these together), ``doctor`` (find out all that ``diagnosis`` judges),
    ``description`` (a configuration in words), ``account`` (an explanation in words),
-   ``screen`` (a running snimux in a terminal), ``handed`` (what a worker is handed)
+   ``screen`` (a running snimux in a terminal), ``handed`` (what a worker is handed),
+   ``worker`` (one that is alive)
 6. ``supervisor`` (several workers on the same sockets)
 7. ``flags`` (those that all commands share -> Config), ``process`` (become a server, or several)
 8. ``cli`` (argv -> a running server and an exit status)

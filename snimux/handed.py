@@ -6,7 +6,7 @@ an order. Knows nothing of what a worker does with them.
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -16,7 +16,7 @@ from snimux.orders import Order
 from snimux.reload import content
 from snimux.systemd import Named
 
-WORKER, PLACES, CONFIG, STATUS = "worker-", "places", "config", "status"
+_WORKER, _PLACES, _CONFIG, _STATUS = "worker-", "places", "config", "status"
 # The name of a socket is the protocol's, the listener's number, and where it was to listen; with
 # this before it the supervisor was handed the socket itself.
 _ACTIVATED = "activated-"
@@ -56,7 +56,39 @@ class Handed:
         ]
 
 
-def name_of(listener: Listener) -> str:
+def shared(listeners: Iterable[Listener], *, places: int, config: int | None) -> list[Named]:
+    """What all workers are handed: the listeners, and the files' descriptors."""
+    listening = [(_name(listener), listener.socket.fileno()) for listener in listeners]
+    text = [] if config is None else [(_CONFIG, config)]
+    return [*listening, (_PLACES, places), *text]
+
+
+def alone(number: int, *, orders: socket.socket, status: socket.socket | None) -> list[Named]:
+    """What one worker alone is handed: its number, and where it is given orders, and asked."""
+    asked = [] if status is None else [(_STATUS, status.fileno())]
+    return [(f"{_WORKER}{number}", orders.fileno()), *asked]
+
+
+def handing(listener: Listener) -> Order:
+    """The order by which a worker that is there gets a listener."""
+    number = listener.socket.fileno()
+    return Order("listener", number, descriptors=(number,), address=str(listener.wanted))
+
+
+def handed_to_worker(descriptors: Sequence[Named]) -> Handed | None:
+    """What a supervisor has handed over; None if these are not from a supervisor."""
+    names = (_PLACES, _CONFIG, _STATUS)
+    own = {name: descriptor for name, descriptor in descriptors if name in names}
+    for name, descriptor in descriptors:
+        number = name.removeprefix(_WORKER)
+        if number != name and number.isdecimal() and _PLACES in own:
+            rest = [each for each in descriptors if each[0] not in (name, *names)]
+            counts, config, status = own[_PLACES], own.get(_CONFIG), own.get(_STATUS)
+            return Handed(int(number), descriptor, counts, config, tuple(rest), status)
+    return None
+
+
+def _name(listener: Listener) -> str:
     """What a listener is handed to workers by."""
     name = f"{listener.protocol}-{listener.socket.fileno()}"
     if listener.handed_over or listener.wanted is None:
@@ -70,22 +102,3 @@ def _listener(name: str, descriptor: int) -> Listener:
     address = parse_listen(unquote(wanted)) if wanted else FdAddress(descriptor)
     sock = socket.socket(fileno=descriptor)
     return Listener(sock, protocol=protocol, wanted=address, number=int(number))
-
-
-def handing(listener: Listener) -> Order:
-    """The order by which a worker that is there gets a listener."""
-    number = listener.socket.fileno()
-    return Order("listener", number, descriptors=(number,), address=str(listener.wanted))
-
-
-def handed_to_worker(descriptors: Sequence[Named]) -> Handed | None:
-    """What a supervisor has handed over; None if these are not from a supervisor."""
-    names = (PLACES, CONFIG, STATUS)
-    own = {name: descriptor for name, descriptor in descriptors if name in names}
-    for name, descriptor in descriptors:
-        number = name.removeprefix(WORKER)
-        if number != name and number.isdecimal() and PLACES in own:
-            rest = [each for each in descriptors if each[0] not in (name, *names)]
-            counts, config, status = own[PLACES], own.get(CONFIG), own.get(STATUS)
-            return Handed(int(number), descriptor, counts, config, tuple(rest), status)
-    return None

@@ -17,12 +17,11 @@ Knows nothing of connections: a worker is ``server.serve``.
 import itertools
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -30,18 +29,18 @@ import trio
 from snimux import __version__, places, systemd
 from snimux.config import Config
 from snimux.figures import Totals, snapshot
-from snimux.handed import CONFIG, PLACES, STATUS, WORKER, handing, name_of
+from snimux.handed import handing, shared
 from snimux.life import SIGNALS, STOP_SIGNALS
 from snimux.listeners import Listener, besides
 from snimux.log import Field, Log
-from snimux.orders import Gone, Order, Orders, What, send
+from snimux.orders import Order, What
 from snimux.questions import Respondent
 from snimux.reload import Reloader, Source, say_listeners
 from snimux.server import status as described
 from snimux.showing import Showing
 from snimux.status import Answers, Whole
-from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Succession
+from snimux.worker import Worker, start
 
 # What a worker is told, one after the other, to end.
 _STAGES: tuple[What, ...] = ("drain", "close")
@@ -122,7 +121,7 @@ async def supervise(
     Resource handling: closes the listeners when told to stop, and those of ``status`` in the end.
     """
     with ExitStack() as files:
-        counts = _unnamed_file(PLACES)
+        counts = _unnamed_file("places")
         files.callback(os.close, counts)
         places.lay_out(counts, workers=team.workers, limit=team.limit, most=team.most)
         manager = manager or systemd.Manager()
@@ -165,50 +164,6 @@ def _unnamed_file(name: str, content: bytes = b"") -> int:
     return descriptor
 
 
-@dataclass(slots=True)
-class _Worker:
-    """One process: the socket for its orders, and how it ended, once it has."""
-
-    number: int
-    pid: int
-    socket: socket.socket
-    respondent: Respondent | None = None
-    """Where it is asked, if it is."""
-    ended: trio.Event = field(default_factory=trio.Event)
-    exit_code: int = 0
-    """As of ``os.waitstatus_to_exitcode``: negative for a signal."""
-    sign: places.Sign = field(default_factory=places.Sign)
-    """What was seen of it last."""
-    heard: float = field(default_factory=trio.current_time)
-    """When it had shown life, or was started."""
-    silent: bool = False
-    """Whether it should have shown life since."""
-    reloaded: int = 0
-    """The last reload that it has done."""
-    answered: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
-
-    def order(self, *orders: Order) -> None:
-        """Give it orders, or let it know that there will be none any more.
-
-        Who has not read for so long that they do not fit is stuck. Should it ever read again, it
-        finds the end, drains, and is replaced by one that knows all.
-        """
-        try:
-            for each in orders:
-                send(self.socket, each)
-        except Gone:
-            with suppress(OSError):
-                self.socket.shutdown(socket.SHUT_WR)
-
-    async def hear(self) -> None:
-        """Take its answers, until it has ended."""
-        answers = Orders(self.socket)
-        with suppress(trio.ClosedResourceError, ValueError):
-            while answer := await answers.receive():
-                self.reloaded = answer.number
-                self.answered.unpark_all()
-
-
 class _Supervisor:
     """The workers that are alive, and whether they are to be replaced."""
 
@@ -242,7 +197,7 @@ class _Supervisor:
         self.succession = succession
         self.reloads = 0
         self.patience = max((manager.watchdog or 0) / 2, _SILENT)
-        self.alive: dict[int, _Worker] = {}
+        self.alive: dict[int, Worker] = {}
         self.stopping = trio.Event()
         self.told = 0  # how often to stop, in one way
 
@@ -336,31 +291,21 @@ class _Supervisor:
 
     def use_text(self, text: str | None) -> None:
         """Hand this text of the configuration to the workers from now on."""
-        new = None if text is None else _unnamed_file(CONFIG, text.encode())
+        new = None if text is None else _unnamed_file("config", text.encode())
         before, self.text = self.text, new
         if before is not None:
             os.close(before)
 
     def shared(self) -> list[systemd.Named]:
         """What all workers are handed."""
-        listening = [(name_of(listener), listener.socket.fileno()) for listener in self.listeners]
-        config = [] if self.text is None else [(CONFIG, self.text)]
-        return [*listening, (PLACES, self.counts), *config]
+        return shared(self.listeners, places=self.counts, config=self.text)
 
     def reap(self) -> None:
         """See which workers have ended; of other children nothing is known here."""
         for worker in list(self.alive.values()):
-            pid, status = os.waitpid(worker.pid, os.WNOHANG)
-            if pid:
-                del self.alive[pid]
-                trio.lowlevel.notify_closing(worker.socket)
-                worker.socket.close()
-                if worker.respondent is not None:
-                    worker.respondent.close()
-                    self.totals.lose(pid)
-                worker.exit_code = os.waitstatus_to_exitcode(status)
-                worker.ended.set()
-                worker.answered.unpark_all()
+            if worker.reap():
+                del self.alive[worker.pid]
+                self.totals.lose(worker.pid)
 
     def leave(self) -> None:
         """Listen no more, and replace nobody."""
@@ -407,22 +352,17 @@ class _Supervisor:
 
     def look(self) -> None:
         """Look which workers have shown life; say once of each that it is stuck."""
-        now = trio.current_time()
         for worker in self.alive.values():
-            sign = places.look(self.counts, worker.number)
-            if sign.beats != worker.sign.beats:
-                worker.heard, worker.silent = now, False
-            elif now - worker.heard > self.patience and not worker.silent:
-                worker.silent = True
-                fields = {"worker": worker.number, "seconds": round(now - worker.heard, 3)}
+            silent = worker.look(self.counts, patience=self.patience)
+            if silent:
+                fields = {"worker": worker.number, "seconds": round(silent, 3)}
                 self.log.write("error", "worker-silent", fields)
-            worker.sign = sign
 
     async def ask(self, what: str) -> Answers:
         """Ask all workers the same; what they count is kept."""
         answers: dict[int, list[Any] | None] = {}
 
-        async def ask(worker: _Worker, respondent: Respondent) -> None:
+        async def ask(worker: Worker, respondent: Respondent) -> None:
             pieces = await respondent.ask(what)
             if what == "figures" and pieces is not None:
                 # One that was started after an upgrade may count otherwise.
@@ -496,42 +436,14 @@ class _Supervisor:
     async def work(self, number: int) -> Mapping[str, Field]:
         """Start a worker and wait for its end; how it ended."""
         try:
-            worker = self.start(number)
+            worker = start(
+                self.command, number, self.shared(), is_asked=bool(self.showing.listeners)
+            )
         except OSError as error:
             return {"detail": f"not started: {error.strerror}"}
+        self.alive[worker.pid] = worker
         self.log.write("info", "worker-started", {"worker": number, "pid": worker.pid})
         await worker.hear()
         await worker.ended.wait()
         places.clear(self.counts, number)
         return {"pid": worker.pid, **systemd.how_ended(worker.exit_code)}
-
-    def start(self, number: int) -> _Worker:
-        """Start a worker; raises OSError."""
-        near, far = socket.socketpair()
-        near.setblocking(False)
-        here, there = socket.socketpair() if self.showing.listeners else (None, None)
-        asked = [] if there is None else [(STATUS, there.fileno())]
-        # A stop signal waits until the worker heeds it, and others for ever.
-        waiting = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
-        try:
-            pid = systemd.start(
-                self.command,
-                [(f"{WORKER}{number}", far.fileno()), *asked, *self.shared()],
-                environment=os.environ,
-                # A Ctrl-C is for the supervisor: its workers are told by it.
-                new_session=True,
-            )
-        except OSError:
-            near.close()
-            if here is not None:
-                here.close()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            far.close()
-            if there is not None:
-                there.close()
-        respondent = None if here is None else Respondent(here)
-        worker = self.alive[pid] = _Worker(number, pid, near, respondent)
-        return worker

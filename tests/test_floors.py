@@ -92,7 +92,7 @@ FLOORS = (
         "showing",
         "looking",
     ),
-    ("server", "doctor", "description", "account", "screen", "handed"),
+    ("server", "doctor", "description", "account", "screen", "handed", "worker"),
     ("supervisor",),
     ("flags", "process"),
     ("commands",),
@@ -171,6 +171,7 @@ SAME_FLOOR = {
     ("relay.engine", "relay.__init__"),
     ("relay.engine", "relay.pipes"),
     ("relay.engine", "relay.reset"),
+    ("worker", "handed"),
     ("process", "flags"),
     ("__main__", "cli"),
 }

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from snimux.address import FdAddress, parse_listen
-from snimux.handed import Handed, handed_to_worker, name_of
+from snimux.handed import Handed, handed_to_worker, shared
 from snimux.listeners import Listener
 
 
@@ -42,7 +42,8 @@ def test_a_worker_knows_what_each_listener_was_configured_by(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         listener = Listener(sock, None, "http", handed_over, parse_listen(wanted))
-        name, number = name_of(listener), os.dup(sock.fileno())
+        ((name, _), _) = shared([listener], places=0, config=None)
+        number = os.dup(sock.fileno())
         assert ":" not in name
         assert name.isascii()
         handed = Handed(1, 0, 0, None, ((name, number),))

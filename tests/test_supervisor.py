@@ -22,8 +22,7 @@ from snimux.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
-from snimux.orders import Order
-from snimux.supervisor import Team, _Worker, pause, processors, supervise
+from snimux.supervisor import Team, pause, processors, supervise
 from snimux.systemd import Manager
 from tests.caddy import free_port, short_directory, until
 from tests.sockets import open_descriptors, read_to_end, send_all
@@ -330,22 +329,6 @@ async def test_it_is_well_as_soon_as_a_worker_shows_life(program: str, status: i
             assert f"\nsnimux_{line}\n" in figures
         assert '"total": 0, "lists": [], "routes": []' in await page(shown[0], "/routes")
     assert shown[0].socket.fileno() == -1
-
-
-async def test_who_does_not_read_its_orders_finds_their_end_when_it_does() -> None:
-    near, far = socket.socketpair()
-    with near, far:
-        near.setblocking(False)
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        worker = _Worker(1, 0, near)
-        for _ in range(100_000):
-            worker.order(Order("ask"))
-        far.settimeout(60)
-        read = sum(iter(lambda: len(far.recv(2**20)), 0))
-        assert 0 < read < 100_000 * 50
-        # but an answer could still come
-        far.sendall(b"x")
-        assert near.recv(1) == b"x"
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,138 @@
+"""A worker as its supervisor sees it: started, given orders, asked, looked after, and reaped.
+
+Knows nothing of other workers, nor when one is to be replaced.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import trio
+
+from snimux import places, systemd
+from snimux.handed import alone
+from snimux.life import STOP_SIGNALS
+from snimux.orders import Gone, Order, Orders, send
+from snimux.questions import Respondent
+from snimux.systemd import Named
+from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process: the socket for its orders, and how it ended, once it has."""
+
+    number: int
+    pid: int
+    socket: socket.socket
+    respondent: Respondent | None = None
+    """Where it is asked, if it is."""
+    ended: trio.Event = field(default_factory=trio.Event)
+    exit_code: int = 0
+    """As of ``os.waitstatus_to_exitcode``: negative for a signal."""
+    sign: places.Sign = field(default_factory=places.Sign)
+    """What was seen of it last."""
+    heard: float = field(default_factory=trio.current_time)
+    """When it had shown life, or was started."""
+    silent: bool = False
+    """Whether it should have shown life since."""
+    reloaded: int = 0
+    """The last reload that it has done."""
+    answered: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    def order(self, *orders: Order) -> None:
+        """Give it orders, or let it know that there will be none any more.
+
+        Who has not read for so long that they do not fit is stuck. Should it ever read again, it
+        finds the end, drains, and is replaced by one that knows all.
+        """
+        try:
+            for each in orders:
+                send(self.socket, each)
+        except Gone:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+
+    async def hear(self) -> None:
+        """Take its answers, until it has ended."""
+        answers = Orders(self.socket)
+        with suppress(trio.ClosedResourceError, ValueError):
+            while answer := await answers.receive():
+                self.reloaded = answer.number
+                self.answered.unpark_all()
+
+    def look(self, counts: int, *, patience: float) -> float:
+        """Look whether it has shown life.
+
+        Args:
+            counts: the descriptor of the places.
+            patience: seconds that it may be silent.
+
+        Returns:
+            For how long it has been silent (seconds), once when that is too long; else 0.
+        """
+        now, sign = trio.current_time(), places.look(counts, self.number)
+        before, self.sign = self.sign, sign
+        if sign.beats != before.beats:
+            self.heard, self.silent = now, False
+        elif now - self.heard > patience and not self.silent:
+            self.silent = True
+            return now - self.heard
+        return 0.0
+
+    def reap(self) -> bool:
+        """See whether it has ended, and keep nothing of it then."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+            if self.respondent is not None:
+                self.respondent.close()
+            self.exit_code = os.waitstatus_to_exitcode(status)
+            self.ended.set()
+            self.answered.unpark_all()
+        return bool(pid)
+
+
+def start(
+    command: Sequence[str], number: int, handed: Sequence[Named], *, is_asked: bool
+) -> Worker:
+    """Start a worker.
+
+    Args:
+        command: path of the program, and its arguments.
+        number: the worker's, from 1 up.
+        handed: what all workers are.
+        is_asked: whether it is to be asked how it is.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    here, there = socket.socketpair() if is_asked else (None, None)
+    # A stop signal waits until the worker heeds it, and others for ever.
+    waiting = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+    try:
+        pid = systemd.start(
+            command,
+            [*alone(number, orders=far, status=there), *handed],
+            environment=os.environ,
+            # A Ctrl-C is for the supervisor: its workers are told by it.
+            new_session=True,
+        )
+    except OSError:
+        near.close()
+        if here is not None:
+            here.close()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        far.close()
+        if there is not None:
+            there.close()
+    return Worker(number, pid, near, None if here is None else Respondent(here))

@@ -1,0 +1,72 @@
+"""``snimux.worker``: what is seen of one worker. With several, see ``test_supervisor``."""
+
+import signal
+import socket
+import sys
+import tempfile
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from snimux import places
+from snimux.orders import Order
+from snimux.worker import Worker, start
+from tests.sockets import open_descriptors
+
+# The threads are those of other tests, and the child does nothing but execute.
+pytestmark = pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
+
+# Ends by a signal as soon as it is told anything.
+ENDS = "import os, socket\nos.kill(os.getpid(), socket.socket(fileno=3).recv(1)[0] and 9)"
+
+
+async def test_who_does_not_read_its_orders_finds_their_end_when_it_does() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        worker = Worker(1, 0, near)
+        for _ in range(100_000):
+            worker.order(Order("ask"))
+        far.settimeout(60)
+        read = sum(iter(lambda: len(far.recv(2**20)), 0))
+        assert 0 < read < 100_000 * 50
+        # but an answer could still come
+        far.sendall(b"x")
+        assert near.recv(1) == b"x"
+
+
+async def test_who_is_silent_for_too_long_is_told_once_until_it_shows_life(
+    autojump_clock: MockClock,
+) -> None:
+    near, far = socket.socketpair()
+    with near, far, tempfile.TemporaryFile() as file:
+        counts = file.fileno()
+        places.lay_out(counts, workers=1, limit=1, most=1)
+        its = places.SharedPlaces(counts, 1, most=1)
+        worker = Worker(1, 0, near)
+        for _ in range(2):
+            await trio.sleep(10)
+            assert worker.look(counts, patience=10) == 0
+            await trio.sleep(1)
+            assert worker.look(counts, patience=10) == 11
+            assert worker.look(counts, patience=10) == 0
+            assert worker.silent
+            its.show_life(7)
+            assert worker.look(counts, patience=10) == 0
+            assert not worker.silent
+            assert worker.sign.routes == 7
+
+
+async def test_nothing_is_kept_of_who_has_ended() -> None:
+    before = open_descriptors()
+    with trio.open_signal_receiver(signal.SIGCHLD) as signals:
+        worker = start([sys.executable, "-c", ENDS], 1, [], is_asked=True)
+        assert not worker.reap()
+        worker.order(Order("ask"))
+        while not worker.reap():
+            await anext(signals)
+    assert worker.ended.is_set()
+    assert worker.exit_code == -signal.SIGKILL
+    assert open_descriptors() == before
