@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import time
+import weakref
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import NoReturn
 
@@ -178,6 +179,11 @@ class Manager:
         self._address = address or ""
         self._status = ""
         self._fault = ""
+        # Open from the start: while connections have all descriptors, it is to be fed as well.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
+        if self._socket is not None:
+            self._socket.setblocking(False)
+            weakref.finalize(self, self._socket.close)
 
     def serving(self, status: str) -> None:
         """Say that the service serves, as was just seen; to be called again and again.
@@ -221,7 +227,9 @@ class Manager:
         """
         if self.is_there and not self._tell([f"MAINPID={pid}"]):
             return False
-        self.is_there = False
+        if self._socket is not None:
+            self._socket.close()
+        self.is_there, self._socket = False, None
         return True
 
     @property
@@ -247,16 +255,14 @@ class Manager:
 
     def _tell(self, assignments: Sequence[str]) -> bool:
         """Send some assignments; whether it was done."""
-        if not self.is_there:
+        if self._socket is None:
             return False
         # An @ stands for the NUL that begins the name of an abstract socket.
         address = self._address.replace("@", "\0", 1) if self._address[:1] == "@" else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
-            try:
-                sock.sendto("\n".join(assignments).encode(), address)
-            except OSError:
-                return False
+        try:
+            self._socket.sendto("\n".join(assignments).encode(), address)
+        except OSError:
+            return False
         return True
 
 

@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -282,7 +283,22 @@ def test_what_could_not_be_said_is_said_the_next_time() -> None:
         found.serving("y")  # it has gone
 
 
+def test_it_is_told_when_no_descriptor_is_left() -> None:
+    with short_directory() as directory, told(str(directory / "s")) as sock:
+        found = Manager(str(directory / "s"))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                socket.socket()
+            found.serving("x")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert all_said(sock) == [[*READY, "STATUS=x"]]
+
+
 def test_another_process_is_told_of_once_and_nothing_more_is_said() -> None:
+    before = open_descriptors()
     with short_directory() as directory:
         path = str(directory / "s")
         variables = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "3000000"}
@@ -297,6 +313,7 @@ def test_another_process_is_told_of_once_and_nothing_more_is_said() -> None:
             found.stopping("y", within=1)
             assert all_said(sock) == [["MAINPID=7"]]
     assert not found.is_there
+    assert open_descriptors() == before
     assert Manager().hand_over(7)
     assert Manager().variables == {}
 
