@@ -91,6 +91,7 @@ class Life:
                 if not self.leaving.is_set():
                     upgrade()
             elif number == signal.SIGHUP:
+                self.succession.hang_up()
                 self.hurry_up()
                 if isinstance(self.reload, Reloader):
                     self.reload.ask()

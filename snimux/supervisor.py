@@ -239,6 +239,7 @@ class _Supervisor:
 
     def hang_up(self) -> None:
         """Have all Caddys asked at once, and the configuration read again."""
+        self.succession.hang_up()
         for worker in self.alive.values():
             worker.order(Order("ask"))
         if self.reloader:

@@ -192,6 +192,11 @@ class Succession:
         if not self._relieved.is_set() or self._told > _STAGES:
             self._alone.set()
 
+    def hang_up(self) -> None:
+        """Pass a SIGHUP on to the successor, which may have read before what is to be read now."""
+        if self._after is not None:
+            _send(self._after.pid, signal.SIGHUP)
+
     # --- who came before
 
     @property
@@ -299,6 +304,7 @@ class Succession:
                     stop()
             if not self._told:
                 self._log.write("error", "successor-gone", {"pid": self._after.pid})
+            self._after = None
 
     def reap(self) -> None:
         """See whether the successor has ended; of other children nothing is known here."""

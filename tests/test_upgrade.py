@@ -409,6 +409,27 @@ async def test_who_is_told_to_stop_while_the_successor_starts_is_obeyed_by_both(
         assert not run.unix.exists()
 
 
+@WORKERS
+async def test_a_file_that_changes_while_the_successor_starts_is_read_by_it(
+    here: Path, workers: int
+) -> None:
+    module, wrapper = copied(here)
+    process, wait = module.with_name("process.py"), here / "wait"
+    os.mkfifo(wait)
+    async with running(here, "--watch=off", workers=workers, wrapper=wrapper) as run:
+        # When the file has been read; workers do not wait.
+        before, log, after = process.read_text().partition("    log = _log(config)\n")
+        process.write_text(f"{before}    open({str(wait)!r}).read()\n{log}{after}")
+        os.kill(run.pid, signal.SIGUSR2)
+        with await trio.to_thread.run_sync(wait.open, "w"):  # it waits there
+            file = here / "snimux.toml"
+            file.write_text(f'{file.read_text()}[[route]]\nhosts = "more"\nto = "127.0.0.1:1"\n')
+            os.kill(run.pid, signal.SIGHUP)
+        await run.lines(1, event="handed-over")
+        (reloaded,) = await run.lines(1, event="reloaded")
+        assert reloaded["added"] == 1
+
+
 # --- after it
 
 
