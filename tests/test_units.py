@@ -300,6 +300,29 @@ def test_an_upgrade_is_the_same_service(
     assert page(units, site) == page(units, site, "[::1]") == "secure by HTTP/2.0"
 
 
+def test_with_the_new_one_systemd_ends_the_old_one_and_begins_anew(
+    units: Machine, site: Caddy
+) -> None:
+    first = units.show("snimux.service", "MainPID")
+    script, end = units.shared / "patient.py", units.shared / "patient.end"
+    script.write_text(PATIENT)
+    end.unlink(missing_ok=True)
+    command = units.inside("/opt/snimux/bin/python", str(script), str(site.root), str(end))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"1.1\n"
+        upgraded(units)
+        units.systemctl("kill", "--kill-whom=main", "--signal=KILL", "snimux.service")
+        # a connection waits until there is another
+        assert page(units, site) == "secure by HTTP/2.0"
+        assert not (units.root / f"proc/{first}").exists()
+        assert processes_of(units) == 1
+        assert units.show("snimux.service", "NRestarts") == "1"
+        end.touch()
+        client.wait(timeout=60)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_reload_is_in_place_and_says_whether_it_was_good(
     units: Machine, site: Caddy, workers: int
