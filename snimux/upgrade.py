@@ -399,8 +399,13 @@ def _start_apart(
     Raises:
         OSError: it could not be started.
     """
-    reader, writer = os.pipe()
     held, hold = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError:
+        os.close(held)
+        os.close(hold)
+        raise
     with os.fdopen(reader, "rb") as said:
         try:
             keeper = os.fork()
@@ -442,6 +447,7 @@ def _keep(
             os.write(writer, str(-(error.errno or errno.ECHILD)).encode())
         else:
             os.write(writer, str(pid).encode())
+            os.close(writer)  # the parent waits for its end
             code = _end_of(pid, held)
     finally:
         os._exit(code if code >= 0 else _SIGNALLED - code)

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -601,6 +602,23 @@ async def test_one_that_cannot_be_started_is_said(here: Path) -> None:
         assert not await one.hand_over()
         (failed,) = one.lines()
         assert failed["detail"] == "not started: No such file or directory"
+
+
+async def test_with_too_few_descriptors_none_is_started_and_none_is_lost(here: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with alone(here, "") as one:
+        for room in range(8):  # it takes two for each of a pair of sockets and two pipes
+            before = open_descriptors()
+            free = [os.dup(0) for _ in range(room + 1)]
+            for descriptor in free:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], hard))
+            try:
+                assert not await one.hand_over()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert open_descriptors() == before, room
+        assert one.lines()[0]["detail"] == "not started: Too many open files"
 
 
 async def test_whoever_has_no_command_is_not_heard(here: Path) -> None:
