@@ -46,20 +46,19 @@ async def watch(
         path: of the file.
         known: how it was when it was last read; None if it is to be read in any case.
         changed: told when it is otherwise for a second; again and again until that is ``known``.
-        missing: told why it cannot be looked at, once until it can be.
+        missing: told why there is no such file, once until there is one.
     """
     last: State | None = None
     is_missing = False
     while True:
         await trio.sleep(_EVERY)
         try:
-            now = look(path)
+            now, why = look(path), "not a regular file"
         except OSError as error:
-            if not is_missing:
-                missing(error.strerror or str(error))
-            is_missing, last = True, None
-            continue
-        is_missing = False
+            now, why = None, error.strerror or str(error)
+        if now is None and not is_missing:
+            missing(why)
+        is_missing = now is None
         if now is not None and now == last and now != known():
             changed()
         last = now

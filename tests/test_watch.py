@@ -97,6 +97,17 @@ async def test_a_file_that_is_gone_is_said_once_and_read_when_it_is_back(
             assert [await seen.second() for _ in range(3)] == [count - 1, count, count]
 
 
+async def test_a_directory_in_its_place_is_said(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with watched(tmp_path / "f", mock_clock) as seen:
+        away = seen.path.rename(tmp_path / "away")
+        (tmp_path / "f").mkdir()
+        assert [await seen.second() for _ in range(3)] == [0, 0, 0]
+        assert seen.missing == ["not a regular file"]
+        (tmp_path / "f").rmdir()
+        away.rename(seen.path)
+        assert [await seen.second() for _ in range(3)] == [0, 1, 1]
+
+
 async def test_the_file_is_what_links_lead_to(tmp_path: Path, mock_clock: MockClock) -> None:
     # as Kubernetes does: f -> data/f, data -> 1, then data -> 2 in one step
     for number in ("1", "2"):
