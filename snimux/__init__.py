@@ -38,7 +38,8 @@ no trio, no socket, no clock and no log:
    ``reload`` (another configuration while connections are
    served), ``discovery`` (the route table as the Caddys change), ``proxy_auto`` (which backends
    understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are
-   served), ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes
+   served), ``apart`` (a program that is no child of this one),
+   ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes
    of connections), ``view`` (what a process tells of itself), ``exposition`` (figures -> what
    Prometheus reads), ``status`` (the pages of a running snimux), ``looking`` (ask for them every
    so often), ``live`` (the one that moves; it is in ``page``),

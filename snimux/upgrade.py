@@ -13,21 +13,19 @@ Source: nginx.org, "Controlling nginx", "Upgrading Executable on the Fly"; the p
 descriptors are handed over is that of sd_listen_fds(3).
 """
 
-import errno
 import os
-import select
 import signal
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
 from urllib.parse import quote, unquote
 
 import trio
 
 from snimux import systemd
 from snimux.address import FdAddress, parse_listen
+from snimux.apart import Apart, start
 from snimux.listeners import Listener, adopted, besides
 from snimux.log import Field, Level, Log
 from snimux.systemd import HandoverError, Manager, Named
@@ -45,16 +43,10 @@ _READY, _HEARD, _STOP = b"r", b"h", b"s"
 # A process can be told so often to stop: to drain, and to close what is open.
 _STAGES = 2
 
-# Of a child that ended by a signal: more than this by the signal's number, as in shells.
-_SIGNALLED = 128
-
-_FIRST = 3  # descriptor behind the standard streams
-
 # Seconds: what a start may take, with a hundred thousand routes on a busy machine.
 _PATIENCE = 60.0
 
-# How often to try to tell a service manager that has no ear just now; and seconds until anything is
-# tried again.
+# How often to try to tell a service manager that has no ear just now; and seconds in between.
 _TRIES = 50
 _AGAIN = 0.1
 
@@ -109,22 +101,17 @@ def _from_name(name: str, number: int) -> Listener:
 
 
 @dataclass(frozen=True, slots=True)
-class _Keeper:
-    """The child whose own child the successor is, until it serves."""
-
-    pid: int
-    hold: int
-    """A pipe; it ends as soon as this is closed, and else as the successor does."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Successor:
     """The process that is to serve instead of this one, and the socket to it."""
 
-    pid: int
-    keeper: _Keeper
+    program: Apart
     channel: trio.socket.SocketType
     ended: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.program.pid
 
 
 class Succession:
@@ -185,7 +172,7 @@ class Succession:
         if self._has_handed_over:
             return
         if self._after is not None:
-            _send(self._after.pid, signal.SIGTERM if self._told == 1 else signal.SIGKILL)
+            self._after.program.send(signal.SIGTERM if self._told == 1 else signal.SIGKILL)
         if self._relieved.is_set():
             for channel in self._before:
                 _say(channel, _STOP)
@@ -195,7 +182,7 @@ class Succession:
     def hang_up(self) -> None:
         """Pass a SIGHUP on to the successor, which may have read before what is to be read now."""
         if self._after is not None:
-            _send(self._after.pid, signal.SIGHUP)
+            self._after.program.send(signal.SIGHUP)
 
     # --- who came before
 
@@ -310,9 +297,9 @@ class Succession:
         """See whether the successor has ended; of other children nothing is known here."""
         successor = self._after
         if successor is not None and not successor.ended.is_set():
-            pid, status = os.waitpid(successor.keeper.pid, os.WNOHANG)
-            if pid:
-                self._fail(successor, os.waitstatus_to_exitcode(status))
+            exit_code = successor.program.exit_code()
+            if exit_code is not None:
+                self._fail(successor, exit_code)
 
     def _why_not(self) -> str:
         if self._is_busy or self._has_handed_over:
@@ -337,14 +324,15 @@ class Succession:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_WAITING)
         try:
             environment = {**os.environ, **self._manager.variables}
-            pid, keeper = _start_apart(self.command, handed, environment)
+            # Who signals all processes of a service (systemctl kill) means this one.
+            program = start(self.command, handed, environment=environment, ignored=SIGNAL)
         except OSError:
             ours.close()
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             its.close()
-        return _Successor(pid, keeper, ours)
+        return _Successor(program, ours)
 
     async def _is_ready(self, successor: _Successor) -> bool:
         """Whether it is ready, and this process not told to stop; else it mostly has ended."""
@@ -366,107 +354,21 @@ class Succession:
 
     def _let_go(self, successor: _Successor) -> None:
         """Make it a child of the service manager, which is to see its end, or of process 1."""
-        os.close(successor.keeper.hold)
-        os.waitpid(successor.keeper.pid, 0)
+        successor.program.let_go()
         successor.ended.set()  # as far as it can be seen from here
 
     def _give_up(self, successor: _Successor) -> None:
         """End a successor that does not serve, if it has not ended."""
         if not successor.ended.is_set():
-            _send(successor.pid, signal.SIGKILL)
-            _, status = os.waitpid(successor.keeper.pid, 0)
-            self._fail(successor, os.waitstatus_to_exitcode(status))
+            self._fail(successor, successor.program.kill())
         successor.channel.close()
         self._after = None
 
     def _fail(self, successor: _Successor, exit_code: int) -> None:
         successor.ended.set()
-        os.close(successor.keeper.hold)
-        code = _SIGNALLED - exit_code if exit_code > _SIGNALLED else exit_code
-        how: dict[str, Field] = {"pid": successor.pid, **systemd.how_ended(code)}
+        how: dict[str, Field] = {"pid": successor.pid, **systemd.how_ended(exit_code)}
         level: Level = "info" if self._told else "error"
         self._log.write(level, "upgrade-failed", how)
-
-
-def _start_apart(
-    command: Sequence[str], handed: Sequence[Named], environment: Mapping[str, str]
-) -> tuple[int, _Keeper]:
-    """Start a program by a child in between, and return its id and that child.
-
-    Without the child its parent is process 1, or the service manager: systemd waits for no main
-    process that is not its own child, and kills at once what it is to stop.
-
-    Raises:
-        OSError: it could not be started.
-    """
-    held, hold = os.pipe()
-    try:
-        reader, writer = os.pipe()
-    except OSError:
-        os.close(held)
-        os.close(hold)
-        raise
-    with os.fdopen(reader, "rb") as said:
-        try:
-            keeper = os.fork()
-            if keeper == 0:
-                _keep(command, handed, environment, writer, held)
-        except OSError:
-            os.close(hold)
-            raise
-        finally:
-            os.close(writer)
-            os.close(held)
-        pid = int(said.read() or -errno.ECHILD)
-    if pid < 0:
-        os.close(hold)
-        os.waitpid(keeper, 0)
-        raise OSError(-pid, os.strerror(-pid), command[0])
-    return pid, _Keeper(keeper, hold)
-
-
-def _keep(
-    command: Sequence[str],
-    handed: Sequence[Named],
-    environment: Mapping[str, str],
-    writer: int,
-    held: int,
-) -> NoReturn:
-    """In the child: start the program, say its id or why there is none, and end as it does."""
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)  # that of the parent's event loop
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Who signals all processes of a service (systemctl kill) means the parent, and may find
-        # these as well: what was ignored here is so in the program, until it has a handler.
-        signal.signal(SIGNAL, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [SIGNAL])  # what is blocked is not ignored
-        try:
-            pid = systemd.start(command, handed, environment=environment)
-        except OSError as error:
-            os.write(writer, str(-(error.errno or errno.ECHILD)).encode())
-        else:
-            os.write(writer, str(pid).encode())
-            os.close(writer)  # the parent waits for its end
-            code = _end_of(pid, held)
-    finally:
-        os._exit(code if code >= 0 else _SIGNALLED - code)
-
-
-def _end_of(pid: int, held: int) -> int:
-    """Wait for the end of a child, but not for longer than a pipe is held open; its exit code."""
-    # Else all that the parent closes would stay open for as long.
-    os.dup2(held, _FIRST)
-    os.closerange(_FIRST + 1, os.sysconf("SC_OPEN_MAX"))
-    ended = status = 0
-    while not (ended or select.select([_FIRST], [], [], _AGAIN)[0]):
-        ended, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status)
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):  # it has just ended
-        os.kill(pid, number)
 
 
 def _channel(number: int) -> trio.socket.SocketType:
