@@ -56,7 +56,8 @@ class View:
     def tell(self, what: str) -> Iterator[Piece]:
         """The answer: ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``.
 
-        ``live`` is of several a little; ``find`` is followed by what routes are to have in them.
+        ``live`` is of several a little; ``find`` is followed by what routes are to have in them,
+        in small letters.
         """
         word, _, wanted = what.partition(" ")
         match word:
@@ -108,7 +109,7 @@ class View:
         routes, total = iter(self.table.current), 0
         while some := list(islice(routes, _AT_A_TIME)):
             for route in some:
-                if wanted in str(route.pattern) or wanted in _backends_of(route):
+                if wanted in str(route.pattern).lower() or wanted in _backends_of(route):
                     total += 1
                     if len(found) < MOST_LIVE:
                         found.append(self._route(route))
@@ -182,7 +183,8 @@ def _access(access: Access) -> Piece:
 
 
 def _backends_of(route: Route) -> str:
-    return " ".join(str(address) for backend in route.backends for address in backend.addresses)
+    addresses = (str(x) for backend in route.backends for x in backend.addresses)
+    return " ".join(addresses).lower()  # of a UNIX socket it may have capitals
 
 
 def _addresses(backend: Backend | None) -> list[str] | None:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from snimux import __version__
 from snimux import view as module
 from snimux.access import Access
-from snimux.address import DialAddress, TcpAddress
+from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.backends import State
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
@@ -160,6 +160,14 @@ async def test_what_is_told_every_second_is_of_each_a_little(mock_clock: MockClo
     first, second, *_ = backends["backends"]
     assert first == {"backend": "10.0.0.1:300", "is_up": False, "silent_for": 3}
     assert second == {"backend": "10.0.0.1:1", "is_up": True, "silent_for": None}
+
+
+def test_capitals_do_not_matter_where_routes_are_looked_for() -> None:
+    to = Backend((UnixAddress("/run/Caddy.sock"),))
+    view = viewing(Route(parse_pattern("a.example"), to), Route(parse_pattern("b.example/Foo"), to))
+    for wanted, total in (("caddy.sock", 2), ("/foo", 1)):
+        *_, piece = view.tell(f"find {wanted}")
+        assert piece["total"] == total
 
 
 @pytest.mark.parametrize(
