@@ -44,7 +44,7 @@ _HISTOGRAMS = {
     "hello_bytes": "Size of hellos, or of HTTP requests' heads",
     "hello_seconds": "From a connection's start until its hello was whole",
     "dial_seconds": "Until a backend was connected, others that were tried before included",
-    "first_byte_seconds": "From a whole hello to the backend's first byte; of ended connections",
+    "first_byte_seconds": "From a whole hello to the backend's first byte",
 }
 
 

@@ -195,6 +195,9 @@ class Figures:
             share.connections += 1
             share.active += 1
         up, down = max(outcome.tally.up - outcome.header_size, 0), outcome.tally.down
+        if down and not live.down:
+            waited = outcome.tally.answered - outcome.started - outcome.hello_seconds
+            self.first_byte_seconds.observe(max(waited, 0))
         share.up += up - live.up
         share.down += down - live.down
         live.up, live.down = up, down
@@ -214,9 +217,6 @@ class Figures:
             self._learn(outcome)
             return
         share.active -= 1
-        if outcome.tally.down:
-            waited = outcome.tally.answered - outcome.started - outcome.hello_seconds
-            self.first_byte_seconds.observe(max(waited, 0))
 
     def _learn(self, outcome: Outcome) -> None:
         """Count what is known once a hello is whole, and its backend dialled."""

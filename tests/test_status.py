@@ -227,7 +227,7 @@ async def test_the_figures_are_what_was_sent(workers: int, flags: Sequence[str])
             assert value(found, "hello_bytes_count") == value(found, "hello_seconds_count") == 16
             assert value(found, "hello_bytes_sum") == sum(hellos)
             assert value(found, "dial_seconds_count") == 11
-            assert value(found, "first_byte_seconds_count") == 10
+            assert value(found, "first_byte_seconds_count") == 11
             assert value(found, "routes") == 4
 
             (row,) = (listed := await run.json("/connections"))["connections"]
