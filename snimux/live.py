@@ -124,13 +124,16 @@ class Live:
             if seen == self.number or trio.current_time() > due + _EVERY:
                 await trio.sleep_until(max(due, trio.current_time()))
                 began = trio.current_time()
-                self.event = await self._event()
+                self.event, all_answered = await self._event()
                 self.made = trio.current_time()
-                self.pause = max(_EVERY, (self.made - began) * _SHARE)
+                # One that is stuck says nothing of how long it takes.
+                took = self.made - began if all_answered else 0
+                self.pause = max(_EVERY, took * _SHARE)
                 self.number += 1
             return self.number
 
-    async def _event(self) -> bytes:
+    async def _event(self) -> tuple[bytes, bool]:
+        """It, and whether all have answered."""
         whole = await self.source.whole()
         about = {
             "instance": self.instance,
@@ -145,7 +148,8 @@ class Live:
             return f"retry: {_RETRY}\ndata: {told}\n\n".encode()
 
         # In a thread, for of many routes it takes a while, and connections are not to wait for it.
-        return await trio.to_thread.run_sync(write)
+        event = await trio.to_thread.run_sync(write)
+        return event, None not in (*whole.answers.values(), *answers.values())
 
 
 def shown(whole: Whole, answers: Answers) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def whole(*shares: list[Any], workers: dict[int, bool] | None = None, **counts: 
     figures = snapshot(pieces)
     for word, more in counts.items():
         figures.counts[word].update(more)
-    return Whole(figures, {1: [HEAD], 2: None}, workers or {})
+    return Whole(figures, {1: [HEAD]}, workers or {})
 
 
 @dataclass
@@ -137,6 +137,15 @@ async def test_what_takes_long_is_made_seldom(mock_clock: MockClock) -> None:
     await more()
     mock_clock.rate = 0
     assert live.pause >= 0.5 * 20
+
+
+async def test_one_that_is_stuck_makes_it_no_more_seldom(mock_clock: MockClock) -> None:
+    source = Asked({"live": {1: [routes("a.test"), backends(UP)], 2: None}}, takes=1)
+    live = Live(source)
+    mock_clock.rate = 1000
+    await live.listener()()
+    mock_clock.rate = 0
+    assert live.pause == 1
 
 
 def test_what_has_traffic_is_shown_first_and_no_more_than_fits() -> None:
