@@ -218,9 +218,9 @@ def _is_of_another_site(headers: Mapping[bytes, str]) -> bool:
 
     The page could not read the answer; but it could have things done, and hold all places. One on
     another port of this machine is of the same site, and no less another's. A frame in a page is
-    no link: nobody has clicked on it.
+    no link, nor is what a page opens, or has fetched beforehand: nobody has clicked on it.
     """
-    is_link = headers.get(b"sec-fetch-dest") == "document"
+    is_link = headers.get(b"sec-fetch-dest") == "document" and b"sec-fetch-user" in headers
     return headers.get(b"sec-fetch-site") in ("cross-site", "same-site") and not is_link
 
 

@@ -282,11 +282,15 @@ async def test_another_sites_page_has_nothing_done(site: str) -> None:
     async with running() as run:
         sent = f"Sec-Fetch-Site: {site}\r\nSec-Fetch-Dest: "
         for path in ("/good", "/good?", "/endless"):
-            for what in ("empty", "image", "iframe", "object"):
+            # a document without a click: a window that is opened, or a page fetched beforehand
+            for what in ("empty", "image", "iframe", "object", "document"):
                 assert (await run.get(path, more=f"{sent}{what}\r\n"))[0] == 403
+            clicked = f"{sent}iframe\r\nSec-Fetch-User: ?1\r\n"
+            assert (await run.get(path, more=clicked))[0] == 403
         assert run.asked == []
         # but a link may lead here
-        assert (await run.get("/good", more=f"{sent}document\r\n"))[0] == 200
+        clicked = f"{sent}document\r\nSec-Fetch-User: ?1\r\n"
+        assert (await run.get("/good", more=clicked))[0] == 200
         for own in ("same-origin", "none"):
             assert (await run.get("/good", more=f"Sec-Fetch-Site: {own}\r\n"))[0] == 200
 
