@@ -63,7 +63,10 @@ class Checkup:
         """Look whenever that is wanted, until cancelled."""
         while True:
             await self.wanted.wait()
-            self.fault = await self._look()
+            try:
+                self.fault = await self._look()
+            except Exception as error:  # not expected; but what is looked at must go on
+                self.fault = repr(error)[:_LONGEST]
             self.looked, self.wanted = trio.current_time(), trio.Event()
 
     async def _look(self) -> str:
