@@ -7,6 +7,7 @@ instead gets one of each width, light and dark, to be looked at when the page ha
 import contextlib
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -134,5 +135,16 @@ def _guess(filtered: int, left: int, above: int, corner: int) -> int:
     return 0
 
 
+def wanted(arguments: Sequence[str]) -> Path:
+    """Where to take pictures to; or an exit, before two minutes have gone by for nothing."""
+    where = Path(arguments[0]) if len(arguments) == 1 else None
+    if where is None:
+        sys.exit("usage: python -m tests.picture FILE.png|DIRECTORY")
+    needed = where.parent if where.suffix == ".png" else where
+    if not needed.is_dir():
+        sys.exit(f"there is no directory {needed}: mkdir -p {needed}")
+    return where
+
+
 if __name__ == "__main__":
-    trio.run(main, Path(sys.argv[1]))
+    trio.run(main, wanted(sys.argv[1:]))
