@@ -25,7 +25,7 @@ from snimux.checkup import Checkup
 from snimux.figures import BOUNDS, Snapshot
 from snimux.pages import Page, Pages, Stream
 from snimux.reasons import MEANINGS, REMEDIES
-from snimux.status import NONE, Answers, Source, Whole, gathered, named, pages
+from snimux.status import NONE, Answers, Source, Whole, common, gathered, named, pages
 from snimux.verdict import Reason
 from snimux.view import MOST_LAST, MOST_LIVE
 
@@ -140,6 +140,7 @@ class Live:
             "time": round(trio.current_time(), 4),
             "every": round(self.pause, 1),
             "state": self.source.why_not_serving() or "serving",
+            **self.source.past().told(),
         }
         answers = await self.source.ask("live")
 
@@ -154,13 +155,13 @@ class Live:
 
 def shown(whole: Whole, answers: Answers) -> dict[str, Any]:
     """What the page shows of figures, and of what the processes answered to ``live``."""
-    figures = whole.figures
+    figures, known = whole.figures, common(whole)
     told = _fullest(answers.values())
-    heads = [each[0] for each in whole.answers.values() if each]
     return {
         "version": __version__,
         "workers": {str(number): is_up for number, is_up in whole.workers.items()},
-        "limit": max((each["limit"] for each in heads), default=0),
+        "limit": known["limit"],
+        "listeners": known["listeners"],
         "active": figures.active,
         "accepted": sum(figures.counts["connections"].values()),
         "up": sum(row[2] for row in figures.shares.values()),

@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -59,6 +60,16 @@ class Source:
     """Called when another configuration is in effect, and the old one is no longer needed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """How it went to read the configuration again."""
+
+    time: float
+    """When: Unix time."""
+    problems: Sequence[str] = ()
+    """Why nothing came of it, if so."""
+
+
 class Target(Protocol):
     """Who serves by a configuration."""
 
@@ -92,6 +103,8 @@ class Reloader:
         self.wanted = trio.Event()
         self.lock = trio.Lock()
         """Whoever has it reloads, or sees to it that nobody does."""
+        self.last: Reloaded | None = None
+        """The last time, once there was one."""
 
     def ask(self) -> None:
         """Want a reload."""
@@ -141,6 +154,7 @@ class Reloader:
             problems = [repr(error)]
         # A thread is not cancelled, and what it says to who has stopped is not to be said.
         await trio.lowlevel.checkpoint_if_cancelled()
+        self.last = Reloaded(time.time(), problems)
         if problems:
             self._say_problems(problems)
         else:

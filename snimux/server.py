@@ -147,7 +147,8 @@ async def _serve(
                 if questions is not None:
                     watch.start_soon(answer, questions, server.view.tell, log)
                 if server.showing.listeners:
-                    await watch.start(server.showing.run, Alone(server.view))
+                    reloader = server.reload if isinstance(server.reload, Reloader) else None
+                    await watch.start(server.showing.run, Alone(server.view, reloader))
             async with trio.open_nursery() as connections:
                 upgrade = partial(connections.start_soon, server.upgrade, watch)
                 watch.start_soon(life.heed, signals, upgrade)

@@ -5,6 +5,7 @@ for several see ``supervisor``. Knows nothing of what is on the pages.
 """
 
 import os
+import time
 from collections.abc import Sequence
 
 import trio
@@ -15,7 +16,8 @@ from snimux.listeners import Listener
 from snimux.live import all_pages
 from snimux.log import Log
 from snimux.pages import serve_pages
-from snimux.status import Answers, Source, Whole
+from snimux.reload import Reloader
+from snimux.status import Answers, Past, Source, Whole
 from snimux.upgrade import Succession
 from snimux.view import View
 
@@ -74,8 +76,10 @@ class Showing:
 class Alone:
     """A process without others, as the pages see it."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, reloader: Reloader | None = None) -> None:
         self.view = view
+        self._started = time.monotonic()
+        self._reloader = reloader
 
     async def ask(self, what: str) -> Answers:
         """What it tells itself."""
@@ -94,3 +98,7 @@ class Alone:
     def why_not_serving(self) -> str | None:
         """What keeps connections from being accepted."""
         return "draining" if self.view.draining else None
+
+    def past(self) -> Past:
+        """Since when it runs, and how the last reload went."""
+        return Past(self._started, self._reloader.last if self._reloader else None)

@@ -4,6 +4,7 @@ Knows nothing of HTTP, and neither how processes are asked nor how many there ar
 """
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ import trio
 from snimux import __version__
 from snimux.figures import Snapshot
 from snimux.pages import Page, Pages
+from snimux.reload import Reloaded
 from snimux.view import MOST_CONNECTIONS
 
 _MOST_REFUSED = 100
@@ -22,6 +24,9 @@ _MOST_REFUSED = 100
 _WORDS = ("connections", "active", "up", "down")
 NONE = (0,) * len(_WORDS)
 """Of what was not used."""
+
+# Of a reload that came to nothing, what a person reads; the log has all.
+_MOST_PROBLEMS, _LONGEST_PROBLEM = 5, 300
 
 _AT_A_TIME = 100  # rows of JSON: some hundred µs
 
@@ -41,6 +46,27 @@ class Whole:
     """By what they are called, "" where there is but one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What has been since a snimux was started."""
+
+    started: float
+    """When, by ``time.monotonic``."""
+    reloaded: Reloaded | None = None
+    """How that went the last time, if it was tried."""
+
+    def told(self) -> dict[str, Any]:
+        """The same for who reads JSON: since how many seconds it runs, and the reload."""
+        last = self.reloaded
+        problems = (
+            [each[:_LONGEST_PROBLEM] for each in last.problems[:_MOST_PROBLEMS]] if last else []
+        )
+        return {
+            "uptime": round(time.monotonic() - self.started, 1),
+            "reload": last and {"time": round(last.time, 3), "problems": problems},
+        }
+
+
 class Source(Protocol):
     """The processes of a running snimux."""
 
@@ -52,6 +78,9 @@ class Source(Protocol):
 
     def why_not_serving(self) -> str | None:
         """What keeps connections from being accepted; None if nothing does."""
+
+    def past(self) -> Past:
+        """Since when it runs, and how the last reload went."""
 
 
 def pages(source: Source) -> Pages:
@@ -72,7 +101,7 @@ async def _metrics(source: Source, accept: str) -> Page:
     from snimux.exposition import Exposed, render
 
     whole = await source.whole()
-    told = _told(whole)
+    told = common(whole)
     exposed = Exposed(
         whole.figures,
         routes=told["routes"],
@@ -93,11 +122,12 @@ async def _figures(source: Source, accept: str) -> Page:
     shares = [
         dict(zip(words, (*key, *row), strict=True)) for key, row in sorted(figures.shares.items())
     ]
-    told = {"version": __version__, **_told(whole), "workers": whole.workers}
-    return await _json("shares", shares, **told, active=figures.active, counts=figures.counts)
+    told = {"version": __version__, **source.past().told(), **common(whole)}
+    counted = {"active": figures.active, "counts": figures.counts}
+    return await _json("shares", shares, **told, workers=whole.workers, **counted)
 
 
-def _told(whole: Whole) -> dict[str, Any]:
+def common(whole: Whole) -> dict[str, Any]:
     """What processes tell with their figures, which each has of all."""
     told = [each[0] for each in whole.answers.values() if each]
     return {

@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from snimux.questions import Respondent
 from snimux.reload import Reloader, Source, say_listeners
 from snimux.server import status as described
 from snimux.showing import Showing
-from snimux.status import Answers, Whole
+from snimux.status import Answers, Past, Whole
 from snimux.upgrade import Succession
 from snimux.worker import Worker, start
 
@@ -194,6 +195,7 @@ class _Supervisor:
         self.source = source
         self.reloader = source and Reloader(source, self, log, manager)
         self.reloading = trio.CancelScope()
+        self.started = time.monotonic()
         self.succession = succession
         self.reloads = 0
         self.patience = max((manager.watchdog or 0) / 2, _SILENT)
@@ -393,6 +395,10 @@ class _Supervisor:
             return "draining"
         served = (places.look(self.counts, x.number).beats for x in self.alive.values())
         return None if any(served) else "no worker serves"
+
+    def past(self) -> Past:
+        """Since when they run, and how the last reload went."""
+        return Past(self.started, self.reloader.last if self.reloader else None)
 
     async def keep_figures(self) -> None:
         """Ask for the figures now and then, until cancelled: those that die take theirs along."""

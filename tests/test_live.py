@@ -1,6 +1,7 @@
 """``snimux.live``: what is shown, made once for all who watch, and for nobody not at all."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,15 @@ from snimux.checkup import Checkup
 from snimux.figures import OTHERS, Figures, Piece, snapshot
 from snimux.live import Live, all_pages, shown
 from snimux.pages import Page, Stream
-from snimux.status import Answers, Whole
+from snimux.reload import Reloaded
+from snimux.status import Answers, Past, Whole
 
-HEAD = {"limit": 7}
+HEAD = {
+    "limit": 7,
+    "routes": 1,
+    "draining": False,
+    "listeners": [{"protocol": "tls", "address": "a"}],
+}
 SILENT: Piece = {"backend": "10.0.0.1:1", "is_up": False, "silent_for": 12.4}
 UP: Piece = {"backend": "10.0.0.1:1", "is_up": True, "silent_for": None}
 
@@ -59,6 +66,9 @@ class Asked:
     def why_not_serving(self) -> str | None:
         return self.why_not
 
+    def past(self) -> Past:
+        return Past(time.monotonic() - 5, Reloaded(1.0, ["f: no"] * 9))
+
 
 def read(event: bytes) -> Any:
     first, data, end = event.split(b"\n", 2)
@@ -71,7 +81,10 @@ async def test_nothing_is_asked_while_nobody_watches(mock_clock: MockClock) -> N
     more = Live(source).listener()
     mock_clock.jump(100)
     assert source.asked == []
-    assert read(await more())["state"] == "serving"
+    event = read(await more())
+    assert event["state"] == "serving"
+    assert 5 <= event["uptime"] < 60
+    assert event["reload"] == {"time": 1.0, "problems": ["f: no"] * 5}
     assert source.asked == ["whole", "live"]
     mock_clock.jump(100)
     await wait_all_tasks_blocked()
@@ -154,6 +167,7 @@ def test_what_has_traffic_is_shown_first_and_no_more_than_fits() -> None:
     rows = told["routes"]["rows"]
     assert told["routes"]["total"] == 151
     assert [row["pattern"] for row in rows] == [f"n{x}.test" for x in range(149, 49, -1)]
+    assert (told["limit"], told["listeners"]) == (7, HEAD["listeners"])
     assert rows[0] == {
         "pattern": "n149.test", "backend": ["10.0.0.1:1"], "connections": 149, "active": 0,
         "up": 0, "down": 0,

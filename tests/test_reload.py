@@ -194,9 +194,12 @@ async def test_what_is_bad_changes_nothing_and_says_why(
         said = await tried.reload(text if isinstance(text, str) else None)
         assert (said["level"], said["event"]) == ("error", "reload-failed")
         assert words in said["detail"]
+        assert tried.reloader.last is not None
+        assert tried.reloader.last.problems[0] == said["detail"]
         assert (tried.target.config, tried.target.listeners) == before
         assert tried.target.taken == []
         assert (await tried.reload(FIRST))["detail"] == "nothing has changed"
+        assert not tried.reloader.last.problems
 
 
 async def test_of_many_problems_the_first_are_said(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import trio
 
 from snimux.figures import snapshot
 from snimux.pages import Page
-from snimux.status import Answers, Whole, pages
+from snimux.status import Answers, Past, Whole, pages
 from tests import muxes, test_upgrade
 from tests.caddy import free_port, short_directory
 from tests.muxes import Mux
@@ -283,12 +283,35 @@ class Told:
     def why_not_serving(self) -> str | None:
         return None
 
+    def past(self) -> Past:
+        return Past(0)
+
 
 async def test_an_address_does_not_answer_if_one_process_has_found_so() -> None:
     page = await pages(Told())["/routes"]("*/*")
     assert isinstance(page, Page)
     (route,) = json.loads(page.body)["routes"]
     assert route["not_answering"] == ["one", "two"]
+
+
+@WORKERS
+async def test_the_last_reload_is_shown_with_what_came_of_it(tmp_path: Path, workers: int) -> None:
+    file = tmp_path / "snimux.toml"
+    file.write_text("drain = 3\n", "utf-8")
+    async with watched(f"--config={file}", "--watch=off", workers=workers) as run:
+        before = await run.json("/figures")
+        assert before["reload"] is None
+        assert before["uptime"] >= 0
+        for text, faults in (("drain = 'x'", 1), ("drain = 4", 0)):
+            file.write_text(text, "utf-8")
+            run.mux.send_signal(signal.SIGHUP)
+            with trio.fail_after(20):
+                while (told := await run.json("/figures"))["reload"] == before["reload"]:
+                    await trio.sleep(0.02)
+            assert len(told["reload"]["problems"]) == faults
+            assert all("drain" in each for each in told["reload"]["problems"])
+            assert told["uptime"] >= before["uptime"]
+            before = told
 
 
 def counters(found: Samples) -> Samples:
