@@ -45,7 +45,8 @@ _TIMES = ("hello_seconds", "first_byte_seconds")
 # What a client said can be no script: there is none but the page's own, and it writes text only.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
 )
 _HEADERS = (("Content-Security-Policy", _POLICY), ("Referrer-Policy", "no-referrer"))
 _FILES = {

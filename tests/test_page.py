@@ -16,7 +16,7 @@ from tests import browser, muxes, test_upgrade
 from tests.browser import Browser, Tab
 from tests.caddy import free_port, short_directory
 from tests.test_end_to_end import client_hello
-from tests.test_status import WORKERS, refused, watched
+from tests.test_status import WORKERS, answer, refused, watched
 
 pytestmark = pytest.mark.needs(browser.missing, "needs chromium: apt-get install chromium")
 
@@ -56,6 +56,11 @@ def cell(table: str, row: str, column: str) -> str:
         f"const row = {line(table, row)};"
         "return row && Number(row.cells[head.cellIndex].dataset.value)})()"
     )
+
+
+def document(identifier: str) -> str:
+    """An element, as a script."""
+    return f"document.getElementById({json.dumps(identifier)})"
 
 
 def words(selector: str) -> str:
@@ -155,6 +160,10 @@ async def test_what_others_wrote_is_only_text_on_any_screen(chromium: Browser) -
             await tab.until("document.querySelectorAll('#last-table tbody tr').length == 3")
             shown = await tab.run(f"{line('routes', 'hostile.test')}.innerText")
             assert HOSTILE in shown
+            # no word of theirs is in what is to be copied
+            assert await tab.run(words("#explain")) == (
+                f"snimux explain --refused 3 --status 127.0.0.1:{run.status[1]}"
+            )
             # no field of the log has such a sign; should one come to have it, it turns nothing
             assert await tab.run(r"plain('a\u202eb\u0000<')") == r"a\u{202e}b\u{0}<"
             assert await tab.run("document.querySelectorAll('img').length") == 0
@@ -169,6 +178,100 @@ async def test_what_others_wrote_is_only_text_on_any_screen(chromium: Browser) -
                 wide = "document.documentElement.scrollWidth - innerWidth"
                 assert await tab.run(wide) <= 0, width
             assert not (await tab.run("document.title")).startswith("hit")
+
+
+async def test_tables_of_common_names_fit_without_scrolling(chromium: Browser) -> None:
+    names = ("secure.ciso.com", "traefik.ciso.com", "*.apps.ciso.com")
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        port = listener.socket.getsockname()[1]
+        flags = [f"--route={','.join(names)}=127.0.0.1:{port}"]
+        async with watched(*flags) as run, opened(chromium, run.status) as tab:
+            for _ in range(12):
+                await run.exchange("secure.ciso.com", 200_000, 300_000)
+            await refused(run, client_hello("down.test", ("h2",)))
+            await tab.until(cell("routes", "secure.ciso.com", "connections"), 12)
+            # none of these is one long word, though one has its addresses below it
+            assert await tab.run("document.querySelectorAll('td.long, th.long').length") == 0
+            for width in (360, 768, 1280):
+                await tab.resize(width, 800, dark=False)
+                cut = "[...document.querySelectorAll('.table')].filter((x) =>"
+                cut += (
+                    " x.checkVisibility() && x.scrollWidth > x.clientWidth).map((x) => x.innerText)"
+                )
+                assert await tab.run(cut) == [], width
+        nursery.cancel_scope.cancel()
+
+
+async def test_on_paper_it_is_light_and_has_no_controls(chromium: Browser) -> None:
+    async with watched() as run, opened(chromium, run.status, dark=True) as tab:
+        features = [{"name": "prefers-color-scheme", "value": "dark"}]
+        await tab.call("Emulation.setEmulatedMedia", media="print", features=features)
+        ground = "getComputedStyle(document.body).backgroundColor"
+        assert await tab.run(ground) == "rgb(251, 251, 250)"
+        shown = "[...document.querySelectorAll('nav, input, .tools button')].filter((x) =>"
+        assert await tab.run(f"{shown} x.checkVisibility()).length") == 0
+
+
+@WORKERS
+async def test_it_tells_where_it_listens_and_how_a_reload_went(
+    chromium: Browser, tmp_path: Path, workers: int
+) -> None:
+    file = tmp_path / "snimux.toml"
+    file.write_text("drain = 3\n", "utf-8")
+    flags = (f"--config={file}", "--watch=off")
+    async with watched(*flags, workers=workers) as run, opened(chromium, run.status) as tab:
+        assert await tab.run(words("#listeners")) == f"127.0.0.1:{run.mux.port} (tls)"
+        assert re.fullmatch(r"\d+ s", await tab.run(words("#uptime")))
+        assert await tab.run(words("#reload")) == "as at the start"
+        state = document("state") + ".dataset.state"
+        for text, wanted, how in (
+            ("drain = 'x'", "not reloaded at", "warn"),
+            ("drain = 4", "reloaded at", "good"),
+        ):
+            file.write_text(text, "utf-8")
+            run.mux.send_signal(signal.SIGHUP)
+            await tab.until(
+                f"{words('#reload')}.replace('\u2715', '').trim().startsWith('{wanted}')"
+            )
+            assert ("drain" in await tab.run(words("#reload"))) == (how == "warn")
+            await tab.until(state, how)
+
+
+async def test_who_comes_back_sees_what_is_old_as_that_and_no_burst(chromium: Browser) -> None:
+    async with watched() as run, opened(chromium, run.status) as tab:
+        await run.exchange("a.test", 10, 10)
+        await tab.until(cell("routes", "a.test", "connections"), 1)
+        await tab.run("Object.defineProperty(document, 'hidden', {get: () => !!window.away})")
+        change = "document.dispatchEvent(new Event('visibilitychange'))"
+        await tab.run(f"window.away = true; {change}")
+        assert await tab.run("source === null")
+        for _ in range(20):
+            await run.exchange("a.test", 10, 100_000)
+        # an hour has gone by; and what is known of that is said before more is
+        await tab.run("heard -= 3600; shown.time -= 3600;"
+                      "for (const x of points) x.at -= 3600;"
+                      "for (const x of liveRates.before.values()) x.time -= 3600")  # fmt: skip
+        back = f"(() => {{window.away = false; {change}; return {words('#state-words')}}})()"
+        assert await tab.run(back) == "What is shown is 1 h old; asking."
+        await tab.until(cell("routes", "a.test", "connections"), 21)
+        assert await tab.run(f"{document('state')}.dataset.state") == "good"
+        first = "points.find((x) => x.at > seconds() - 60)"
+        assert await tab.run(f"[{first}.accepted, {first}.down]") == [None, None]
+
+
+async def test_a_span_is_said_as_a_person_says_it(chromium: Browser) -> None:
+    spans = {
+        0: "0 s",
+        59.9: "59 s",
+        61: "1 min",
+        3600: "1 h",
+        7320: "2 h 2 min",
+        266_400: "3 d 2 h",
+    }
+    async with watched() as run, opened(chromium, run.status) as tab:
+        assert await tab.run(f"{list(spans)}.map(span)") == list(spans.values())
 
 
 async def test_text_is_told_from_its_ground(chromium: Browser) -> None:

@@ -46,6 +46,17 @@ function bytesPerSecond(value) {
   return `${bytes(value)}/s`;
 }
 
+// How long ago something was, or for how long it is so: as much of it as a person says.
+function span(value) {
+  const sizes = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+  const found = sizes.findIndex(([size]) => value >= size);
+  const [size, word] = sizes.at(found);
+  const first = Math.floor(value / size);
+  const [less, lesser] = sizes[found + 1] ?? [];
+  const rest = found >= 0 && found < 2 ? Math.floor((value % size) / less) : 0;
+  return rest ? `${first} ${word} ${rest} ${lesser}` : `${first} ${word}`;
+}
+
 function duration(value) {
   return value >= 0.995 ? `${two.format(value)} s` : `${two.format(value * 1000)} ms`;
 }
@@ -210,16 +221,18 @@ function quantiles(event, name) {
 
 let shown = null; // the newest event
 
-// A counter's growth a second; null where it was counted anew, so that nothing spikes.
+// Growth a second. Null where it was counted anew, so that nothing spikes; and after a while in which
+// nobody looked, of which the mean is not what is now.
 function rate(now, before, name) {
-  if (!before || before.instance !== now.instance || now.time <= before.time) return null;
+  if (!before) return null;
   const grown = now[name] - before[name];
-  return grown < 0 ? null : grown / (now.time - before.time);
+  const passed = now.time - before.time;
+  return grown >= 0 && passed > 0 && passed < patience(2 * QUIET) ? grown / passed : null;
 }
 
 function take(event) {
   event.refusals = event.refused.reduce((sum, each) => sum + each.count, 0);
-  const before = shown;
+  const before = event.instance === shown?.instance ? shown : null;
   shown = event;
   const at = seconds();
   points.push({
@@ -227,7 +240,7 @@ function take(event) {
     instance: event.instance,
     active: event.active,
     accepted: rate(event, before, "accepted"),
-    refused: before && rate(event, before, "refusals"),
+    refused: rate(event, before, "refusals"),
     down: rate(event, before, "down"),
     up: rate(event, before, "up"),
     hello_seconds: quantiles(event, "hello_seconds"),
@@ -250,12 +263,9 @@ class Rates {
     const now = new Map();
     for (const row of rows) {
       const before = this.before.get(row[key]);
-      for (const word of ["down", "up"]) {
-        const grown = before ? row[word] - before[word] : null;
-        const isKnown = grown != null && grown >= 0 && time > before.time;
-        row[`${word}_rate`] = isKnown ? grown / (time - before.time) : null;
-      }
-      now.set(row[key], { time, down: row.down, up: row.up });
+      const { down, up } = row;
+      now.set(row[key], { time, down, up });
+      for (const word of ["down", "up"]) row[`${word}_rate`] = rate({ time, down, up }, before, word);
     }
     this.before = now;
   }
@@ -346,7 +356,9 @@ class Table {
 
   fill(cell, column, row) {
     this.write(cell, column, row);
-    cell.classList.toggle("long", cell.textContent.split(" ").some((word) => word.length > LONG));
+    const parts = cell.children.length ? [...cell.children] : [cell];
+    const words = parts.flatMap((part) => part.textContent.split(/\s/));
+    cell.classList.toggle("long", words.some((word) => word.length > LONG));
   }
 
   write(cell, column, row) {
@@ -368,7 +380,7 @@ class Table {
 // A route's backends, and which of them are known to be down.
 function withHealth(addresses) {
   const down = new Set(shown.backends.rows.filter((x) => x.health === "down").map((x) => x.backend));
-  return addresses.map((each) => (down.has(each) ? `${each}\u00a0(down)` : each)).join(", ");
+  return addresses.map((each) => (down.has(each) ? `${each} (down)` : each)).join(", ");
 }
 
 const USED = {
@@ -414,15 +426,23 @@ const refusals = new Table("refused-table", {
 const last = new Table("last-table", {
   key: "id", sort: null,
   columns: [
-    { says: (row) => row.time, fill: (row) => [moment(row.time)], className: "time" },
+    { of: "id", show: String },
+    { says: (row) => [row.time, today()], fill: (row) => [moment(row.time)], className: "time" },
     { of: "name", show: String }, { of: "reason", show: String, className: "word" },
     { of: "client", show: String }, { of: "detail", show: String },
   ],
 });
 
+function today() {
+  return new Date().toDateString();
+}
+
+// The time of day; with the day, where it was another.
 function moment(time) {
   const date = new Date(time * 1000);
-  const element = make("time", date.toLocaleTimeString("en-GB"));
+  const day = date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  const words = date.toLocaleTimeString("en-GB");
+  const element = make("time", date.toDateString() === today() ? words : `${day} ${words}`);
   element.dateTime = date.toISOString();
   return element;
 }
@@ -460,7 +480,7 @@ function renderRoutes() {
     setText(byId("routes-note"), note);
     return;
   }
-  const isHit = (row) => [row.pattern, ...row.backend].some((each) => each.includes(text));
+  const isHit = (row) => [row.pattern, ...row.backend].some((each) => each.toLowerCase().includes(text));
   const hits = hasAll() ? { total: 0, rows: rows.filter(isHit) } : found;
   if (!hits) {
     setText(byId("routes-note"), "Looking.");
@@ -506,23 +526,33 @@ find.addEventListener("input", () => {
 // --- how it is
 
 let heard = null; // when the last event came
+let looked = 0; // since when somebody looks
+let connected = 0; // since when this stream is there
 let whyNot = ""; // no more come, where the server has said that
 let said = ""; // to screen readers
 
+// Seconds; of very many routes it takes longer from one event to the next.
+function patience(least) {
+  return Math.max(least, 3 * (shown?.every ?? 0));
+}
+
 function health() {
-  const isLate = heard === null || seconds() - heard > Math.max(QUIET, 3 * (shown?.every ?? 0));
-  if (isLate && whyNot) {
+  const isLate = seconds() - Math.max(heard ?? 0, looked) > patience(QUIET);
+  if (whyNot) {
     return { state: "bad", words: `Not watching: ${whyNot}. Trying again.`, short: "not watching" };
   }
   if (!shown) {
-    return seconds() > QUIET
+    return isLate || isCut
       ? { state: "bad", words: "No answer yet; trying again.", short: "no answer" }
       : { state: "waiting", words: "Waiting for the first figures.", short: "waiting" };
   }
   if (isLate || isCut) {
-    const ago = Math.round(seconds() - heard);
-    return { state: "bad", words: `Lost touch ${ago} s ago; trying again. What is shown is as of then.`,
-      short: "lost touch" };
+    const words = `Lost touch ${span(seconds() - heard)} ago; trying again. What is shown is as of then.`;
+    return { state: "bad", words, short: "lost touch" };
+  }
+  if (heard < looked && seconds() - heard > patience(QUIET)) {
+    const words = `What is shown is ${span(seconds() - heard)} old; asking.`;
+    return { state: "waiting", words, short: "asking" };
   }
   if (shown.state !== "serving") {
     const word = shown.state[0].toUpperCase() + shown.state.slice(1);
@@ -531,6 +561,7 @@ function health() {
   }
   const stuck = Object.keys(shown.workers).filter((each) => !shown.workers[each]);
   const faults = shown.routes.total ? [] : ["there is no route"];
+  if (shown.reload?.problems.length) faults.push("the last reload failed");
   if (shown.backends.down) {
     faults.push(`${plural(shown.backends.down, "backend")} down`);
   }
@@ -540,6 +571,27 @@ function health() {
     return { state: "warn", words: `Serving, but ${faults.join("; ")}. ${now}.`, short: faults[0] };
   }
   return { state: "good", words: `Serving: ${now}.`, short: "serving" };
+}
+
+function tellAbout() {
+  setText(byId("uptime"), span(shown.uptime));
+  const listeners = shown.listeners.map((each) => `${each.address} (${each.protocol})`);
+  const none = shown.state === "draining" ? "nowhere any more" : "\u2013";
+  setText(byId("listeners"), listeners.join(", ") || none);
+  const { reload } = shown;
+  const problems = reload?.problems ?? [];
+  const said = JSON.stringify([reload, today()]);
+  if (byId("reload").dataset.said === said) return;
+  byId("reload").dataset.said = said;
+  if (!reload) byId("reload").replaceChildren("as at the start");
+  else if (!problems.length) byId("reload").replaceChildren("reloaded at ", moment(reload.time));
+  else {
+    const failed = mark("bad", "not reloaded at ");
+    failed.lastChild.append(moment(reload.time));
+    const list = make("ul");
+    list.append(...problems.map((each) => make("li", each)));
+    byId("reload").replaceChildren(failed, "; what was before it is in effect", list);
+  }
 }
 
 function tellHealth() {
@@ -559,6 +611,7 @@ function tellHealth() {
 function render() {
   const event = shown;
   setText(byId("version"), event.version);
+  tellAbout();
   for (const plot of PLOTS) draw(plot);
   liveRates.add(event.routes.rows, "pattern", event.time, event.instance);
   backendRates.add(event.backends.rows, "backend", event.time, event.instance);
@@ -575,13 +628,21 @@ function render() {
   setText(byId("refused-total"), count(event.refusals));
   byId("refused-note").hidden = event.refusals > 0;
   for (const row of event.last_refused) {
-    row.id = `${row.worker}.${row.number}`;
+    row.id = Object.keys(event.workers).length ? `${row.worker}.${row.number}` : row.number;
     row.name ??= "no name";
     row.detail ||= "\u2013";
   }
   last.render(event.last_refused);
   byId("last-heading").hidden = event.last_refused.length === 0;
+  tellExplain(event.last_refused);
   tellHealth();
+}
+
+// How to find out more of the last one of which there is more.
+function tellExplain(refused) {
+  const one = refused.find((row) => row.protocol !== "http");
+  byId("last-note").hidden = !one;
+  if (one) setText(byId("explain"), `snimux explain --refused ${one.id} --status ${location.host}`);
 }
 
 // --- what the doctor says
@@ -661,13 +722,19 @@ let isCut = false;
 function connect() {
   clearTimeout(retry);
   source?.close();
+  connected = seconds();
   source = new EventSource("events");
   source.addEventListener("message", (message) => {
     heard = seconds();
     whyNot = "";
     isCut = false;
-    take(JSON.parse(message.data));
-    render();
+    const event = JSON.parse(message.data);
+    // Who comes again soon gets the newest that there is, which may be what is shown.
+    if (event.instance === shown?.instance && event.time <= shown.time) tellHealth();
+    else {
+      take(event);
+      render();
+    }
   });
   source.addEventListener("error", () => {
     isCut = true;
@@ -700,14 +767,18 @@ function watch() {
     source = null;
     return;
   }
-  if (heard !== null) heard = seconds(); // it was not asked meanwhile
+  looked = seconds();
+  whyNot = "";
+  isCut = false;
   connect();
+  tellHealth();
   askDoctor();
 }
 
 setInterval(() => {
   if (document.hidden) return;
-  if (heard !== null && seconds() - heard > 3 * QUIET && source?.readyState === EventSource.OPEN) {
+  const silent = seconds() - Math.max(heard ?? 0, connected);
+  if (silent > patience(3 * QUIET) && source?.readyState === EventSource.OPEN) {
     connect(); // it says it is connected, and nothing comes: a laptop that slept
   }
   tellHealth();
