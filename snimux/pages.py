@@ -238,7 +238,8 @@ async def _send_stream(
             await _linger(stream)
         return
     try:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
+        with suppress(OSError):  # on macOS, where the client has reset it
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_gone, stream, nursery.cancel_scope)
             with suppress(trio.BrokenResourceError):

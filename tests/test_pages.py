@@ -1,6 +1,7 @@
 """``snimux.pages``: to whom pages are served, what is refused, and what hostile clients cost."""
 
 import contextlib
+import errno
 import io
 import json
 from collections.abc import AsyncIterator
@@ -345,6 +346,18 @@ async def test_streams_leave_places_to_others(autojump_clock: MockClock) -> None
                 assert (await run.get("/good"))[0] == 200
         await wait_all_tasks_blocked(0.02)
         (await begun(run)).close()
+
+
+async def test_who_is_gone_before_his_stream_begins_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def einval(*_: object) -> None:
+        raise OSError(errno.EINVAL, "as macOS says of a socket that was reset")
+
+    async with running() as run:
+        monkeypatch.setattr(trio.SocketStream, "setsockopt", einval)
+        (await begun(run)).close()
+        assert (await run.get("/good"))[0] == 200
 
 
 async def test_of_a_stream_only_the_head_may_be_asked_for() -> None:
