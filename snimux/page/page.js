@@ -568,7 +568,7 @@ function health() {
   if (stuck.length) faults.push(`no answer from worker ${stuck.join(", ")}`);
   const now = `${plural(shown.active, "connection")}, ${plural(shown.routes.total, "route")}`;
   if (faults.length) {
-    return { state: "warn", words: `Serving, but ${faults.join("; ")}. ${now}.`, short: faults[0] };
+    return { state: "warn", words: `Serving, but ${faults.join("; ")}. ${now}.`, short: faults.join("; ") };
   }
   return { state: "good", words: `Serving: ${now}.`, short: "serving" };
 }
