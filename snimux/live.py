@@ -256,10 +256,18 @@ def _health(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not down:
         return {"health": "up", "words": ""}
     silent = [state["silent_for"] for state in down if state["silent_for"] is not None]
-    words = f"no answer for {round(max(silent))} s" if silent else "fails its checks"
+    words = f"no answer for {_span(max(silent))}" if silent else "fails its checks"
     if len(down) < len(states):
         words += f", for {len(down)} of {len(states)} workers"
     return {"health": "down", "words": words}
+
+
+def _span(seconds: float) -> str:
+    """How long something has been so, as a person says it."""
+    for size, word in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {word}"
+    return f"{seconds:.0f} s"
 
 
 def _pieces(answers: Answers, word: str) -> list[Any]:

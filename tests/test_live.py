@@ -196,6 +196,9 @@ def test_what_has_no_route_any_more_is_shown_too() -> None:
     [
         ([UP], "up", ""),
         ([SILENT], "down", "no answer for 12 s"),
+        ([SILENT | {"silent_for": 119.0}], "down", "no answer for 119 s"),
+        ([SILENT | {"silent_for": 3600.0}], "down", "no answer for 60 min"),
+        ([SILENT | {"silent_for": 172_800.0}], "down", "no answer for 2 d"),
         ([SILENT | {"silent_for": None}], "down", "fails its checks"),
         ([UP, SILENT], "down", "no answer for 12 s, for 1 of 2 workers"),
         ([SILENT, SILENT], "down", "no answer for 12 s"),
