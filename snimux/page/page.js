@@ -765,6 +765,7 @@ function watch() {
     clearTimeout(retry);
     source?.close();
     source = null;
+    document.title = "snimux"; // what is seen of it is not to say for hours that it serves
     return;
   }
   looked = seconds();
