@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.address import AdminAddress, DialAddress, FileAddress, TcpAddress, UnixAddress
+from snimux.address import (
+    AdminAddress,
+    DialAddress,
+    FdAddress,
+    FileAddress,
+    TcpAddress,
+    UnixAddress,
+)
 from snimux.caddy import (
     Claim,
     Listener,
@@ -278,6 +285,12 @@ def test_whatever_is_not_green_has_a_meaning_and_a_remedy() -> None:
                 checks.add(finding.check)
                 assert finding.remedy, finding
     assert len(checks) >= 18
+
+
+def test_of_a_socket_that_is_handed_over_it_is_not_said_that_it_is_free() -> None:
+    for listen, free in (((TcpAddress("", 443),), 1), ((FdAddress(3),), 0)):
+        found = diagnose(facts(tls=listen, http=()))
+        assert [x.check for x in found].count("own-port") == free
 
 
 def test_the_worst_comes_first() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from snimux.address import FileAddress, ListenAddress, TcpAddress
+from snimux.address import FdAddress, FileAddress, ListenAddress, TcpAddress
 from snimux.advice import QUIET, Place, is_everywhere, places
 from snimux.diagnosis import (
     SEE,
@@ -102,7 +102,8 @@ def _own_ports(facts: Facts) -> Iterator[Finding]:
         holders = {holder for port in held if len(port.holders) == 1 for holder in port.holders}
         for holder in holders:
             yield _own_port(facts, own, holder)
-        if not held:
+        # What is handed over has a port already, which cannot be seen from here.
+        if not held and not isinstance(own, FdAddress):
             is_any = isinstance(own, TcpAddress) and own.port == 0
             title = f"{own} is any port that is free" if is_any else f"{own} is free for snimux"
             yield Finding("own-port", Colour.GREEN, str(own), title)
