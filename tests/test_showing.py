@@ -77,7 +77,7 @@ async def running(*, succeeds: bool = False) -> AsyncIterator[Running]:
 async def test_it_is_shown_until_it_is_left_to_another() -> None:
     before = open_descriptors()
     async with running() as run:
-        assert await page(run.listener, "/routes") == {"total": 0, "routes": []}
+        assert await page(run.listener, "/routes") == {"total": 0, "lists": [], "routes": []}
         run.showing.leave()
         await run.done.wait()
         assert run.listener.socket.fileno() == -1
@@ -95,7 +95,7 @@ async def test_who_comes_after_another_begins_when_that_has_handed_over() -> Non
         await wait_all_tasks_blocked(0.02)
         assert not asked  # it is the predecessor's to answer, if it accepts still
         run.predecessor.send(b"h")
-    assert asked == [{"total": 0, "routes": []}]
+    assert asked == [{"total": 0, "lists": [], "routes": []}]
 
 
 async def test_a_process_without_others_answers_for_itself() -> None:
