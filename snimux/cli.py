@@ -225,7 +225,8 @@ def main(context: click.Context, /, **flags: Any) -> None:
         state = _state(name) if name else None  # before it is read: a later change is another
         text = worker.config_text() if worker else read_file(name)
         config = configured(flags, text, handed)
-        parse = partial(load, flags, name, activated=handed)
+        has_workers = config.workers != 1
+        parse = partial(load, flags, name, activated=handed, has_workers=has_workers)
         file = None if text is None else File(name, text, parse, state)
         if worker:
             run_worker(config, file, worker)

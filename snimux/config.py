@@ -148,6 +148,7 @@ def load(
     *,
     activated: Sequence[Activated] = (),
     needs_routes: bool = True,
+    has_workers: bool = False,
 ) -> Config:
     """Read the configuration.
 
@@ -159,6 +160,7 @@ def load(
         activated: sockets that were handed over. They are instead of the default addresses, and of
             whichever given address they cover; other given addresses are listened on besides.
         needs_routes: whether to have neither routes nor Caddys is a problem.
+        has_workers: whether it is for workers, whatever it says: a reload leaves them as they are.
 
     Raises:
         ConfigError: with every problem of flags, file and the two together.
@@ -189,7 +191,7 @@ def load(
         problems = [_NO_ROUTES]
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
-    if not problems and settings["workers"] != 1:
+    if not problems and (has_workers or settings["workers"] != 1):
         problems = _problems_of_numbers(from_file.own_rules)
     problems += _problems_of_weights(routes.values(), settings["balance"]) if not problems else []
     if problems:

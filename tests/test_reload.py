@@ -665,6 +665,17 @@ async def test_a_change_of_the_file_is_seen(
             assert await letter(snimux.mux.port) == b"b"
 
 
+async def test_a_file_for_fewer_workers_is_read_for_those_there_are(here: Path) -> None:
+    file, rest = here / "f", 'to = "127.0.0.1:1"'
+    write(file, f"workers = 2\n{FIRST}")
+    async with muxes.running(here, "--config", str(file), listen="") as mux:
+        one = '[[listen]]\naddress = "fd/9"\nallow = "192.0.2.0/24"\n'
+        write(file, f'workers = 1\nwatch = "off"\n{one}[[route]]\nhosts = "a.test"\n{rest}\n')
+        mux.send_signal(signal.SIGHUP)
+        said = await mux.log_line(event="reload-failed")
+        assert "which workers do not know by its number" in said["detail"]
+
+
 @WORKERS
 async def test_without_a_file_it_says_that_there_is_none(here: Path, workers: int) -> None:
     async with backends() as there:
