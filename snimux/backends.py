@@ -27,6 +27,7 @@ from snimux.address import DialAddress, TcpAddress
 from snimux.balance import Turns, by_source, well_first
 from snimux.config import BackendDefaults
 from snimux.health import UP, Checked
+from snimux.itself import NOWHERE, Own
 from snimux.log import Log
 from snimux.proxy_header import Endpoint
 from snimux.relay import Tally
@@ -121,6 +122,7 @@ class Backends:
         *,
         doubt_name: Callable[[str], None] = lambda name: None,
         told_failed: Callable[[DialAddress], None] = lambda address: None,
+        own: Own = NOWHERE,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """Knows nothing yet.
@@ -130,6 +132,7 @@ class Backends:
             defaults: for backends that say nothing else.
             doubt_name: called with a name at whose addresses nobody answered.
             told_failed: called with an address that did not answer, each time for a connection.
+            own: where this snimux listens: what leads back to it is down.
             uniform: a random number between two.
         """
         self.log = log
@@ -142,6 +145,7 @@ class Backends:
         """Those of all backends; None: not known, so nothing is forgotten."""
         self.doubt_name = doubt_name
         self.told_failed = told_failed
+        self.own = own
         self.uniform = uniform
         self.limiter = trio.CapacityLimiter(_AT_A_TIME)
         self.nursery: trio.Nursery | None = None
@@ -295,7 +299,9 @@ class Backends:
             returns = state.returns
             dialled: Dialled | NotDialled | None = None
             try:
-                dialled = await dial(address, dial_timeout=dial_timeout, source=source)
+                dialled = await dial(
+                    address, dial_timeout=dial_timeout, source=source, own=self.own
+                )
             finally:
                 if not isinstance(dialled, Dialled):
                     state.connections -= 1
@@ -425,7 +431,7 @@ class Backends:
                 if state.waiters:
                     await trio.sleep(often)
                     often = min(2 * often, _OFTEN)
-                    dialled = await dial(address, dial_timeout=dial_timeout)
+                    dialled = await dial(address, dial_timeout=dial_timeout, own=self.own)
                 else:
                     self._forget(address)  # who waited for it may have been the last to have it
                     with trio.move_on_after(self.uniform(later / 2, later)):
@@ -433,7 +439,7 @@ class Backends:
                         continue  # it is waited for
                     later = min(2 * later, _LATEST)
                     async with self.limiter:
-                        dialled = await dial(address, dial_timeout=dial_timeout)
+                        dialled = await dial(address, dial_timeout=dial_timeout, own=self.own)
                 if isinstance(dialled, Dialled):
                     dialled.socket.close()
                     if not scope.cancel_called:  # else somebody else has said so, or forgotten it

@@ -148,14 +148,16 @@ class Checker:
     async def _ask(self, address: DialAddress, how: Wanted) -> tuple[bool | None, str]:
         """Whether an address passes, and what it did; None if that cannot be said."""
         within = min(self.check_timeout, self.backends.defaults.check_every)
+        own = self.backends.own
         if how.name is None:
-            dialled = await dial(address, dial_timeout=within)
+            dialled = await dial(address, dial_timeout=within, own=own)
             if isinstance(dialled, Dialled):
                 dialled.socket.close()
                 return True, "check: connected"
             return None if dialled.exhausted else False, f"check: {dialled.detail}"
         header = self._header(address, how.proxy)
-        answer = await ask(address, by_tls(how.name), header, answer_timeout=within)
+        question = by_tls(how.name)
+        answer = await ask(address, question, header, answer_timeout=within, own=own)
         if isinstance(answer, Unreached) and answer.exhausted:
             return None, ""
         return isinstance(answer, ServerHello), f"check: {answer}"

@@ -22,6 +22,7 @@ import trio
 
 from snimux import proxy_header
 from snimux.address import DialAddress
+from snimux.itself import NOWHERE, Own
 from snimux.upstream import NotDialled, dial
 
 LOCAL_HEADER = proxy_header.build("v2", None, None)
@@ -230,7 +231,12 @@ async def ask_both(
 
 
 async def ask(
-    address: DialAddress, question: Question, header: bytes, *, answer_timeout: float = _TIME
+    address: DialAddress,
+    question: Question,
+    header: bytes,
+    *,
+    answer_timeout: float = _TIME,
+    own: Own = NOWHERE,
 ) -> Answer:
     """Ask once, on a connection that ends with the answer's first bytes.
 
@@ -239,12 +245,13 @@ async def ask(
         question: what to ask, ``by_tls`` or ``by_http``.
         header: what goes before it.
         answer_timeout: seconds for the answer, dialling included.
+        own: where this snimux listens, which is not asked.
 
     Returns:
         The answer. Raises nothing but ``trio.Cancelled``.
     """
     deadline = trio.current_time() + answer_timeout
-    dialled = await dial(address, dial_timeout=answer_timeout)
+    dialled = await dial(address, dial_timeout=answer_timeout, own=own)
     if isinstance(dialled, NotDialled):
         return Unreached(dialled.detail.removeprefix(f"{address}: "), dialled.exhausted)
     received = bytearray()

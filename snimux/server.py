@@ -28,6 +28,7 @@ from snimux.doors import Doors
 from snimux.ends import Ends
 from snimux.figures import Figures
 from snimux.http_head import HTTP
+from snimux.itself import own
 from snimux.kept import LONGEST
 from snimux.life import SIGNALS, STOP_SIGNALS, Life
 from snimux.listeners import Listener
@@ -212,7 +213,9 @@ class _Server:
         self.showing = showing
         self.table = LiveTable(RouteTable(config.routes))
         self.names = Names(log)
-        self.backends = Backends(log, config.backends, doubt_name=self.names.doubt)
+        self.backends = Backends(
+            log, config.backends, doubt_name=self.names.doubt, own=own(listeners)
+        )
         self.view: View | None = None  # where nobody looks, nothing is counted
         if figures is not None:
             self.view = View(figures, self.table, places, down=self.backends.down)
@@ -312,6 +315,7 @@ class _Server:
         self.log.change(form=config.log_format, level=config.log_level)
         self.discovery.turn_to(config)
         self.backends.defaults = config.backends
+        self.backends.own = own(listeners)
         self.checker.check_timeout = config.limits.dial_timeout
         self.route_by(routing)
         self.shares.limits = config.limits

@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
+from snimux.itself import NOWHERE, Own, found_at, found_behind
 from snimux.proxy_header import Endpoint
 from snimux.transparent import bind_as
 
@@ -50,7 +51,11 @@ class NotDialled:
 
 
 async def dial(
-    address: DialAddress, *, dial_timeout: float, source: Endpoint | None = None
+    address: DialAddress,
+    *,
+    dial_timeout: float,
+    source: Endpoint | None = None,
+    own: Own = NOWHERE,
 ) -> Dialled | NotDialled:
     """Connect to an address.
 
@@ -58,12 +63,13 @@ async def dial(
         address: where to.
         dial_timeout: seconds for it, name look-up included.
         source: an address, of a client, from which an IP address is dialled; None: from here.
+        own: where this snimux listens, which is no backend.
 
     Returns:
         The socket, or why there is none. Raises nothing but ``trio.Cancelled``.
     """
     try:
-        return Dialled(await _connect(address, dial_timeout, source), address)
+        return Dialled(await _connect(address, dial_timeout, source, own), address)
     except trio.TooSlowError:
         return NotDialled(f"{address}: no answer in {dial_timeout:g} s", False)
     except OSError as error:
@@ -71,7 +77,9 @@ async def dial(
         return NotDialled(f"{address}: {_words(cause)}", cause.errno in _EXHAUSTED)
 
 
-async def _connect(address: DialAddress, timeout: float, source: Endpoint | None) -> socket.socket:
+async def _connect(
+    address: DialAddress, timeout: float, source: Endpoint | None, own: Own
+) -> socket.socket:
     if isinstance(address, TcpAddress) and not address.is_numeric:
         sock = await _connect_by_name(address.host, address.port, timeout)
     else:
@@ -83,10 +91,13 @@ async def _connect(address: DialAddress, timeout: float, source: Endpoint | None
         match address:
             case UnixAddress(path):
                 await _connect_unix(sock, path, timeout)
+                listener = found_at(own, path)
             case TcpAddress(host, port):
                 if address.is_numeric:
                     await _connect_tcp(sock, _socket_address(host, port), timeout)
-                _refuse_itself(sock)
+                listener = _refuse_itself(sock, own, transparent=source is not None)
+        if listener is not None:
+            raise ConnectionRefusedError(f"it is snimux itself (listener {listener})")
     except BaseException:
         sock.close()
         raise
@@ -157,14 +168,16 @@ async def _connect_by_name(host: str, port: int, timeout: float) -> socket.socke
     return socket.socket(fileno=stream.socket.detach())
 
 
-def _refuse_itself(sock: socket.socket) -> None:
-    """Refuse a socket that is connected to itself.
+def _refuse_itself(sock: socket.socket, own: Own, *, transparent: bool) -> str | None:
+    """Refuse a socket that is connected to itself; of another, what listener of ours it came to.
 
     TCP opens one (RFC 9293 section 3.5, simultaneous open) where a port of this machine that
     nobody listens on is dialled and happens to be picked as the source port too.
     """
-    if sock.getsockname() == sock.getpeername():
+    here, there = sock.getsockname(), sock.getpeername()
+    if here == there:
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    return found_behind(own, here, there, transparent=transparent)
 
 
 def _cause(error: OSError) -> OSError:

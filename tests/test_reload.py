@@ -507,6 +507,23 @@ async def test_new_connections_go_elsewhere_and_open_ones_stay(here: Path, worke
 
 
 @WORKERS
+async def test_a_listener_that_comes_is_no_backend(here: Path, workers: int) -> None:
+    stays, comes = free_port(), free_port()
+    # it is not known for what it is by what is written
+    loop = f'wait = "off"\ndefault = "[::ffff:127.0.0.1]:{comes}"\nlisten = "127.0.0.1:{stays}"\n'
+    both = loop.replace(f'"127.0.0.1:{stays}"', f'["127.0.0.1:{stays}", "127.0.0.1:{comes}"]')
+    words = f"it is snimux itself (listener 127.0.0.1:{comes})"
+    async with reloadable(here, loop, workers=workers) as snimux:
+        for text in ("", both, loop):
+            if text:
+                await snimux.reload(text)
+            mux = snimux.mux.from_here()
+            assert await letter(stays) == b"\x15"  # an alert
+            line = await mux.log_line(reason="backend-down")
+            assert line["detail"].endswith(words) == (text == both), line
+
+
+@WORKERS
 async def test_listeners_come_and_go_and_nobody_is_refused(here: Path, workers: int) -> None:
     stays, comes = free_port(), free_port()
     done = trio.Event()

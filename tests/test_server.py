@@ -21,14 +21,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from snimux.access import Access, Admission
 from snimux.address import TcpAddress, UnixAddress, parse_listen
 from snimux.client_hello import alert
-from snimux.config import Config, Limits
+from snimux.config import BackendDefaults, Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.networks import Networks, parse_network
 from snimux.orders import Order, send
 from snimux.places import LocalPlaces
 from snimux.proxy_header import build
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.routes import Backend, Check, Route, parse_pattern
 from snimux.server import _https_port, serve, status
 from snimux.systemd import Manager
 from tests.caddy import short_directory
@@ -81,6 +81,8 @@ async def running(
     orders: int | None = None,
     manager: Manager | None = None,
     admission: Admission | None = None,
+    check: Check = "off",
+    is_loop: bool = False,
 ) -> AsyncIterator[Running]:
     """A server until the test is over; stopped by two signals, if it is not before."""
     anywhere = TcpAddress("127.0.0.1", 0)
@@ -89,8 +91,13 @@ async def running(
         await backend.bind(("127.0.0.1", 0))
         backend.listen(200)
         address = TcpAddress("127.0.0.1", backend.getsockname()[1])
+        if is_loop:
+            address = TcpAddress("localhost", listeners[0].socket.getsockname()[1])
+        backends = BackendDefaults(wait=0, check=check, fall=1)
         route = Route(parse_pattern("secure.ciso.com"), Backend((address,)))
-        config = Config((), (route,), limits, relay, "json", level, admission=admission)
+        config = Config(
+            (), (route,), limits, relay, "json", level, admission=admission, backends=backends
+        )
         run = Running(listeners[0].socket.getsockname()[1], listeners, backend)
         log = Log(run.stream, form="json", level=level)
 
@@ -155,6 +162,24 @@ async def test_both_protocols_are_served_each_at_its_own_listener() -> None:
         assert (line["ended"], line["level"]) == ("redirected", "info")
     (summary,) = run.lines("scanners")
     assert (summary["http"], summary["tls"]) == (1, 1)
+
+
+@pytest.mark.parametrize("check", ["off", "tcp", "tls"])
+async def test_a_backend_that_is_snimux_itself_is_down(check: Check) -> None:
+    async with running(check=check, is_loop=True) as run:
+        own = run.listeners[0]
+        words = f"it is snimux itself (listener {own})"
+        with await run.connect(HELLO) as client:
+            assert await read(client, 1) == b"\x15"  # an alert
+            while not run.lines("connection"):
+                await trio.sleep(0.01)
+        (line,) = run.lines("connection")
+        assert (line["reason"], line["detail"]) == (
+            "backend-down", f"localhost:{own.socket.getsockname()[1]}: {words}",
+        )  # fmt: skip
+        (told,) = run.lines("backend")
+        assert told["state"] == "down"
+        assert told["detail"].endswith(words)
 
 
 async def test_a_source_has_one_limit_for_both_protocols() -> None:

@@ -14,6 +14,8 @@ import trio
 from trio.testing import MockClock
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
+from snimux.itself import NOWHERE, own
+from snimux.listeners import open_listeners
 from snimux.upstream import Dialled, NotDialled, _cause, _refuse_itself, _socket_address, dial
 from tests.sockets import open_descriptors
 
@@ -95,7 +97,27 @@ def test_a_connection_to_itself_is_refused() -> None:
         own.bind(("127.0.0.1", 0))
         own.connect(own.getsockname())
         with pytest.raises(ConnectionRefusedError):
-            _refuse_itself(own)
+            _refuse_itself(own, NOWHERE, transparent=False)
+
+
+async def test_what_leads_back_to_snimux_is_no_backend(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    wanted = (TcpAddress("127.0.0.1", 0), UnixAddress(str(tmp_path / "own")))
+    tcp, unix = listeners = open_listeners(wanted)
+    places = (
+        (tcp, TcpAddress("localhost", tcp.socket.getsockname()[1])),
+        (tcp, TcpAddress("127.0.0.1", tcp.socket.getsockname()[1])),
+        (unix, UnixAddress(str(tmp_path / "link"))),
+    )
+    before = open_descriptors()
+    for listener, address in places:
+        outcome = await dial(address, dial_timeout=5, own=own(listeners))
+        detail = f"{address}: it is snimux itself (listener {listener})"
+        assert outcome == NotDialled(detail, exhausted=False)
+        await dialled(address)
+    assert open_descriptors() == before
+    for listener in listeners:
+        listener.close()
 
 
 async def test_out_of_descriptors_is_not_the_backends_fault() -> None:
@@ -145,7 +167,7 @@ async def test_a_unix_listener_with_a_full_queue_is_waited_for() -> None:
 async def test_a_backend_that_resets_at_once_leaves_no_descriptor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def gone(_: object) -> None:
+    def gone(*_: object, **__: object) -> None:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
     monkeypatch.setattr("snimux.upstream._refuse_itself", gone)

@@ -1,0 +1,130 @@
+"""Whether a connection that was dialled has come to this very snimux, for which it would be a loop.
+
+What a name stands for is known only then. The addresses alone do not prove it: a packet filter may
+send elsewhere what is for an address of this machine, as Kubernetes does by IPVS. So Linux is asked
+where the connection's other end is; elsewhere, and for loopback, the addresses have to do.
+
+Refuses nothing itself, and knows nothing of what is to be sent.
+
+Source: Linux, sock_diag(7).
+"""
+
+import contextlib
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from snimux.listeners import Listener
+
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h; Python has no names for
+# them.
+_AF_NETLINK, _NETLINK_SOCK_DIAG = 16, 4
+_SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST = 20, 1
+_ANY_STATE, _ANY_COOKIE = 0xFFFFFFFF, (0xFFFFFFFF, 0xFFFFFFFF)
+_TCP_LISTEN = 10
+# nlmsghdr; inet_diag_req_v2 as far as the ports, which are in network order, and behind the hosts.
+_HEADER, _REQUEST, _PORTS, _REST = "=IHHII", "=BBBxI", "!HH", "=III"
+_ANSWER_SIZE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Where this snimux listens: what not to pass on to."""
+
+    by_port: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """The numeric hosts of TCP listeners, and how each listener is called."""
+    by_file: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    """Device and inode of UNIX listeners."""
+
+
+NOWHERE = Own()
+"""For who dials and does not pass on."""
+
+
+def own(listeners: Iterable[Listener]) -> Own:
+    """Where some listeners are found; what others have bound at a path may be others' by now."""
+    by_port: dict[int, dict[str, str]] = {}
+    by_file: dict[tuple[int, int], str] = {}
+    for listener in listeners:
+        if listener.inode is not None:
+            by_file[listener.inode] = str(listener)
+        elif listener.socket.family in (socket.AF_INET, socket.AF_INET6):
+            name = listener.socket.getsockname()
+            hosts = by_port.setdefault(name[1], {})
+            hosts[_host(name)] = str(listener)
+            if str(listener).startswith(":"):  # of both families
+                hosts["0.0.0.0"] = str(listener)
+    return Own(by_port, by_file)
+
+
+def found_at(own: Own, path: str) -> str | None:
+    """The listener that a path of a UNIX socket leads to, by whatever links; None for others."""
+    if own.by_file:
+        with contextlib.suppress(OSError):
+            there = os.stat(path)  # noqa: PTH116 (a path is no object here)
+            return own.by_file.get((there.st_dev, there.st_ino))
+    return None
+
+
+def found_behind(own: Own, here: Any, there: Any, *, transparent: bool = False) -> str | None:
+    """The listener that a TCP connection has come to; None for others.
+
+    Args:
+        own: where this snimux listens.
+        here: the connection's name on this side, as a socket says it.
+        there: on the other.
+        transparent: whether this side's is a client's: it says nothing of this machine then.
+    """
+    hosts = own.by_port.get(there[1])
+    if hosts is None:
+        return None
+    source, target = _host(here), _host(there)
+    everywhere = hosts.get("::" if ":" in target else "0.0.0.0")
+    listener = hosts.get(target, everywhere)
+    # Debian's hosts file has the machine's own name at 127.0.1.1.
+    if listener is None or target == "::1" or target.startswith("127."):
+        return listener
+    # Who dials an address of its own machine does so from that address.
+    is_near = transparent or target in hosts or source == target
+    return listener if is_near and _ends_here(here, there) else None
+
+
+def _host(name: Any) -> str:
+    """The host of a socket's name, in one spelling; that of a link with its zone."""
+    host: str = name[0]
+    if ":" in host and "." in host:  # IPv4 in IPv6
+        return host.rpartition(":")[2]
+    zone = name[3] if len(name) > 3 else 0
+    return f"{host}%{zone}" if zone and "%" not in host else host
+
+
+def _ends_here(here: Any, there: Any) -> bool:
+    """Whether a connection's other end is a socket of this machine; if that cannot be asked, no."""
+    if sys.platform != "linux":
+        return True
+    with contextlib.suppress(OSError, struct.error):
+        with socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
+            asking.send(_question(here, there))  # answered by then
+            answer = asking.recv(_ANSWER_SIZE, socket.MSG_DONTWAIT)
+        kind = struct.unpack_from(_HEADER, answer)[1]
+        state = answer[struct.calcsize(_HEADER) + 1]
+        # Where there is no such connection a listener is found, which may have it all the same.
+        return kind == _SOCK_DIAG_BY_FAMILY and state != _TCP_LISTEN
+    return False
+
+
+def _question(here: Any, there: Any) -> bytes:
+    """For the socket that has these names the other way round."""
+    source, target = (_host(name).partition("%")[0] for name in (here, there))
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    zone = there[3] if len(there) > 3 else 0
+    hosts = (socket.inet_pton(family, host).ljust(16, b"\0") for host in (target, source))
+    request = struct.pack(_REQUEST, family, socket.IPPROTO_TCP, 0, _ANY_STATE)
+    request += struct.pack(_PORTS, there[1], here[1]) + b"".join(hosts)
+    request += struct.pack(_REST, zone, *_ANY_COOKIE)
+    size = struct.calcsize(_HEADER) + len(request)
+    return struct.pack(_HEADER, size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0) + request
