@@ -18,6 +18,7 @@ import random
 import socket
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from typing import Literal
 
@@ -28,6 +29,7 @@ from snimux.balance import Turns, by_source, well_first
 from snimux.config import BackendDefaults
 from snimux.health import UP, Checked
 from snimux.itself import NOWHERE, Own
+from snimux.lanes import Lane, Lanes
 from snimux.log import Log
 from snimux.proxy_header import Endpoint
 from snimux.relay import Tally
@@ -40,7 +42,8 @@ from snimux.window import Window
 _SOON, _OFTEN = 0.05, 0.25
 # The same while nobody does.
 _LATER, _LATEST = 1.0, 30.0
-# Addresses that are dialled at a time while nobody waits: each takes a descriptor.
+# Addresses that are dialled at a time while nobody waits, and as many that take long: each takes a
+# descriptor.
 _AT_A_TIME = 8
 
 # How often it is looked whether a client that waits is still there (seconds): its place is wanted.
@@ -103,8 +106,8 @@ class State:
     """Whether there is a task that gives them their turns."""
     watch: trio.CancelScope | None = None
     """Of the task that dials it while it is silent."""
-    sleeping: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
-    """That task, between two dials."""
+    leisure: trio.CancelScope | None = None
+    """What that task is in while nobody waits."""
 
     @property
     def is_up(self) -> bool:
@@ -147,7 +150,7 @@ class Backends:
         self.told_failed = told_failed
         self.own = own
         self.uniform = uniform
-        self.limiter = trio.CapacityLimiter(_AT_A_TIME)
+        self.lanes = Lanes(_AT_A_TIME)
         self.nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -341,7 +344,8 @@ class Backends:
             return "go"  # since another was dialled
         for state in states:
             state.waiters[waiter] = None
-            state.sleeping.unpark_all()
+            if state.leisure is not None:
+                state.leisure.cancel()
         try:
             while not waiter.turn.is_set():
                 now = trio.current_time()
@@ -426,20 +430,25 @@ class Backends:
     ) -> None:
         """Dial an address until it answers."""
         often, later = _SOON, _LATER
+        lane = Lane(self.lanes)
+        redial = partial(self._redial, address, dial_timeout)
+        dialled: Dialled | NotDialled | None
         with scope:
             while True:
                 if state.waiters:
                     await trio.sleep(often)
                     often = min(2 * often, _OFTEN)
-                    dialled = await dial(address, dial_timeout=dial_timeout, own=self.own)
+                    dialled = await redial()
                 else:
                     self._forget(address)  # who waited for it may have been the last to have it
-                    with trio.move_on_after(self.uniform(later / 2, later)):
-                        await state.sleeping.park()
+                    dialled = None
+                    with trio.CancelScope() as state.leisure:
+                        await trio.sleep(self.uniform(later / 2, later))
+                        later = min(2 * later, _LATEST)
+                        dialled = await lane.do(redial)
+                    state.leisure = None
+                    if dialled is None:
                         continue  # it is waited for
-                    later = min(2 * later, _LATEST)
-                    async with self.limiter:
-                        dialled = await dial(address, dial_timeout=dial_timeout, own=self.own)
                 if isinstance(dialled, Dialled):
                     dialled.socket.close()
                     if not scope.cancel_called:  # else somebody else has said so, or forgotten it
@@ -447,6 +456,9 @@ class Backends:
                     return
                 if isinstance(address, TcpAddress) and not address.is_numeric:
                     self.doubt_name(address.host)
+
+    async def _redial(self, address: DialAddress, dial_timeout: float) -> Dialled | NotDialled:
+        return await dial(address, dial_timeout=dial_timeout, own=self.own)
 
 
 def _is_before(time: float) -> bool:

@@ -10,7 +10,7 @@ Source: HAProxy, Configuration Manual, ``check``, ``inter``, ``check-send-proxy`
 import random
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from math import inf
+from functools import partial
 
 import trio
 
@@ -18,16 +18,14 @@ from snimux import proxy_header
 from snimux.address import DialAddress
 from snimux.backends import Backends
 from snimux.config import BackendDefaults
+from snimux.lanes import Lane, Lanes
 from snimux.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_tls
 from snimux.proxy_header import Version
 from snimux.routes import Route
 from snimux.upstream import Dialled, dial
 
-# Addresses that are checked at a time: each takes a descriptor. So many, and as many of those that
-# are known to take long: who says nothing holds up only others who do.
+# Addresses that are checked at a time, and as many that take long: each takes a descriptor.
 _AT_A_TIME = 8
-# That is known after so many seconds; the check is then made again, among them.
-_LONG = 1.0
 
 # Checks of many addresses are spread by this part of the time between them.
 _SPREAD = 0.1
@@ -86,8 +84,7 @@ class Checker:
         self.uniform = uniform
         self.wanted: Mapping[DialAddress, Wanted] = {}
         self.scopes: dict[DialAddress, trio.CancelScope] = {}
-        self.quick = trio.CapacityLimiter(_AT_A_TIME)
-        self.slow = trio.CapacityLimiter(_AT_A_TIME)
+        self.lanes = Lanes(_AT_A_TIME)
         self.nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -127,19 +124,12 @@ class Checker:
             self.nursery.start_soon(self._check, address, self.wanted[address], scope)
 
     async def _check(self, address: DialAddress, how: Wanted, scope: trio.CancelScope) -> None:
-        limiter, at_most = self.quick, _LONG
+        lane = Lane(self.lanes)
         with scope:
             while True:
-                async with limiter:
-                    began = trio.current_time()
-                    with trio.move_on_after(at_most) as asking:
-                        passed, detail = await self._ask(address, how)
-                    takes_long = trio.current_time() - began >= _LONG
+                passed, detail = await lane.do(partial(self._ask, address, how))
                 if scope.cancel_called:
                     return
-                limiter, at_most = (self.slow, inf) if takes_long else (self.quick, _LONG)
-                if asking.cancelled_caught:
-                    continue
                 if passed is not None:
                     self.backends.checked(address, passed, detail)
                 every = self.backends.defaults.check_every

@@ -38,7 +38,7 @@ from snimux.upgrade import Inheritance, Succession, inheritance
 
 # Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups, probes
 # and checks.
-_RESERVED_DESCRIPTORS = 56
+_RESERVED_DESCRIPTORS = 80
 
 
 # Looking through all that there is takes about as long (10 ms) as through so many routes.

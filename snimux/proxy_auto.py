@@ -13,11 +13,13 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 
 import trio
 
 from snimux.address import DialAddress, UnixAddress
 from snimux.caddy import Listener
+from snimux.lanes import Lane, Lanes
 from snimux.log import Field, Level, Log
 from snimux.probe import Found, Unreached, ask_both, by_http, by_tls
 from snimux.routes import Backend, Route
@@ -32,7 +34,7 @@ _SOON = 1.0
 # Seconds that the backends have to answer before the first connection is accepted.
 _FIRST_ANSWERS = 1.0
 
-# Addresses that are asked at a time: each takes two descriptors.
+# Addresses that are asked at a time, and as many that take long: each takes two descriptors.
 _AT_A_TIME = 8
 
 
@@ -139,7 +141,7 @@ class Prober:
         self.scopes: dict[DialAddress, trio.CancelScope] = {}
         self.doubts: dict[DialAddress, trio.Event] = {}
         self.learnt = trio.lowlevel.ParkingLot()
-        self.limiter = trio.CapacityLimiter(_AT_A_TIME)
+        self.lanes = Lanes(_AT_A_TIME)
         self.nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -200,11 +202,11 @@ class Prober:
 
     async def _ask(self, address: DialAddress, scope: trio.CancelScope) -> None:
         last: Standing | None = None  # said since the configuration says what it says
+        lane = Lane(self.lanes)
         with scope:
             while not scope.cancel_called:  # it may have been before this began
                 doubt = self.doubts[address] = trio.Event()
-                async with self.limiter:
-                    found = await self.asked[address].ask(address)
+                found = await lane.do(partial(self._ask_once, address))
                 if scope.cancel_called:
                     return
                 standing = concluded(self.standings.get(address), found)
@@ -217,6 +219,9 @@ class Prober:
                 if not isinstance(found.without, Unreached):
                     with trio.move_on_after(_EVERY - _SOON):
                         await doubt.wait()
+
+    async def _ask_once(self, address: DialAddress) -> Found:
+        return await self.asked[address].ask(address)
 
     def _learn(self, address: DialAddress, standing: Standing) -> None:
         self.standings[address] = standing

@@ -211,6 +211,60 @@ async def test_what_is_down_is_dialled_later_and_later_until_it_answers(
             assert not dials
 
 
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> set[DialAddress]:
+    """Addresses that swallow whatever is sent to them; a hundred at first."""
+    found: set[DialAddress] = {TcpAddress("192.0.2.1", port) for port in range(1, 101)}
+
+    async def swallowed(address: DialAddress, **how: Any) -> Dialled | NotDialled:
+        if address not in found:
+            return await dial(address, **how)
+        await trio.sleep(how["dial_timeout"])
+        return NotDialled(f"{address}: no answer", False)
+
+    monkeypatch.setattr("snimux.backends.dial", swallowed)
+    return found
+
+
+async def test_those_that_do_not_answer_hold_up_nobody_else(
+    autojump_clock: MockClock, silent: set[DialAddress]
+) -> None:
+    with places(1, listening=False) as (place,):
+        async with running(wait=0) as run:
+            async with trio.open_nursery() as nursery:
+                for address in silent:
+                    nursery.start_soon(run.failed, address)
+            await trio.sleep(60)
+            await run.failed(place.address)
+            place.listen()
+            await trio.sleep(1.5)
+            assert run.said()[-1] == (str(place.address), "up")
+
+
+async def test_who_comes_does_not_wait_for_those_nobody_waits_for(
+    autojump_clock: MockClock, silent: set[DialAddress]
+) -> None:
+    """Not even where its own address took so long that it is in their queue."""
+    with places(1) as (place,):
+        silent.add(place.address)
+        async with running(wait=0) as run:
+            async with trio.open_nursery() as nursery:
+                for address in silent:
+                    nursery.start_soon(run.failed, address)
+            await trio.sleep(60)
+
+            async def mend() -> None:
+                await trio.sleep(5.5)
+                silent.remove(place.address)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mend)
+                began = trio.current_time()
+                # its own dial, and the one that was under way when it was mended
+                assert await run.reached(place.address, wait=600) == place.address
+                assert trio.current_time() - began < 5 + 5 + 1
+
+
 async def test_a_backend_that_restarts_is_waited_for(autojump_clock: MockClock) -> None:
     with places(2, listening=False) as (down, place):
         async with running() as run, trio.open_nursery() as nursery:

@@ -83,10 +83,10 @@ def test_a_worker_of_another_version_than_its_supervisor_is_status_1(
 
 
 def test_there_are_descriptors_for_every_connection_and_the_pipes() -> None:
-    assert _room_for(20_000) == (20_000 - 56 - 256) // 2
-    assert _room_for(256) == 84
+    assert _room_for(20_000) == (20_000 - 80 - 256) // 2
+    assert _room_for(256) == 72
     for descriptors in (64, 256, 1024, 4096, 10**6):
-        assert 2 * _room_for(descriptors) + 56 + min(256, descriptors // 8) <= descriptors
+        assert 2 * _room_for(descriptors) + 80 + min(256, descriptors // 8) <= descriptors
 
 
 def test_the_soft_limit_on_descriptors_is_raised_to_the_hard_one() -> None:

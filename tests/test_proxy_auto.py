@@ -176,6 +176,7 @@ class Backends:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: dict[DialAddress, Found] = {}
         self.seconds = 0.0
+        self.takes: dict[DialAddress, float] = {}
         self.asked: list[tuple[DialAddress, float]] = []
         self.stream = io.StringIO()
         self.prober = Prober(Log(self.stream, form="json"))
@@ -184,7 +185,7 @@ class Backends:
     async def ask_both(self, address: DialAddress, question: Question) -> Found:
         self.asked.append((address, trio.current_time()))
         found = self.answers[address]
-        await trio.sleep(self.seconds)
+        await trio.sleep(self.takes.get(address, self.seconds))
         return found
 
     def times(self, address: DialAddress) -> list[float]:
@@ -232,7 +233,7 @@ async def test_serving_begins_after_a_second_whatever_they_do(
     await nursery.start(backends.prober.run)
     assert trio.current_time() == 1.0
     assert not backends.prober.proved
-    await trio.sleep(1.1)
+    await trio.sleep(2.1)  # for it was asked again
     assert backends.prober.proved == {HERE}
 
 
@@ -384,6 +385,21 @@ async def test_a_few_are_asked_at_a_time(
     await nursery.start(backends.prober.run)
     assert trio.current_time() == pytest.approx(0.4)
     assert backends.prober.proved == set(many)
+
+
+async def test_those_that_say_nothing_hold_up_nobody_else(
+    autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
+) -> None:
+    silent = [TcpAddress("127.0.0.1", port) for port in range(1, 65)]
+    backends.answers = {HERE: UNDERSTANDS, **dict.fromkeys(silent, DOWN)}
+    backends.takes = dict.fromkeys(silent, 2.0)
+    backends.prober.exchange(routed(*silent, HERE))
+    await nursery.start(backends.prober.run)
+    await trio.sleep(64)
+    # after the first time, when they were not known
+    first, *later = backends.times(HERE)
+    assert first < 9
+    assert later[:4] == pytest.approx([first + 10 * count for count in range(1, 5)], abs=0.2)
 
 
 # --- with real Caddys
