@@ -58,6 +58,11 @@ def test_the_sandbox_is_as_tight_as_it_can_be() -> None:
     assert re.search(r"exposure level for snimux.service: 1\.[0-5] OK", said)
 
 
+def test_the_sandbox_lets_it_ask_where_a_connection_ends() -> None:
+    (families,) = re.findall(r"(?m)^RestrictAddressFamilies=(.*)$", UNITS["snimux.service"])
+    assert families.split() == ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"]
+
+
 def test_launchd_can_read_its_property_list() -> None:
     plist = plistlib.loads((REPOSITORY / "launchd/snimux.plist").read_bytes())
     assert plist["ProgramArguments"][0] == PROGRAM
