@@ -102,6 +102,16 @@ def free_port() -> int:
     raise RuntimeError(f"no free port left among {len(_PORTS)}")
 
 
+_CLOSED = socket.socket()
+_CLOSED.bind(("127.0.0.1", 0))
+
+
+def closed_port() -> int:
+    """A port of 127.0.0.1 where nobody listens as long as this process lives, for it has it."""
+    port: int = _CLOSED.getsockname()[1]
+    return port
+
+
 def listens(port: int) -> bool:
     """Whether somebody listens on this port of 127.0.0.1."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

@@ -168,7 +168,7 @@ def shared(snimux_of_all: Shared) -> Shared:
 @pytest.fixture(scope="session")
 def snimux_of_all(sites: Sites) -> Iterator[Shared]:
     """The shared snimux, listening."""
-    tcp, down = ("127.0.0.1", caddy.free_port()), caddy.free_port()
+    tcp, down = ("127.0.0.1", caddy.free_port()), caddy.closed_port()
     with caddy.short_directory() as directory:
         unix = str(directory / "backend")
         routes = [

@@ -237,7 +237,7 @@ async def test_an_answer_without_end_is_not_waited_for(autojump_clock: MockClock
 async def test_nobody_there_is_said() -> None:
     with short_directory() as directory:
         for address, why in (
-            (TcpAddress("127.0.0.1", caddy.free_port()), "Connection refused"),
+            (TcpAddress("127.0.0.1", caddy.closed_port()), "Connection refused"),
             (UnixAddress(str(directory / "admin")), "No such file or directory"),
         ):
             with pytest.raises(AdminError, match=f"^{why}$"):

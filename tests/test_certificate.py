@@ -68,7 +68,7 @@ async def test_the_proxy_protocol_goes_first_where_it_is_wanted() -> None:
 
 
 async def test_nobody_there() -> None:
-    outcome = await look(TcpAddress("127.0.0.1", caddy.free_port()))
+    outcome = await look(TcpAddress("127.0.0.1", caddy.closed_port()))
     assert outcome == Down("Connection refused")
 
 

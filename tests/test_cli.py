@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import snimux
 from snimux.cli import main
-from tests.caddy import free_port
+from tests.caddy import closed_port
 from tests.hellos import HERE
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
@@ -143,7 +143,7 @@ def test_explain_tells_what_it_cannot_be_asked(args: list[str], words: str) -> N
 
 
 def test_explain_tells_that_nobody_is_there_to_be_asked() -> None:
-    at = f"127.0.0.1:{free_port()}"
+    at = f"127.0.0.1:{closed_port()}"
     for args in (["a"], ["--refused", "1"]):
         result = run("explain", *args, "--status", at)
         assert (result.exit_code, result.stdout) == (1, "")

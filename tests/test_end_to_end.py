@@ -29,7 +29,7 @@ import pytest
 import trio
 
 from tests import caddy, muxes
-from tests.caddy import free_port, short_directory, until
+from tests.caddy import closed_port, free_port, short_directory, until
 from tests.conftest import BIG, Shared, Sites, need
 from tests.muxes import Mux
 
@@ -573,7 +573,7 @@ async def test_a_backend_that_does_not_answer_costs_an_alert(here: Path) -> None
 
 
 async def test_the_second_address_answers_when_the_first_is_down(sites: Sites, here: Path) -> None:
-    down, good = f"127.0.0.1:{free_port()}", f"127.0.0.1:{sites.others.port}"
+    down, good = f"127.0.0.1:{closed_port()}", f"127.0.0.1:{sites.others.port}"
     async with muxes.running(here, f"--route=dao.ciso.com={down},{good}") as mux:
         body = await get(mux.port, "dao.ciso.com", sites.others.root)
         assert body == b"dao.ciso.com HTTP/1.1"

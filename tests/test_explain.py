@@ -16,7 +16,7 @@ from snimux.address import parse_dial
 from snimux.cli import main
 from snimux.fetch import fetch
 from tests import caddy, muxes
-from tests.caddy import free_port
+from tests.caddy import closed_port, free_port
 from tests.conftest import Sites
 from tests.hellos import HERE
 
@@ -222,7 +222,7 @@ async def test_whom_a_route_lets_in_is_known_of_what_runs(tmp_path: Path) -> Non
 
 
 async def test_whether_an_address_answers_is_asked_of_what_runs(tmp_path: Path) -> None:
-    status_at, down = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    status_at, down = f"127.0.0.1:{free_port()}", f"127.0.0.1:{closed_port()}"
     flags = ["--route", f"secure.ciso.com={down}", "--status", status_at, "--wait", "off"]
     async with muxes.running(tmp_path, *flags) as mux:
         _, unknown = await explain("secure.ciso.com", *flags)

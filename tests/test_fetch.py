@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.fetch import FetchError, StatusError, StrangeError, cut, fetch
-from tests.caddy import free_port, short_directory
+from tests.caddy import closed_port, short_directory
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nwords"
 
@@ -83,7 +83,7 @@ async def test_no_answer(answer: bytes, words: str, nursery: trio.Nursery) -> No
 
 async def test_nobody_there() -> None:
     with pytest.raises(FetchError, match="Connection refused"):
-        await fetch(TcpAddress("127.0.0.1", free_port()), "/")
+        await fetch(TcpAddress("127.0.0.1", closed_port()), "/")
 
 
 async def test_nobody_who_answers(autojump_clock: MockClock) -> None:

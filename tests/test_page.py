@@ -14,7 +14,7 @@ import trio
 
 from tests import browser, muxes, test_upgrade
 from tests.browser import Browser, Tab
-from tests.caddy import free_port, short_directory
+from tests.caddy import closed_port, free_port, short_directory
 from tests.test_end_to_end import client_hello
 from tests.test_status import WORKERS, answer, refused, watched
 
@@ -125,7 +125,7 @@ async def test_numbers_are_what_was_sent(chromium: Browser, workers: int) -> Non
 async def test_the_empty_is_explained_and_the_doctor_asked(
     chromium: Browser, tmp_path: Path
 ) -> None:
-    flags = ["--status=127.0.0.1:0", f"--caddy=127.0.0.1:{free_port()}"]
+    flags = ["--status=127.0.0.1:0", f"--caddy=127.0.0.1:{closed_port()}"]
     async with muxes.running(tmp_path, *flags) as mux:
         address = (await mux.log_line(event="status"))["address"]
         host, _, port = address.rpartition(":")

@@ -647,7 +647,7 @@ async def test_plain_http_has_a_proof_of_its_own(here: Path) -> None:
 @NEEDS_CADDY
 async def test_check_says_what_is_proved(here: Path) -> None:
     async with running(here, ALLOW) as where:
-        down = caddy.free_port()
+        down = caddy.closed_port()
         command = [
             sys.executable, "-m", "snimux", "check", f"--caddy=unix/{where.admin}",
             f"--route=down.test=127.0.0.1:{down}", "--proxy-protocol=auto",

@@ -14,7 +14,7 @@ from snimux.address import TcpAddress
 from snimux.columns import cut
 from snimux.looking import Eye
 from snimux.screen import Seen, Top, Tree
-from tests.caddy import free_port
+from tests.caddy import closed_port
 from tests.test_overview import ONE, Pages, connection, pages, refusal, route, share, state
 
 EVIL = "\x1b[2J\x1b]0;x\x07[red]evil[/red]"
@@ -71,7 +71,7 @@ class Shown:
 
 @asynccontextmanager
 async def running(columns: int, rows: int) -> AsyncIterator[Shown]:
-    top = Top(Eye(TcpAddress("127.0.0.1", free_port())), 3600)
+    top = Top(Eye(TcpAddress("127.0.0.1", closed_port())), 3600)
     async with top.run_test(size=(columns, rows)) as pilot:
         shown = Shown(top, pilot)
         while top.lost is None:  # nobody is there

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests import muxes, terminal, test_upgrade
-from tests.caddy import free_port, short_directory
+from tests.caddy import closed_port, free_port, short_directory
 from tests.terminal import Terminal
 from tests.test_end_to_end import client_hello
 from tests.test_status import WORKERS, Watched, refused, watched
@@ -102,7 +102,7 @@ async def test_the_address_may_be_a_unix_socket_or_be_in_the_file(tmp_path: Path
 
 
 async def test_one_line_says_what_is_wrong() -> None:
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = f"127.0.0.1:{closed_port()}"
     assert await top(nobody) == (
         1,
         "",
@@ -188,7 +188,7 @@ async def test_in_a_terminal_it_shows_what_is_sent_and_heeds_keys(workers: int) 
 
 @pytest.mark.parametrize("how", ["\x03", signal.SIGTERM, signal.SIGHUP])
 async def test_however_it_ends_the_terminal_is_as_it_was(how: str | signal.Signals) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = f"127.0.0.1:{closed_port()}"
     async with terminal.running([*TOP, nobody], environment={"NO_COLOR": "1"}) as shown:
         await shown.has("NO ANSWER: Connection refused")
         if isinstance(how, str):
@@ -236,7 +236,7 @@ async def test_it_goes_on_with_a_successor(workers: int) -> None:
 
 
 async def test_it_can_be_left_for_a_while_and_come_back_to() -> None:
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = f"127.0.0.1:{closed_port()}"
     job = f"{shlex.join([*TOP, nobody])}; echo AWAY; read x; fg"
     async with terminal.running(["bash", "-mc", job]) as shown:
         await shown.has("NO ANSWER: Connection refused")
@@ -250,7 +250,7 @@ async def test_it_can_be_left_for_a_while_and_come_back_to() -> None:
 
 
 async def test_where_there_are_no_jobs_it_stays() -> None:
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = f"127.0.0.1:{closed_port()}"
     async with terminal.running([*TOP, nobody]) as shown:
         await shown.has("NO ANSWER: Connection refused")
         shown.press("\x1a", "p")
@@ -271,7 +271,7 @@ async def test_a_dumb_terminal_gets_plain_text(term: str) -> None:
 
 async def test_without_textual_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "textual.py").write_text("raise ModuleNotFoundError(name='textual')", "utf-8")
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = f"127.0.0.1:{closed_port()}"
     path = os.pathsep.join([str(tmp_path), os.getcwd()])  # noqa: PTH109
     async with terminal.running([*TOP, nobody], environment={"PYTHONPATH": path}) as shown:
         assert await shown.exit_status() == 1
