@@ -65,10 +65,11 @@ class Caddy:
 
 @dataclass(frozen=True, slots=True)
 class Snimux:
-    """A running snimux, its port, and the routes it was given."""
+    """A running snimux, its port, where it shows how it is, and the routes it was given."""
 
     program: Program
     port: int
+    status_port: int
     routes: tuple[str, ...]
 
 
@@ -170,9 +171,11 @@ async def start_snimux(nursery: trio.Nursery, caddys: Sequence[Caddy], log: Path
     routes = tuple(f"{','.join(caddy.names)}=127.0.0.1:{caddy.port}" for caddy in caddys)
     # --drain: a browser that keeps its connection must not keep the demo from ending.
     command = [sys.executable, "-m", "snimux", "--listen", "127.0.0.1:0", "--drain", "1"]
+    command += ["--status", "127.0.0.1:0"]
     command += [word for route in routes for word in ("--route", route)]
     program = await _start(nursery, "snimux", command, log, os.environ)
-    return Snimux(program, await _wait_for(program, partial(_listening_port, log)), routes)
+    port = await _wait_for(program, partial(_port, log, "listening"))
+    return Snimux(program, port, await _wait_for(program, partial(_port, log, "status")), routes)
 
 
 async def wait_until_one_ends(programs: Sequence[Program]) -> None:
@@ -239,8 +242,7 @@ async def _answers(name: str, port: int, root: Path) -> Answer | None:
     return answer if isinstance(answer, Answer) else None
 
 
-async def _listening_port(log: Path) -> int | None:
-    found = re.search(
-        r"event=listening address=127\.0\.0\.1:(\d+)", await trio.Path(log).read_text()
-    )
+async def _port(log: Path, event: str) -> int | None:
+    line = rf"event={event} address=127\.0\.0\.1:(\d+)"
+    found = re.search(line, await trio.Path(log).read_text())
     return int(found[1]) if found else None

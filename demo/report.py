@@ -120,8 +120,10 @@ def show(console: Console, rows: Sequence[Row], snimux: Snimux, findings: Sequen
 
 
 def show_lines_to_try(console: Console, caddys: Sequence[Caddy], snimux: Snimux) -> None:
-    """Show a shell command for every name, and one for a name that nobody has."""
-    console.print("\nAll of it keeps running until Ctrl-C. To try:")
+    """Show a page to watch, a shell command for every name, and one for a name nobody has."""
+    console.print("\nAll of it keeps running until Ctrl-C. To watch, in a browser:")
+    console.out(f"http://127.0.0.1:{snimux.status_port}/", highlight=False)
+    console.print("To try:")
     at = f"127.0.0.1:{snimux.port}"
     for caddy in caddys:
         curl = f"curl --cacert {shlex.quote(str(caddy.root))} --connect-to ::{at}"

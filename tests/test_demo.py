@@ -26,6 +26,8 @@ from demo import doctor, story
 from demo.client import Answer, Failure
 from demo.processes import Caddy, DemoError, Program, Snimux, find_caddy, start_snimux
 from demo.report import Row
+from snimux.address import TcpAddress
+from snimux.fetch import fetch
 
 TOP = Path(__file__).parents[1]
 DEMO = (sys.executable, "-m", "demo")
@@ -175,6 +177,10 @@ async def test_keep_runs_on_and_ctrl_c_leaves_nothing() -> None:
 @with_caddy
 async def test_the_lines_to_try_work() -> None:
     async with _kept() as kept:
+        found = re.search(r"(?m)^http://127\.0\.0\.1:(\d+)/$", kept.shown)
+        assert found is not None
+        page = await fetch(TcpAddress("127.0.0.1", int(found[1])), "/")
+        assert page.startswith(b"<!DOCTYPE html>")
         lines = [line for line in kept.shown.splitlines() if line.startswith("curl ")]
         assert len(lines) == 3
         for line in lines if shutil.which("curl") else []:
