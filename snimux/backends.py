@@ -210,16 +210,18 @@ class Backends:
         # Where some are answered and others are not, there is always one who just was.
         while isinstance(dialled, NotDialled) and not dialled.exhausted and _is_before(until):
             waiter = _Waiter(tally)
-            how = await self._wait(addresses, client, waiter, until, dial_timeout)
-            if how == "left":
-                dialled = replace(dialled, detail=f"{dialled.detail}; the client left")
-            if how != "go":
-                break
             try:
-                dialled = await self._dial(self._in_order(backend, source), dial_timeout, seen_as)
-            finally:
+                how = await self._wait(addresses, client, waiter, until, dial_timeout)
+                if how == "left":
+                    dialled = replace(dialled, detail=f"{dialled.detail}; the client left")
+                if how == "go":
+                    in_order = self._in_order(backend, source)
+                    dialled = await self._dial(in_order, dial_timeout, seen_as)
+            finally:  # the turn of a client that left as it came is over, too
                 waiter.connected = trio.current_time()
                 waiter.dialled = dialled
+            if how != "go":
+                break
         return replace(dialled, waited=trio.current_time() - started)
 
     def leave(self, address: DialAddress) -> None:

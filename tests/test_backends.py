@@ -461,6 +461,20 @@ async def test_a_turn_that_fails_or_ends_is_over(autojump_clock: MockClock) -> N
             assert (len(waiting.found), len(state.waiters), state.is_dealing) == (20, 5, False)
 
 
+async def test_the_turns_of_clients_that_are_gone_hold_up_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    with places(1, listening=False) as (place,):
+        async with many(25, place, wait=60.0) as waiting:
+            for client in waiting.run.clients[:10]:
+                reset(client)
+            place.listen()
+            await trio.sleep(0.8)
+            assert len(waiting.found) == 20
+            found = [type(waiting.found[number]) for number in range(20)]
+            assert found == [NotDialled] * 10 + [Dialled] * 10
+
+
 async def test_a_client_that_is_gone_is_not_waited_with(autojump_clock: MockClock) -> None:
     with places(1, listening=False) as (place,):
         async with running(wait=60.0) as run, trio.open_nursery() as nursery:
