@@ -206,7 +206,8 @@ class Prober:
         with scope:
             while not scope.cancel_called:  # it may have been before this began
                 doubt = self.doubts[address] = trio.Event()
-                found = await lane.do(partial(self._ask_once, address))
+                # looked up here: it may be gone by the time that there is room
+                found = await lane.do(partial(self.asked[address].ask, address))
                 if scope.cancel_called:
                     return
                 standing = concluded(self.standings.get(address), found)
@@ -219,9 +220,6 @@ class Prober:
                 if not isinstance(found.without, Unreached):
                     with trio.move_on_after(_EVERY - _SOON):
                         await doubt.wait()
-
-    async def _ask_once(self, address: DialAddress) -> Found:
-        return await self.asked[address].ask(address)
 
     def _learn(self, address: DialAddress, standing: Standing) -> None:
         self.standings[address] = standing

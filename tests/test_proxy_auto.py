@@ -387,6 +387,24 @@ async def test_a_few_are_asked_at_a_time(
     assert backends.prober.proved == set(many)
 
 
+async def test_one_that_is_routed_no_more_as_its_turn_comes_ends_nothing_else(
+    autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
+) -> None:
+    room = backends.prober.lanes.quick
+    others = [object() for _ in range(int(room.total_tokens))]
+    for other in others:
+        room.acquire_on_behalf_of_nowait(other)
+    await nursery.start(backends.prober.run)
+    backends.prober.exchange(routed(HERE))
+    await wait_all_tasks_blocked()
+    room.release_on_behalf_of(others.pop())
+    backends.prober.exchange({})
+    backends.answers = {HERE: UNDERSTANDS}
+    await wait_all_tasks_blocked()
+    assert not backends.prober.proved
+    assert not backends.said
+
+
 async def test_those_that_say_nothing_hold_up_nobody_else(
     autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
 ) -> None:
