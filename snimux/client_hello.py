@@ -104,7 +104,8 @@ class ExtensionBlock(Construct):  # type: ignore[misc]
             kind = block[at] << 8 | block[at + 1]
             if self.wanted is None:
                 found.append((kind, block[data:after]))
-            elif kind in self.wanted:
+            # One more than are wanted shows that one occurs twice; there may be thousands.
+            elif kind in self.wanted and len(found) <= len(self.wanted):
                 # Here, and not by another parse(): what that does first costs as much as the rest.
                 inner = BytesIO(block[data:after])
                 found.append((kind, self.wanted[kind]._parsereport(inner, context, path)))

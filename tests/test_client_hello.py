@@ -518,6 +518,15 @@ def test_cost_is_linear_in_the_bytes_received_one_by_one(framing: str) -> None:
     assert costs[1] < 40
 
 
+def test_of_an_extension_that_occurs_again_and_again_only_some_are_read() -> None:
+    few, unreadable = [sni(b"a.test")] * 4, (SERVER_NAME, b"")
+    verdict = peek(hello(*few, unreadable))
+    assert isinstance(verdict, Malformed)
+    assert verdict.detail == "an extension occurs twice"
+    # but each until then
+    assert peek(hello(few[0], unreadable)) != verdict
+
+
 def test_an_endless_run_of_tiny_records_ends_within_the_bound() -> None:
     """Every record brings a byte, so the framing costs six bytes for one at the most."""
     declared = b"\x01" + DEFAULT_MAX_HELLO.to_bytes(3, "big")
