@@ -337,7 +337,8 @@ class Succession:
     async def _is_ready(self, successor: _Successor) -> bool:
         """Whether it is ready, and this process not told to stop; else it mostly has ended."""
         with trio.move_on_after(_PATIENCE):
-            if await _hear(successor.channel) == _READY and not self._told:
+            is_ready = await _hear(successor.channel) == _READY
+            if is_ready and not (self._told or successor.ended.is_set()):
                 return True
             await successor.ended.wait()
             return False

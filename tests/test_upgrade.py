@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -592,6 +593,27 @@ async def test_one_that_says_nothing_is_killed_in_the_end(
         assert silent["seconds"] == 60
         assert (failed["event"], failed["signal"]) == ("upgrade-failed", "SIGKILL")
         assert upgrading["pid"] == silent["pid"] == failed["pid"]
+
+
+async def test_one_that_ends_as_soon_as_it_is_ready_takes_nothing_over(here: Path) -> None:
+    class Slow(io.StringIO):
+        """Takes so long to be written to that the successor has ended by then."""
+
+        def write(self, text: str) -> int:
+            size = super().write(text)
+            give_up = time.monotonic() + 30
+            while '"upgrade-failed"' not in self.getvalue() and time.monotonic() < give_up:
+                time.sleep(0.01)
+                one.succession.reap()
+            return size
+
+    async with alone(here, HEIR.rpartition("assert")[0]) as one:
+        one.stream = Slow()
+        log = Log(one.stream, form="json")
+        one.succession = Succession(log, Manager(), command=one.succession.command)
+        assert not await one.hand_over()
+        _, failed = one.lines()
+        assert (failed["event"], failed["status"]) == ("upgrade-failed", 0)
 
 
 async def test_one_that_cannot_be_started_is_said(here: Path) -> None:
