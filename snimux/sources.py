@@ -62,6 +62,8 @@ _PLACES: tuple[tuple[Sequence[str], str], ...] = (
 )
 # Things with a comma or a space between them.
 _SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
+# Python reads such a number, other than a decimal one, but cannot say it again.
+_ENDLESS = re.compile(r"\b0[xob][0-9A-Fa-f_]{1000}")
 _PROXIES = ("v1", "v2", "auto", OFF)
 _CADDY_PROXIES = ("auto", OFF)
 
@@ -253,6 +255,9 @@ def read_toml(toml: str) -> Source:
         return source
     except RecursionError:
         source.problems.append("not TOML that can be read: nested too deep")
+        return source
+    if _ENDLESS.search(toml):
+        source.problems.append("not TOML that can be read: a number of a thousand digits")
         return source
     _check_keys(source, "", document, _FILE_KEYS)
     if "listen" in document:

@@ -180,6 +180,8 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
     [
         ("listen = ", "not TOML: "),
         ("drain = " + "9" * 5001, "not TOML: "),
+        ("listen = 0x" + "f" * 5000, "not TOML that can be read: a number of a thousand digits"),
+        ("[[caddy]]\nadmin = [0x" + "f" * 5000 + "]", "not TOML that can be read: a number of"),
         ("x = " + "[" * 5000, "not TOML that can be read: nested too deep"),
         ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
         ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
