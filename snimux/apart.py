@@ -63,6 +63,8 @@ class Apart:
         os.waitpid(self.keeper, 0)
 
     def _ended(self, status: int) -> int:
+        if os.WIFSIGNALED(status):  # somebody killed the child alone, so nobody sees the end
+            self.send(signal.SIGKILL)
         os.close(self.hold)
         code = os.waitstatus_to_exitcode(status)
         return _SIGNALLED - code if code > _SIGNALLED else code

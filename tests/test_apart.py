@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -33,6 +34,14 @@ async def ended(program: Apart) -> int:
 
     await until(has_ended, "it has ended", seconds=30)
     return codes[0]
+
+
+def has_gone(process: psutil.Process) -> bool:
+    """Whether it has ended; an orphan may have nobody who asks how."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -73,6 +82,18 @@ async def test_let_go_it_lives_on_and_is_nobodys_child_here() -> None:
     with trio.fail_after(30):
         while found.is_running() and found.status() != psutil.STATUS_ZOMBIE:
             await trio.sleep(0.01)
+
+
+async def test_it_does_not_outlive_the_child_in_between_unless_let_go() -> None:
+    program = started(WAITS)
+    found = psutil.Process(program.pid)
+    os.kill(program.keeper, signal.SIGKILL)
+    try:
+        assert await ended(program) == -signal.SIGKILL
+        await until(lambda: has_gone(found), "the program has ended", seconds=30)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            found.kill()
 
 
 def test_one_that_cannot_be_started_is_an_error_here() -> None:
