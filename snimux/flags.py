@@ -7,14 +7,15 @@ is wrong is ``config``'s and ``settings``' to say.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from snimux.config import Activated, Config, ConfigError, load
+from snimux.files import read_stream
 from snimux.listeners import ListenError, activated
 from snimux.settings import SETTINGS
+from snimux.sources import LARGEST
 from snimux.systemd import Named
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -129,7 +130,7 @@ def read_file(name: str | None) -> str | None:
     if name is None:
         return None
     try:
-        return Path(name).read_text(encoding="utf-8")
+        return read_stream(name, LARGEST).decode("utf-8")
     except OSError as error:
         fail(2, f"--config: {name}: {error.strerror}")
     except UnicodeDecodeError:

@@ -11,7 +11,6 @@ import gc
 import math
 import os
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,15 +22,13 @@ import trio
 from snimux.address import parse_listen
 from snimux.config import Config, ConfigError, Limits
 from snimux.difference import Difference, difference, in_effect
+from snimux.files import read, read_shared
 from snimux.listeners import Listener, ListenError, besides, open_listeners
 from snimux.log import Field, Log
 from snimux.orders import Gone, Order, send
+from snimux.sources import LARGEST
 from snimux.systemd import Manager
 from snimux.watch import State, look, watch
-
-# Ten times what 100,000 routes take. What is no configuration at all, such as a disk's image under
-# the wrong name, would take the memory of those who are served.
-_MOST_BYTES = 64 * 2**20
 
 # Problems of one file that are said, one a line; one slip may have a thousand.
 _MOST_PROBLEMS = 20
@@ -182,15 +179,8 @@ class Reloader:
 
     def _read(self) -> str:
         self.state = look(self.path)  # before it is read: a later change is another
-        with open(self.path, "rb", opener=_open_at_once) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise ConfigError([f"--config: {self.path}: no file that could be read twice"])
-            if found.st_size > _MOST_BYTES:
-                raise ConfigError([f"--config: {self.path}: more than {_MOST_BYTES} bytes"])
-            content = file.read()
         try:
-            return content.decode("utf-8")
+            return read(self.path, LARGEST).decode("utf-8")
         except UnicodeDecodeError:
             raise ConfigError([f"--config: {self.path}: not UTF-8, so not TOML"]) from None
 
@@ -283,7 +273,7 @@ class Follower:
                     finally:
                         self._answer(order)
                     new = []
-        except (ConfigError, OSError, LookupError) as error:
+        except (ConfigError, OSError, LookupError, UnicodeError) as error:
             raise NotFollowed(str(error) or repr(error)) from None
         finally:
             for listener in besides(new, self.target.listeners):
@@ -337,11 +327,11 @@ def _in_the_background() -> Iterator[None]:
             gc.enable()
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file, but do not wait as for the writer of a FIFO."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def content(descriptor: int) -> str:
-    """The text of a file that several processes share, and so its position, which is not used."""
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode("utf-8")
+    """The text of a configuration that a supervisor hands over.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    return read_shared(descriptor, LARGEST).decode("utf-8")

@@ -32,6 +32,9 @@ from snimux.settings import SETTINGS, Setting, choice, shown, weight
 
 T = TypeVar("T")
 
+LARGEST = 16 * 2**20
+"""Bytes of a configuration file: twice what 100,000 routes take. What is no configuration at all,
+such as a disk's image under the wrong name, would take the memory of those who are served."""
 OFF = "off"
 NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
 # Of known keys as many as can be read are listed.
@@ -62,8 +65,17 @@ _PLACES: tuple[tuple[Sequence[str], str], ...] = (
 )
 # Things with a comma or a space between them.
 _SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
-# Python reads such a number, other than a decimal one, but cannot say it again.
-_ENDLESS = re.compile(r"\b0[xob][0-9A-Fa-f_]{1000}")
+# Strings and comments, whole or not: what is in them is neither a key nor a number. Each branch
+# matches wherever it begins, so the time is linear.
+_QUOTED = re.compile(
+    r'''"""(?:[^"\\]++|\\.?|"(?!""))*+(?:"{3,5}|\Z)|"(?:[^"\\\n]++|\\[^\n]?)*+"?'''
+    r"""|'''(?:[^']++|'(?!''))*+(?:'{3,5}|\Z)|'[^'\n]*+'?|#[^\n]*+""",
+    re.DOTALL,
+)
+# A hundred bytes for each digit and thrice the square of the parts of a key are what tomllib takes;
+# and a number of other than decimal digits it reads, but Python cannot say it again.
+_ENDLESS = re.compile(r"(?<![\w+-])(?:0[xob][0-9A-Fa-f_]{1000}|[\w+-]{10000})")
+_DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){16}")
 _PROXIES = ("v1", "v2", "auto", OFF)
 _CADDY_PROXIES = ("auto", OFF)
 
@@ -248,16 +260,21 @@ def _read_setting(source: Source, where: str, setting: Setting, value: object) -
 def read_toml(toml: str) -> Source:
     """What the text of a TOML file says."""
     source = Source()
+    bare = _QUOTED.sub("_", toml)
+    if endless := _ENDLESS.search(bare):
+        is_number = re.match("[+-]?[0-9]", endless[0])
+        what = "a number of a thousand digits" if is_number else "a key of 10,000 characters"
+        source.problems.append(f"not TOML that can be read: {what}")
+        return source
     try:
+        if _DEEP.search(bare):
+            raise RecursionError
         document = tomllib.loads(toml)
     except ValueError as error:  # TOMLDecodeError; or a number of thousands of digits
         source.problems.append(f"not TOML: {error}{meant.toml(toml, str(error))}")
         return source
     except RecursionError:
         source.problems.append("not TOML that can be read: nested too deep")
-        return source
-    if _ENDLESS.search(toml):
-        source.problems.append("not TOML that can be read: a number of a thousand digits")
         return source
     _check_keys(source, "", document, _FILE_KEYS)
     if "listen" in document:

@@ -101,6 +101,13 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     assert run("--config", str(binary)).stderr.endswith(": not UTF-8, so not TOML\n")
     assert run("--config", str(tmp_path / "no.toml")).exit_code == 2
+    for device in ("/dev/zero", "/dev/urandom"):
+        words = f"snimux: --config: {device}: is a character device and not a regular file\n"
+        assert run("--config", device).stderr == words
+    with binary.open("wb") as sparse:
+        sparse.truncate(2**40)
+    assert run("--config", str(binary)).stderr.endswith(": is larger than 16 MiB\n")
+    assert run("--config", os.devnull, *STORY).stdout == "secure.ciso.com\n"
 
 
 # The threads are those of other tests, and the child does nothing but execute.

@@ -209,11 +209,23 @@ async def test_of_many_problems_the_first_are_said(tmp_path: Path) -> None:
         assert len(tried.lines()) == 21
 
 
-async def test_a_pipe_cannot_be_read_again(tmp_path: Path) -> None:
+async def test_what_is_no_regular_file_is_neither_read_nor_waited_for(tmp_path: Path) -> None:
     async with trying(tmp_path) as tried:
+        before = open_descriptors()
+        for make, kind in (
+            (os.mkfifo, "a FIFO"),
+            (partial(os.symlink, "/dev/zero"), "a character device"),
+            (partial(os.symlink, "/dev/full"), "a character device"),
+            (partial(os.symlink, "/dev/null"), "a character device"),
+        ):
+            tried.file.unlink()
+            make(tried.file)
+            line = await tried.reload()
+            assert line["event"] == "reload-failed"
+            assert line["detail"] == f"--config: {tried.file}: is {kind} and not a regular file"
+        assert open_descriptors() == before
         tried.file.unlink()
-        os.mkfifo(tried.file)
-        assert (await tried.reload())["detail"].endswith(": no file that could be read twice")
+        assert (await tried.reload(FIRST))["detail"] == "nothing has changed"
 
 
 async def test_a_directory_is_no_file_and_leaves_nothing_open(tmp_path: Path) -> None:
@@ -229,10 +241,15 @@ async def test_what_is_far_too_large_is_not_read(tmp_path: Path) -> None:
         with tried.file.open("ab") as file:
             file.truncate(2**40)
         line = await tried.reload()
-        assert (line["event"], line["detail"][-26:]) == (
-            "reload-failed",
-            ": more than 67108864 bytes",
-        )
+        assert line["event"] == "reload-failed"
+        assert line["detail"].endswith(": is larger than 16 MiB")
+
+
+async def test_keys_that_are_nested_thousands_deep_change_nothing(tmp_path: Path) -> None:
+    async with trying(tmp_path) as tried:
+        line = await tried.reload(f"{FIRST}[{'a.' * 100_000}a]\n")
+        assert line["detail"] == "f: not TOML that can be read: nested too deep"
+        assert tried.target.taken == []
 
 
 async def test_if_one_address_cannot_be_had_nothing_changes(tmp_path: Path) -> None:

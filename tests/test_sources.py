@@ -183,6 +183,15 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
         ("listen = 0x" + "f" * 5000, "not TOML that can be read: a number of a thousand digits"),
         ("[[caddy]]\nadmin = [0x" + "f" * 5000 + "]", "not TOML that can be read: a number of"),
         ("x = " + "[" * 5000, "not TOML that can be read: nested too deep"),
+        ("x = " + "{x=" * 5000, "not TOML that can be read: nested too deep"),
+        ("a." * 10**5 + "a = 1", "not TOML that can be read: nested too deep"),
+        ("drain = 3\n[" + "a . " * 10**5 + "a]", "not TOML that can be read: nested too deep"),
+        ("[[" + "'a'.\"\\\"\".b." * 10**5 + "a]]", "not TOML that can be read: nested too deep"),
+        ("x = [\n{" + "a." * 10**5 + "a = 1}]", "not TOML that can be read: nested too deep"),
+        ("x = '''#'''''\n" + "a." * 20 + "a = 1", "not TOML that can be read: nested too deep"),
+        ("drain = " + "9" * 10**6, "not TOML that can be read: a number of a thousand digits"),
+        ("drain = 1." + "9" * 10**6, "not TOML that can be read: a number of a thousand digits"),
+        ("d" * 10**6 + " = 1", "not TOML that can be read: a key of 10,000 characters"),
         ("hello-timeout = 3", "unknown key 'hello-timeout'; did you mean hello_timeout?"),
         ("Drain = 3", "unknown key 'Drain'; did you mean drain?"),
         ("zebra = 3", "unknown key 'zebra'; keys are named as the flags are; snimux --help lists"),
@@ -238,6 +247,15 @@ def test_a_mistake_in_a_flag_has_its_line(given_flags: dict[str, Any], line: str
 def test_a_mistake_in_the_file_has_its_line(toml: str, line: str) -> None:
     (found,) = problems(read_toml(toml))
     assert found.startswith(line)
+
+
+def test_dots_and_brackets_in_texts_and_comments_nest_nothing() -> None:
+    dots, brackets = "1." * 40 + "ip6.arpa", "[" * 5000
+    for quoted in (f'"{dots}"', f"'{dots}'", f'"""{dots}"""', f"'''{dots}'''"):
+        toml = f"# {dots} \"\n[[route]]\nhosts = {quoted} # {brackets} '''\nto = 'x:1'\n"
+        source = read_toml(toml)
+        assert not source.problems
+        assert [str(pattern) for pattern in source.routes] == [dots]
 
 
 ROUTE = '[[route]]\nhosts = "a.example"\nto = "127.0.0.1:1"\n'
