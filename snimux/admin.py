@@ -9,14 +9,13 @@ Source: Caddy 2.6.2 and 2.11.7, admin.go.
 import contextlib
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
+from snimux import files
 from snimux.address import AdminAddress, FileAddress, TcpAddress
 from snimux.caddy import Sites, read
 from snimux.fetch import LARGEST, FetchError, StatusError, StrangeError, cut, fetch
@@ -207,14 +206,6 @@ def _refusal(status: int, body: bytes) -> str:
 
 def _read_file(path: str) -> bytes:
     try:
-        # Opening a FIFO would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise AdminError("not a file that could be read whole")
-            body = file.read(LARGEST + 1)
+        return files.read(path, LARGEST)
     except OSError as error:
         raise AdminError(error.strerror or str(error)) from None
-    if len(body) > LARGEST:
-        raise AdminError(f"more than {LARGEST >> 20} MiB")
-    return body

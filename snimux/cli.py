@@ -35,8 +35,9 @@ from snimux.discovery import planned
 from snimux.extra import install
 from snimux.facts import Facts
 from snimux.fetch import FetchError, fetch
+from snimux.files import read_stream
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
-from snimux.handed import handed_to_worker
+from snimux.handed import Handed, handed_to_worker
 from snimux.looking import Eye, Lost, glance
 from snimux.overview import lines, plain
 from snimux.process import handed_over, hold_wishes, run, run_worker
@@ -223,7 +224,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
         handed = sockets(worker.activated() if worker else inherited.activated)
         name = flags["config"]
         state = _state(name) if name else None  # before it is read: a later change is another
-        text = worker.config_text() if worker else read_file(name)
+        text = _handed_text(worker) if worker else read_file(name)
         config = configured(flags, text, handed)
         has_workers = config.workers != 1
         parse = partial(load, flags, name, activated=handed, has_workers=has_workers)
@@ -232,6 +233,14 @@ def main(context: click.Context, /, **flags: Any) -> None:
             run_worker(config, file, worker)
         else:
             run(config, file, told, inherited)
+
+
+def _handed_text(worker: Handed) -> str | None:
+    """The text of the configuration that a supervisor handed over, if any; or an exit."""
+    try:
+        return worker.config_text()
+    except (OSError, UnicodeError) as error:
+        fail(1, f"LISTEN_FDNAMES: config: {getattr(error, 'strerror', None) or error}")
 
 
 @main.command(
@@ -388,8 +397,10 @@ def _read_capture(name: str) -> bytes:
     if name == "-" and sys.stdin is None:
         fail(2, "--hello: -: there is no standard input: it is closed")
     try:
-        with click.open_file(name, "rb") as file:
-            capture: bytes = file.read(_LARGEST_CAPTURE + 1)
+        if name != "-":
+            return read_stream(name, _LARGEST_CAPTURE)
+        with click.open_file(name, "rb") as stdin:
+            capture: bytes = stdin.read(_LARGEST_CAPTURE + 1)
     except OSError as error:
         fail(2, f"--hello: {name}: {error.strerror}")
     if len(capture) > _LARGEST_CAPTURE:

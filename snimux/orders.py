@@ -19,6 +19,8 @@ import trio
 What = Literal["leave", "drain", "close", "ask", "listener", "reload", "reloaded"]
 
 _READ_SIZE = 64 * 1024
+# An order has some bytes for each listener.
+_LARGEST = 1024 * 1024
 # As many descriptors as Linux sends in one go (SCM_MAX_FD); an order has one.
 _MOST_DESCRIPTORS = 253
 
@@ -100,13 +102,21 @@ class Orders:
             if not data:
                 return None
             self._received += data
+            if len(self._received) > _LARGEST:
+                raise ValueError("what came is no order")
         line, _, self._received = self._received.partition(b"\n")
         try:
             words = json.loads(line)
             count, what, number = words["descriptors"], words["what"], words["number"]
             serve = {int(each): protocol for each, protocol in words["serve"].items()}
             address = words["address"]
-        except (ValueError, KeyError, TypeError, AttributeError):  # of another version, perhaps
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # of another version, perhaps
             raise ValueError("what came is no order") from None
         taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
         if len(taken) < count:  # this process has no room for more

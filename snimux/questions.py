@@ -21,6 +21,9 @@ from snimux.log import Log
 _PATIENCE = 1.0
 
 _READ_SIZE = 64 * 1024
+# Bytes of a line: a question, and a piece of an answer, such as all that was refused. How many
+# lines there are is bounded by the time.
+_LONGEST_QUESTION, _LARGEST_PIECE = 64 * 1024, 16 * 1024 * 1024
 
 
 def _stream(sock: socket.socket) -> trio.SocketStream:
@@ -57,6 +60,8 @@ async def _answer(stream: trio.SocketStream, tell: Callable[[str], Iterable[Any]
             for piece in tell(what.decode()):
                 await stream.send_all(json.dumps(piece).encode() + b"\n")
             await stream.send_all(number + b"\n")
+        if len(buffer) > _LONGEST_QUESTION:
+            raise ValueError("a question without an end")
 
 
 class Respondent:
@@ -80,7 +85,8 @@ class Respondent:
         """The pieces of the answer; None if there is none in time."""
         with (
             trio.move_on_after(_PATIENCE),
-            suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError, ValueError),
+            suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError),
+            suppress(ValueError, RecursionError),
         ):
             async with self.one_at_a_time:
                 # A question more would be one more that it cannot answer.
@@ -108,7 +114,7 @@ class Respondent:
         while (end := self.buffer.find(b"\n", looked_at)) < 0:
             looked_at = len(self.buffer)
             data = await self.stream.receive_some(_READ_SIZE)
-            if not data:
+            if not data or looked_at > _LARGEST_PIECE:
                 raise EOFError
             self.buffer += data
         line = bytes(self.buffer[:end])

@@ -7,7 +7,6 @@ Source: psutil; proc(5), net/tcp; Caddy 2.11.7, cmd/main.go (which configuration
 storage.go (AppConfigDir, where autosave.json is).
 """
 
-import mmap
 import os
 import pwd
 import re
@@ -17,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,16 @@ from snimux.address import (
     parse_admin,
 )
 from snimux.facts import Port, Process
+from snimux.files import open_regular, read
 
 DEFAULT_ADMIN = TcpAddress("localhost", 2019)
 """Where a Caddy has its admin API that is told nothing else."""
 
-_LARGEST = 1024 * 1024  # bytes of a Caddyfile that are looked at
+_LARGEST = 8 * 1024 * 1024  # bytes of a Caddyfile
+# Bytes of a program that are looked through: Caddy has 50 million, and 150 with many modules.
+_LARGEST_PROGRAM = 256 * 1024 * 1024
+_PIECE = 1024 * 1024
+_WRAPPER = b"caddy.listeners.proxy_protocol"
 _LISTENING = "0A"  # TCP_LISTEN in net/tcp
 
 # A socket as psutil tells of it, and the process that has it; None if that cannot be seen.
@@ -152,12 +157,26 @@ def _config_file(process: psutil.Process, command: Sequence[str]) -> str | None:
 def _has_proxy_protocol(process: psutil.Process) -> bool | None:
     """Whether the module is in a Caddy's program; to ask that would be to run it."""
     try:
-        with Path(process.exe()).open("rb") as file:
-            program = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _has_wrapper(process.exe())
     except (psutil.Error, OSError, ValueError):
         return None
-    with program:
-        return program.find(b"caddy.listeners.proxy_protocol") >= 0
+
+
+@lru_cache(64)  # of several Caddys most are one program
+def _has_wrapper(path: str) -> bool | None:
+    # Not by mmap: a page that is there no more when it is looked at ends the process.
+    with open(open_regular(path), "rb", buffering=0) as program:  # noqa: PTH123 (a descriptor)
+        if os.fstat(program.fileno()).st_size > _LARGEST_PROGRAM:
+            return None
+        before = b""
+        for _ in range(_LARGEST_PROGRAM // _PIECE):
+            piece = program.read(_PIECE)
+            if not piece:
+                return False
+            if _WRAPPER in before + piece:
+                return True
+            before = piece[-len(_WRAPPER) :]
+    return None
 
 
 def _sockets(processes: Iterable[psutil.Process]) -> tuple[list[_Entry], list[str]]:
@@ -217,17 +236,17 @@ def _kernel_counts() -> dict[TcpAddress | UnixAddress, int]:
     counts: Counter[TcpAddress | UnixAddress] = Counter()
     for family, file in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
         try:
-            lines = Path("/proc/net", file).read_text("ascii").splitlines()[1:]
+            # One at a time: there is one for each connection, which may be a million.
+            with Path("/proc/net", file).open(encoding="ascii") as lines:
+                local = [x[1] for x in map(str.split, lines) if x[3] == _LISTENING]
         except OSError:
             continue
-        for line in lines:
-            _, local, _, state, *_ = line.split()
-            if state == _LISTENING:
-                host, _, port = local.partition(":")
-                # Words of 32 bits, each in the machine's order.
-                words = [int(host[i : i + 8], 16) for i in range(0, len(host), 8)]
-                packed = struct.pack(f"={len(words)}I", *words)
-                counts[TcpAddress(socket.inet_ntop(family, packed), int(port, 16))] += 1
+        for address in local:
+            host, _, port = address.partition(":")
+            # Words of 32 bits, each in the machine's order.
+            words = [int(host[i : i + 8], 16) for i in range(0, len(host), 8)]
+            packed = struct.pack(f"={len(words)}I", *words)
+            counts[TcpAddress(socket.inet_ntop(family, packed), int(port, 16))] += 1
     return dict(counts)
 
 
@@ -269,14 +288,12 @@ def _environment(process: psutil.Process) -> Mapping[str, str]:
 def _written_admin(config: str | None, environment: Mapping[str, str]) -> AdminAddress | None:
     """The address behind ``admin`` in a Caddyfile; None where it has none that can be read."""
     try:
-        # What another user's process was started with may be a FIFO, which would be waited for.
-        if not Path(config or "").is_file():
-            return None
-        with Path(config or "").open(encoding="utf-8") as file:
-            text = file.read(_LARGEST)
+        # What another user's process was started with may be anything.
+        text = read(config or "", _LARGEST).decode("utf-8")
     except (OSError, ValueError):
         return None
-    found = re.search(r'^\s*admin\s+"?([^\s"{]*(?:\{\$[^}]*\}[^\s"{]*)*)', text, re.MULTILINE)
+    line = r'^[ \t]*+admin[ \t]+"?([^\s"{]*+(?:\{\$[^}\n]*\}[^\s"{]*+)*+)'
+    found = re.search(line, text, re.MULTILINE)
     if found is None:
         return None
 

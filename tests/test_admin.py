@@ -257,9 +257,9 @@ async def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "half").write_bytes(BODY[:-9])
     for name, why in (
         ("no", "No such file or directory"),
-        ("fifo", "not a file that could be read whole"),
+        ("fifo", "is a FIFO and not a regular file"),
         (".", "Is a directory"),
-        ("large", "more than 8 MiB"),
+        ("large", "is larger than 8 MiB"),
         ("half", "not a Caddy: the answer is not JSON"),
     ):
         with pytest.raises(AdminError, match=f"^{why}$"):

@@ -128,7 +128,10 @@ def test_explain_wants_a_name_before_it_wants_routes() -> None:
         (["a", "--alpn", "ü"], "--alpn: 'ü' is no ALPN protocol, such as h2 or acme-tls/1"),
         (["a", "--from", "b"], "--from: 'b' is no IP address, such as 192.0.2.7"),
         (["--hello", "none/there"], "--hello: none/there: No such file or directory"),
-        (["--hello", "/dev/zero"], "--hello: /dev/zero: more than 4 MiB, so no hello"),
+        (
+            ["--hello", "/dev/zero"],
+            "--hello: /dev/zero: is a character device and not a regular file",
+        ),
         (["--hello", "x", "--alpn", "h2"], "--alpn: is for NAME; a hello has its own"),
         (["--refused", "1"], "--refused: of which snimux? give its --status ADDR"),
         (

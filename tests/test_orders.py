@@ -101,6 +101,18 @@ async def test_what_is_no_order_is_told_and_leaves_nothing_open(pair: Pair, line
     orders.close()
 
 
+@pytest.mark.parametrize("words", [b"[" * 2**19 + b"\n", b" " * (2**20 + 1)])
+async def test_an_order_is_read_up_to_a_limit(pair: Pair, words: bytes) -> None:
+    orders = Orders(pair[1])
+    pair[0].setblocking(True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, lambda: pair[0].sendall(words))
+        with pytest.raises(ValueError, match="no order"):
+            await orders.receive()
+        pair[1].close()
+    orders.close()
+
+
 def test_who_does_not_read_never_blocks_who_sends(pair: Pair) -> None:
     def fill() -> None:
         with pytest.raises(Gone):

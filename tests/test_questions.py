@@ -6,9 +6,11 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from snimux import questions as module
 from snimux.log import Log
 from snimux.questions import Respondent, answer
 
@@ -100,6 +102,40 @@ async def test_who_is_gone_or_talks_nonsense_has_no_answer() -> None:
     there.close()
     assert await worker.ask("second") is None
     worker.close()
+
+
+async def test_nested_nonsense_is_no_answer() -> None:
+    here, there = socket.socketpair()
+    worker = Respondent(here)
+    there.send(b"[" * 100_000 + b"\n1\n")
+    assert await worker.ask("first") is None
+    there.close()
+    worker.close()
+
+
+async def test_neither_a_question_nor_an_answer_without_an_end_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LARGEST_PIECE", 2**17)
+    monkeypatch.setattr(module, "_PATIENCE", 600.0)
+    here, there = socket.socketpair()
+    worker, stream = Respondent(here), io.StringIO()
+    endless = trio.SocketStream(trio.socket.from_stdlib_socket(there))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endless.send_all, b"x" * 2**19)
+        assert await worker.ask("first") is None
+        assert len(worker.buffer) <= 2**17 + 2**17
+        nursery.cancel_scope.cancel()
+    worker.close()
+    await endless.aclose()
+    here, there = socket.socketpair()
+    endless = trio.SocketStream(trio.socket.from_stdlib_socket(here))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer, there, tell, Log(stream))
+        with pytest.raises(trio.BrokenResourceError):
+            await endless.send_all(b"x" * 2**22)
+    await endless.aclose()
+    assert "a question without an end" in stream.getvalue()
 
 
 async def test_who_waits_when_it_is_closed_has_no_answer() -> None:

@@ -19,6 +19,7 @@ from snimux.facts import Port, Process
 from snimux.survey import Survey, _written_admin, survey
 from tests import caddy
 from tests.caddy import until
+from tests.sockets import open_descriptors
 
 with_caddy = pytest.mark.needs(lambda: caddy.missing() is not None, str(caddy.missing()))
 
@@ -160,6 +161,34 @@ async def test_a_caddy_its_caddyfile_and_where_to_ask_it() -> None:
         assert found.admins[0] == UnixAddress(str(running.admin))
 
 
+def test_a_program_is_looked_through_up_to_a_limit(tmp_path: Path) -> None:
+    wrapper = b"caddy.listeners.proxy_protocol"
+    program = tmp_path / "caddy"
+    process = psutil.Process()
+
+    def has_wrapper(path: Path) -> bool | None:
+        process.exe = lambda: str(path)  # type: ignore[method-assign]
+        module._has_wrapper.cache_clear()
+        return module._has_proxy_protocol(process)
+
+    for at in (0, 2**20 - 7, 2**20, 3 * 2**20 - len(wrapper), 3 * 2**20 - 1):
+        with program.open("wb") as file:
+            file.seek(at)
+            file.write(wrapper)
+        assert has_wrapper(program)
+    program.write_bytes(b"another program")
+    assert has_wrapper(program) is False
+    program.write_bytes(b"")
+    assert has_wrapper(program) is False
+    with program.open("wb") as file:
+        file.truncate(20 * 2**30)
+    os.mkfifo(tmp_path / "fifo")
+    for path in (program, tmp_path / "fifo", Path("/dev/zero"), tmp_path, tmp_path / "none"):
+        before = open_descriptors()
+        assert has_wrapper(path) is None
+        assert open_descriptors() == before
+
+
 def test_what_is_called_caddy_and_listens_nowhere_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -229,6 +258,11 @@ def _answers(port: int) -> bool:
         ("{\n\tadmin\n}\n", None),
         ("# admin localhost:1\na.example\n", None),
         ("", None),
+        ("\n" * 2**20 + "{\n\tadmin localhost:2020\n}\n", TcpAddress("localhost", 2020)),
+        ("admin {$\n" * 2**17, None),
+        ("admin " + "{$}a" * 2**17, None),
+        ("admin " + " " * 2**20 + "x" * 2**20 + " {$", None),
+        ("\n" * 2**23 + "admin localhost:2020", None),
         ("\udc80".encode("utf-8", "surrogateescape").decode("latin-1"), None),
     ],
 )
@@ -243,6 +277,7 @@ def test_a_caddyfile_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (
         str(tmp_path / "fifo"),
+        "/dev/zero",
         None,
         str(tmp_path / "none"),
         str(tmp_path),
