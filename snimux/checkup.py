@@ -8,6 +8,7 @@ Knows nothing of what it finds.
 
 import json
 import os
+import subprocess
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -20,6 +21,9 @@ _PATIENCE = 60.0
 _REST = 30.0
 # And after so many a look is old.
 _OLD = 300.0
+
+# Bytes that it may print: what there is to say of 10,000 sites is some of that.
+_LARGEST = 32 * 1024 * 1024
 
 # Of its words on stderr, and of what it found, what a person reads.
 _LONGEST = 300
@@ -74,24 +78,34 @@ class Checkup:
         if not self.command:
             return "it was not started: there is no command"
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_OWN)}
-        run = partial(trio.run_process, capture_stdout=True, capture_stderr=True, check=False)
+        start = partial(trio.lowlevel.open_process, stdin=subprocess.DEVNULL, env=environment)
         try:
-            with trio.fail_after(_PATIENCE):
-                done = await run(self.command, env=environment, deliver_cancel=_kill)
-        except trio.TooSlowError:
-            return f"it took longer than {_PATIENCE:g} s"
+            process = await start(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except OSError as error:
             return f"it was not started: {error.strerror}"
+        printed, said = bytearray(), bytearray()
+        try:
+            with trio.fail_after(_PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_gather, process, process.stdout, printed)
+                    nursery.start_soon(_gather, process, process.stderr, said)
+                await process.wait()
+        except trio.TooSlowError:
+            return f"it took longer than {_PATIENCE:g} s"
+        finally:
+            await _end(process)
+        if max(len(printed), len(said)) > _LARGEST:
+            return f"it said more than {_LARGEST >> 20} MiB"
         try:
             # In a thread, for of very many sites it may be long.
-            self.found = await trio.to_thread.run_sync(_read, done.stdout)
+            self.found = await trio.to_thread.run_sync(_read, printed)
         except (ValueError, LookupError, TypeError):  # or of another version
-            said = done.stderr.decode("utf-8", "replace").strip()
-            return said[-_LONGEST:] or f"it ended with status {done.returncode}"
+            words = said.decode("utf-8", "replace").strip()
+            return words[-_LONGEST:] or f"it ended with status {process.returncode}"
         return ""
 
 
-def _read(printed: bytes) -> dict[str, Any]:
+def _read(printed: bytearray) -> dict[str, Any]:
     """What it found, the worst first; of very much only the first."""
     found = json.loads(printed)
     worst_first = sorted(found["findings"], key=lambda each: _ORDER.index(each["colour"]))
@@ -101,5 +115,23 @@ def _read(printed: bytes) -> dict[str, Any]:
     return {"status": found["status"], **shown}
 
 
-async def _kill(process: trio.Process) -> None:
+async def _gather(
+    process: trio.Process, stream: trio.abc.ReceiveStream | None, into: bytearray
+) -> None:
+    """Take what a process says up to its end, which comes where that is more than the limit."""
+    assert stream is not None
+    async for data in stream:
+        into += data
+        if len(into) > _LARGEST:
+            process.kill()
+            return
+
+
+async def _end(process: trio.Process) -> None:
+    """See to it that a process has ended, and that nothing of it is open."""
     process.kill()
+    with trio.CancelScope(shield=True):
+        await process.wait()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            await stream.aclose()

@@ -8,6 +8,7 @@ import trio
 
 from snimux import checkup as module
 from snimux.checkup import Checkup
+from tests.sockets import open_descriptors
 
 FOUND = {"status": 1, "findings": [{"colour": "red", "title": "x"}], "unseen": ["y"]}
 
@@ -99,6 +100,17 @@ async def test_it_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
     told = await having_looked(python("import time; time.sleep(1000)"))
     assert told["fault"] == "it took longer than 0.05 s"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_what_it_says_without_end_is_not_kept(
+    stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LARGEST", 2**20)
+    before = open_descriptors()
+    told = await having_looked(python(f"import sys\nwhile True: sys.{stream}.write('x' * 65536)"))
+    assert told["fault"] == "it said more than 1 MiB"
+    assert open_descriptors() == before
 
 
 async def test_it_is_handed_nothing_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

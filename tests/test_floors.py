@@ -47,6 +47,7 @@ FLOORS = (
     (
         "log",
         "batching",
+        "files",
         "transparent",
         "itself",
         "lanes",
@@ -137,6 +138,8 @@ SAME_FLOOR = {
     ("diagnosis.judge", "diagnosis.caddys"),
     ("diagnosis.judge", "diagnosis.backends"),
     ("diagnosis.judge", "facts"),
+    ("admin", "files"),
+    ("survey", "files"),
     ("backends", "log"),
     ("backends", "relay.__init__"),
     ("backends", "upstream"),
