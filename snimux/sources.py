@@ -39,6 +39,8 @@ OFF = "off"
 NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
 # Of known keys as many as can be read are listed.
 _LISTED = 12
+# Of so many problems it is no slip that made them, and a guess takes 0.1 ms.
+_GUESSED = 1000
 _NAMED_AS_FLAGS = "keys are named as the flags are; snimux --help lists these"
 _ACCESS_KEYS = ("allow", "deny", "acme_exempt")
 _RULE_KEYS = (*_ACCESS_KEYS, "proxy_from")
@@ -468,7 +470,8 @@ def _check_keys(
             continue
         guess = meant.key(key, known)
         elsewhere = None if guess else _elsewhere(key)
-        guess = guess or (None if elsewhere else meant.near(key, known))
+        if guess is None and elsewhere is None and len(source.problems) < _GUESSED:
+            guess = meant.near(key, known)
         if guess is not None:
             guesses.add(guess)
             hint = f"did you mean {guess}?"

@@ -249,6 +249,14 @@ def test_a_mistake_in_the_file_has_its_line(toml: str, line: str) -> None:
     assert found.startswith(line)
 
 
+def test_what_is_no_configuration_is_not_guessed_at_without_end() -> None:
+    found = problems(
+        read_toml("drian = 1\n" + "".join(f"k{x} = 1\n" for x in range(999)) + "dran = 1")
+    )
+    assert found[0] == "unknown key 'drian'; did you mean drain?"
+    assert found[1000].startswith("unknown key 'dran'; keys are named as the flags are")
+
+
 def test_dots_and_brackets_in_texts_and_comments_nest_nothing() -> None:
     dots, brackets = "1." * 40 + "ip6.arpa", "[" * 5000
     for quoted in (f'"{dots}"', f"'{dots}'", f'"""{dots}"""', f"'''{dots}'''"):
