@@ -18,11 +18,13 @@ no trio, no socket, no clock and no log:
    ``reasons`` (why one is refused, in words)
 2. ``settings`` (each key and flag), ``sources`` (flags, or TOML -> what they say), ``config`` (both
    -> Config), ``difference`` (of two Configs), ``caddy`` (Caddy's configuration -> routes),
+   ``caddy_json`` (the bytes of one -> what it serves),
    ``facts`` (what the doctor found), ``advice`` (what to write), ``diagnosis`` (how it is; the
    package itself first, ``judge`` last), ``case`` (a name, or bytes -> a hello),
    ``explanation`` (why it goes where it goes), ``overview`` (the pages of a running snimux -> a
    tree of rows), ``columns`` (rows -> text)
-3. ``log`` (fields -> one line on a stream), ``batching`` (many in one go),
+3. ``background`` (long work beside who serves), ``log`` (fields -> one line on a stream),
+   ``batching`` (many in one go),
    ``relay`` (two sockets until both are done),
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
    several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count

@@ -9,19 +9,21 @@ Source: Caddy 2.6.2 and 2.11.7, admin.go.
 import contextlib
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import trio
 
 from snimux import files
 from snimux.address import AdminAddress, FileAddress, TcpAddress
-from snimux.caddy import Sites, read
+from snimux.background import ProcessError, in_process, in_thread
+from snimux.caddy import Sites
+from snimux.caddy_json import NotCaddyError, parse, unpack
 from snimux.fetch import LARGEST, FetchError, StatusError, StrangeError, cut, fetch
 
 # Bytes of a refusal that are looked at.
-_LARGEST_REFUSAL = 64 * 1024
+_LARGEST_REFUSAL = 4 * 1024
 
 # Seconds between two questions: there is nothing to wait on (no long poll, no event).
 _EVERY = 2.0
@@ -32,8 +34,11 @@ _EVERY = 2.0
 _AGREEING = 4
 _AGREEING_AGAIN = 16
 
-# What a configuration of Caddy's has on its top level; `null` is one, too: nothing is loaded.
-_KEYS = frozenset({"admin", "logging", "storage", "apps"})
+# Bytes of an answer that are read in this process: at the worst, which is lists of nothing, that is
+# one call of C for 10 ms, which is as long as a process takes to start.
+_LARGEST_HERE = 64 * 1024
+
+_in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
 
 
 class AdminError(Exception):
@@ -72,12 +77,13 @@ async def look(address: AdminAddress) -> Sites:
     Raises:
         AdminError: that cannot be learnt.
     """
-    return await trio.to_thread.run_sync(_understood, await _settled(address, b"", _AGREEING))
+    body, _ = await _settled(address, b"", _AGREEING)
+    return await _understood(body)
 
 
 async def follow(
     address: AdminAddress,
-    tell: Callable[[News], None],
+    tell: Callable[[News], Awaitable[None]],
     *,
     early: Callable[[], Awaitable[None]] = trio.sleep_forever,
 ) -> None:
@@ -91,28 +97,27 @@ async def follow(
     told, digest_told, is_lost, agreeing = None, b"", False, _AGREEING
     while True:
         try:
-            body = await _settled(address, digest_told, agreeing)
-            sites, digest = told, _digest(body)
+            body, digest = await _settled(address, digest_told, agreeing)
+            sites, is_new = told, False
             if digest != digest_told:
-                sites = await trio.to_thread.run_sync(_understood, body)
-                # Threads are not cancelled. Nobody is to be told of anything after that.
-                await trio.lowlevel.checkpoint_if_cancelled()
-            if sites is not None and sites != told:
-                tell(Changed(sites))
+                sites = await _understood(body)
+                is_new = not await in_thread(partial(_is_same, sites, told))
+            if sites is not None and is_new:
+                await tell(Changed(sites))
             elif is_lost:
-                tell(Back())
+                await tell(Back())
             told, digest_told, is_lost, agreeing = sites, digest, False, _AGREEING
         except AdminError as error:
             if not is_lost:
-                tell(Lost(str(error)))
+                await tell(Lost(str(error)))
             is_lost = True
             agreeing = _AGREEING_AGAIN if isinstance(error, SharedError) else _AGREEING
         with trio.move_on_after(_EVERY):
             await early()
 
 
-async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> bytes:
-    """An answer that is the same however often it is asked for, if it is not known already.
+async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> tuple[bytes, bytes]:
+    """An answer that is the same however often it is asked for, and its digest.
 
     Args:
         address: where to ask.
@@ -125,8 +130,7 @@ async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> bytes:
     digests = [known] if known else []
     again = 0
     while True:
-        body = await _get(address)
-        digest = _digest(body)
+        body, digest = await _get(address)
         is_other = digest not in digests[-1:]
         again = 1 if is_other else again + 1
         if is_other and (digest in digests or len(digests) > agreeing):
@@ -139,51 +143,44 @@ async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> bytes:
         # No two have one UNIX socket or one file.
         is_known = digest == known and agreeing == _AGREEING
         if again >= agreeing or is_known or not isinstance(address, TcpAddress):
-            return body
+            return body, digest
 
 
-def _digest(body: bytes) -> bytes:
-    return hashlib.sha256(body).digest()
+def _with_digest(body: bytes) -> tuple[bytes, bytes]:
+    return body, hashlib.sha256(body).digest()
 
 
-def _understood(body: bytes) -> Sites:
-    try:
-        config = json.loads(body)
-    except (ValueError, RecursionError):
-        raise AdminError("not a Caddy: the answer is not JSON") from None
-    is_empty = config is None or config == {}
-    if not is_empty and not (isinstance(config, dict) and _KEYS & config.keys()):
-        raise AdminError("not a Caddy: the answer is no configuration of Caddy's")
-    wrong = None if is_empty else _misshapen(config)
-    if wrong is not None:
-        raise AdminError(f"the answer is no configuration of Caddy's: {wrong} is no object")
-    return read(config)
+def _is_same(one: Sites | None, other: Sites | None) -> bool:
+    return one == other
 
 
-def _misshapen(config: Mapping[str, Any]) -> str | None:
-    """The first of the parts that routes are made of which is there and no JSON object.
+async def _understood(body: bytes) -> Sites:
+    """What an answer means; to read a large one would stop everybody in this process meanwhile.
 
-    Else a mistake somewhere would read as a Caddy that serves nothing any more.
+    Raises:
+        AdminError: nothing.
     """
-    parts = [("apps", config.get("apps"))]
-    for at, part in parts:  # which grows
-        if part is not None and not isinstance(part, dict):
-            return at
-        known = {"apps": ("http", "tls"), "apps.http": ("servers",), "apps.http.servers": part}
-        parts += [(f"{at}.{cut(name)}", part.get(name)) for name in known.get(at) or () if part]
-    return None
+    try:
+        if len(body) <= _LARGEST_HERE:
+            return await in_thread(partial(parse, body))
+        output = await in_process("snimux.caddy_json", body)
+        return await in_thread(partial(unpack, output))
+    except NotCaddyError as error:
+        raise AdminError(cut(str(error))) from None
+    except ProcessError as error:
+        raise AdminError(f"the answer was not read: {error}") from None
 
 
-async def _get(address: AdminAddress) -> bytes:
-    """The body of the answer.
+async def _get(address: AdminAddress) -> tuple[bytes, bytes]:
+    """The body of the answer, and its digest.
 
     Raises:
         AdminError: there is none, within the time and the size.
     """
     if isinstance(address, FileAddress):
-        return _read_file(address.path)
+        return await _in_thread(_read_file, address.path)
     try:
-        return await fetch(address, "/config/")
+        return await _in_thread(_with_digest, await fetch(address, "/config/"))
     except StatusError as error:
         raise AdminError(_refusal(error.status, error.body)) from None
     except StrangeError as error:
@@ -204,8 +201,9 @@ def _refusal(status: int, body: bytes) -> str:
     return f"not a Caddy's admin API: it answers {status}{said}"
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str) -> tuple[bytes, bytes]:
     try:
-        return files.read(path, LARGEST)
+        body = files.read(path, LARGEST)
     except OSError as error:
         raise AdminError(error.strerror or str(error)) from None
+    return _with_digest(body)

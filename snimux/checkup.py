@@ -15,6 +15,8 @@ from typing import Any
 
 import trio
 
+from snimux.background import OWN_VARIABLES
+
 # Seconds that it may take: it bounds itself to half of that, on a machine that is not busy.
 _PATIENCE = 60.0
 # Seconds between two looks at the least, for each shakes hands with all backends.
@@ -30,9 +32,6 @@ _LONGEST = 300
 _MOST_FOUND = 100
 
 _ORDER = ("red", "yellow", "green")
-
-# What a service manager and a supervisor hand to a process is for that one alone.
-_OWN = ("LISTEN_", "NOTIFY_", "WATCHDOG_")
 
 
 class Checkup:
@@ -77,7 +76,7 @@ class Checkup:
         """Look; what kept it from that, if anything."""
         if not self.command:
             return "it was not started: there is no command"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(_OWN)}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(OWN_VARIABLES)}
         start = partial(trio.lowlevel.open_process, stdin=subprocess.DEVNULL, env=environment)
         try:
             process = await start(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

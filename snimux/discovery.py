@@ -4,18 +4,25 @@ Knows what each Caddy served when it was last heard; ``admin`` asks them, ``cadd
 routes.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Generic, TypeVar
 
 import trio
 
 from snimux.address import AdminAddress
 from snimux.admin import Back, Changed, Lost, News, follow
+from snimux.background import in_thread
 from snimux.caddy import Plan, Site, Sites, plan
 from snimux.config import Config
 from snimux.log import Log
 from snimux.overlap import is_own
+
+Made = TypeVar("Made")
+"""What is put into effect."""
+Result = TypeVar("Result")
 
 # Seconds that the Caddys have to answer before connections are served without them.
 _FIRST_ANSWERS = 1.0
@@ -29,20 +36,33 @@ _PATIENCE = 1.0
 _LISTED = 8
 
 
-class Discovery:
+class Discovery(Generic[Made]):
     """What each Caddy serves, as far as was heard."""
 
-    def __init__(self, config: Config, exchange: Callable[[Plan], None], log: Log) -> None:
+    def __init__(
+        self,
+        config: Config,
+        make: Callable[[Config, Plan], Made],
+        exchange: Callable[[Made], None],
+        log: Log,
+    ) -> None:
         """Of the Caddys of a configuration.
 
         Args:
             config: which Caddys, and the routes that do not come from them.
-            exchange: is given all routes, those of the configuration too, when they are others.
+            make: returns what is put into effect for a plan; called in a thread.
+            exchange: puts that into effect.
             log: told of what changes.
         """
         self.config = config
+        self.make = make
         self.exchange = exchange
         self.log = log
+        self.plan = Plan(config.routes, (), ())
+        """What is in effect."""
+        self.changes = 0  # that were heard of
+        self.in_effect = 0  # those of them that are
+        self.making = trio.Lock()
         self.sites: dict[AdminAddress, Sites | None] = {}  # None: no good answer yet
         self.scopes: dict[AdminAddress, trio.CancelScope] = {}  # of those that are asked
         self.heard = trio.lowlevel.ParkingLot()
@@ -62,6 +82,7 @@ class Discovery:
         try:
             async with trio.open_nursery() as self.nursery:
                 await self.begin(self.config.caddys)
+                await self.catch_up()
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -90,12 +111,42 @@ class Discovery:
             self.sites.pop(address, None)
             self._answered(address)
 
-    async def _follow(self, address: AdminAddress, scope: trio.CancelScope) -> None:
-        def tell(news: News) -> None:
-            if not scope.cancel_called:  # it may have been while the answer was understood
-                self.hear(address, news)
+    async def catch_up(self) -> None:
+        """Have all that was heard by now in effect: made in one go, and by one at a time."""
+        changes = self.changes
+        async with self.making:
+            if self.in_effect < changes:
+                await self._put_into_effect(self.config, self.exchange)
 
+    async def reconfigure(self, config: Config, exchange: Callable[[Made], Result]) -> Result:
+        """Put another configuration into effect, with what was heard by now.
+
+        Args:
+            config: also for ``turn_to``, which is to be called in the exchange.
+            exchange: puts what was made into effect; nothing else is while this is made.
+
+        Returns:
+            What the exchange does. What is heard meanwhile is put into effect after it.
+        """
+        async with self.making:
+            return await self._put_into_effect(config, exchange)
+
+    async def _put_into_effect(self, config: Config, exchange: Callable[[Made], Result]) -> Result:
+        changes, sites = self.changes, dict(self.sites)
+        plan, made = await in_thread(partial(self._made, config, sites))
+        result = exchange(made)
+        self.plan, self.in_effect = plan, changes
+        return result
+
+    def _made(
+        self, config: Config, sites: Mapping[AdminAddress, Sites | None]
+    ) -> tuple[Plan, Made]:
+        plan = planned(config, sites)
+        return plan, self.make(config, plan)
+
+    async def _follow(self, address: AdminAddress, scope: trio.CancelScope) -> None:
         with scope:
+            tell = partial(self.hear, address)
             await follow(address, tell, early=partial(self.pause, address))
 
     def hurry_up(self) -> None:
@@ -140,16 +191,17 @@ class Discovery:
         if not self.unheard:
             self.heard_again.set()
 
-    def hear(self, address: AdminAddress, news: News) -> None:
-        """Take news of a Caddy; what it served last holds while there is nothing better."""
+    async def hear(self, address: AdminAddress, news: News) -> None:
+        """Take news of a Caddy, and have it in effect; what it served last holds until then."""
         known = self.sites.get(address)
         self.sites.setdefault(address, None)
         match news:
             case Changed(sites):
                 self.sites[address] = sites
-                found = planned(self.config, self.sites)
-                self.exchange(found)
-                self.log.write("info", "caddy", changes(address, known or Sites(), sites, found))
+                self.changes += 1
+                await self.catch_up()
+                said = partial(changes, address, known or Sites(), sites, self.plan)
+                self.log.write("info", "caddy", await in_thread(said))
             case Lost(why):
                 routes = "kept" if known else "none yet"
                 fields = {"caddy": str(address), "state": "lost", "routes": routes, "detail": why}
@@ -171,7 +223,8 @@ def planned(config: Config, sites: Mapping[AdminAddress, Sites | None]) -> Plan:
     heard = [(address, sites.get(address) or Sites()) for address in config.caddys]
     own = (*config.listen, *config.http, *config.handed_over)
     auto = set(config.caddys) - config.without_proxy
-    return plan(heard, config.routes, lambda address: is_own(own, address), auto=auto)
+    # Thousands of sites have but a few addresses.
+    return plan(heard, config.routes, functools.cache(partial(is_own, own)), auto=auto)
 
 
 def changes(

@@ -5,7 +5,6 @@ collector, its stderr. Knows no flags and no commands, and nothing of connection
 ``server``'s, and starting workers is ``supervisor``'s.
 """
 
-import gc
 import importlib.util
 import io
 import os
@@ -18,6 +17,7 @@ from functools import partial
 
 import trio
 
+from snimux.background import settle
 from snimux.config import Config, ConfigError, Limits
 from snimux.extra import install
 from snimux.flags import fail
@@ -150,18 +150,11 @@ def _log(config: Config, *, worker: int | None = None) -> Log:
 def _settle_many(config: Config) -> None:
     """Settle again after a reload, if that is worth the while it takes."""
     if len(config.routes) >= _MANY_ROUTES:
-        _settle()
-
-
-def _settle() -> None:
-    """Let the collector know that what is there by now stays: 100,000 routes, perhaps."""
-    gc.unfreeze()  # what has become garbage since the last time
-    gc.collect()
-    gc.freeze()
+        settle()
 
 
 def _run_until_stopped(main: Callable[[], Awaitable[None]]) -> None:
-    _settle()
+    settle()
     # From here on a signal is a wish, not an end: one that comes before the server heeds it
     # waits, and one that comes when all is over is void. (A handler, because a signal that is
     # ignored would not wait; ignored in the end, because Python takes its handlers away first.)

@@ -7,19 +7,18 @@ nothing of connections: whoever serves is a ``Target``.
 """
 
 import contextlib
-import gc
 import math
 import os
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
 
 from snimux.address import parse_listen
+from snimux.background import giving_way
 from snimux.config import Config, ConfigError, Limits
 from snimux.difference import Difference, difference, in_effect
 from snimux.files import read, read_shared
@@ -118,7 +117,7 @@ class Reloader:
                 async with self.lock:
                     # Who stops in the same moment has closed the listeners by now.
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    with _in_the_background():
+                    with giving_way():
                         await self._reload()
 
     async def _watch(self) -> None:
@@ -268,7 +267,7 @@ class Follower:
                     new.append(Listener(sock, number=order.number, wanted=wanted))
                 else:
                     try:
-                        with _in_the_background():
+                        with giving_way():
                             await self._take(order, new)
                     finally:
                         self._answer(order)
@@ -286,7 +285,7 @@ class Follower:
     async def _take(self, order: Order, new: Sequence[Listener]) -> None:
         (file,) = order.descriptors
         try:
-            text = content(file)
+            text = await trio.to_thread.run_sync(content, file)
         finally:
             os.close(file)
         known = {x.number: x for x in (*self.target.listeners, *new)}
@@ -307,24 +306,6 @@ class Follower:
         """Say that a reload is done; or that nobody need wait for it, as this worker ends."""
         with contextlib.suppress(Gone):  # then nobody waits for it
             send(self.supervisor, Order("reloaded", order.number))
-
-
-@contextlib.contextmanager
-def _in_the_background() -> Iterator[None]:
-    """Have threads give way to who serves after a tenth of the usual time, and no collector.
-
-    It would look through all that is read, again and again while that grows.
-    """
-    usual = sys.getswitchinterval()
-    was_enabled = gc.isenabled()
-    sys.setswitchinterval(usual / 10)
-    gc.disable()
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
-        if was_enabled:
-            gc.enable()
 
 
 def content(descriptor: int) -> str:

@@ -21,9 +21,9 @@ from snimux.batching import batching
 from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
-from snimux.config import BackendDefaults, Config, https_port
+from snimux.config import Config, https_port
 from snimux.connection import Service
-from snimux.discovery import Discovery, planned
+from snimux.discovery import Discovery
 from snimux.doors import Doors
 from snimux.ends import Ends
 from snimux.figures import Figures
@@ -227,7 +227,7 @@ class _Server:
             self.backends, self.prober.proved, check_timeout=config.limits.dial_timeout
         )
         self.checker.exchange(wanted(config.routes, config.backends))
-        self.discovery = Discovery(config, self.exchange, log)
+        self.discovery = Discovery(config, _routing, self.route_by, log)
         self.reload = self.reloading(supervisor)
         self.life = Life(log, succession, self.reload, hurry_up=self.discovery.hurry_up)
         self.places = places
@@ -271,12 +271,8 @@ class _Server:
         """What is accepted on."""
         return self.doors.listeners
 
-    def exchange(self, found: Plan) -> None:
-        """Serve other routes, but for connections that have theirs."""
-        self.route_by(_routing(found, self.config.backends))
-
     def route_by(self, routing: _Routing) -> None:
-        """Find routes in another table from now on."""
+        """Find routes in another table from now on; connections that have theirs keep it."""
         self.prober.exchange(routing.asked)
         self.backends.exchange(routing.backends)
         self.checker.exchange(routing.checked)
@@ -298,13 +294,8 @@ class _Server:
         Connections that have begun keep what they have.
         """
         await self.discovery.begin(config.caddys)
-        sites = dict(self.discovery.sites)
-        routing = await trio.to_thread.run_sync(
-            lambda: _routing(planned(config, sites), config.backends), abandon_on_cancel=True
-        )
-        if sites != self.discovery.sites:  # there was news meanwhile
-            routing = _routing(planned(config, self.discovery.sites), config.backends)
-        for closed in self.change(config, listeners, routing):
+        exchange = partial(self.change, config, listeners)
+        for closed in await self.discovery.reconfigure(config, exchange):
             await closed.wait()
 
     def change(
@@ -388,12 +379,12 @@ def status(connections: int, routes: int, *, workers: int = 0, draining: bool = 
     return f"draining: {words}" if draining else words
 
 
-def _routing(found: Plan, defaults: BackendDefaults) -> _Routing:
+def _routing(config: Config, found: Plan) -> _Routing:
     return _Routing(
         RouteTable(found.routes),
         asked(found.routes, found.listeners),
         {backend for route in found.routes for backend in route.backends},
-        wanted(found.routes, defaults),
+        wanted(found.routes, config.backends),
         found.has,
     )
 

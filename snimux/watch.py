@@ -53,7 +53,9 @@ async def watch(
     while True:
         await trio.sleep(_EVERY)
         try:
-            now, why = look(path), "not a regular file"
+            # In a thread: on a network's file system that may take any time.
+            now = await trio.to_thread.run_sync(look, path, abandon_on_cancel=True)
+            why = "not a regular file"
         except OSError as error:
             now, why = None, error.strerror or str(error)
         if now is None and not is_missing:

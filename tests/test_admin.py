@@ -1,9 +1,11 @@
 """``snimux.admin``: what is asked of a Caddy, what is taken for an answer, and when it changes."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,17 @@ import trio
 from trio.testing import MockClock
 
 from snimux.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
-from snimux.admin import AdminError, Back, Changed, Lost, News, SharedError, follow, look
+from snimux.admin import (
+    AdminError,
+    Back,
+    Changed,
+    Lost,
+    News,
+    SharedError,
+    _read_file,
+    follow,
+    look,
+)
 from snimux.caddy import Sites, read
 from tests import caddy
 from tests.caddy import short_directory, until
@@ -266,6 +278,64 @@ async def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
             await look(FileAddress(str(tmp_path / name)))
 
 
+# --- beside who serves
+
+
+@pytest.mark.parametrize("count", [1, 5000])
+async def test_nothing_of_an_answer_is_read_or_hashed_where_connections_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    body = json.dumps(config(*(f"{number}.example" for number in range(count)))).encode()
+    sites = read(json.loads(body))
+    file = tmp_path / "autosave.json"
+    file.write_bytes(body)
+    threads: dict[str, set[int]] = {"hash": set(), "file": set(), "json": set()}
+
+    def recording(what: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*args: Any, **options: Any) -> Any:
+            threads[what].add(threading.get_ident())
+            return work(*args, **options)
+
+        return record
+
+    monkeypatch.setattr("hashlib.sha256", recording("hash", hashlib.sha256))
+    monkeypatch.setattr("snimux.admin._read_file", recording("file", _read_file))
+    monkeypatch.setattr("json.loads", recording("json", json.loads))
+    async with serving(answer(body)) as server:
+        assert await look(server.address) == sites
+    assert await look(FileAddress(str(file))) == sites
+    assert threads["hash"]
+    assert threads["file"]
+    # the interpreter's lock is held while JSON is read: of much not even a thread may do it
+    assert bool(threads["json"]) is (count == 1)
+    assert threading.get_ident() not in set().union(*threads.values())
+
+
+async def test_what_is_no_answer_is_said_of_a_large_one_too(tmp_path: Path) -> None:
+    file = tmp_path / "autosave.json"
+    for body, why in (
+        (b"[" * 10**6, "not a Caddy: the answer is not JSON"),
+        (b'{"apps":7,"x":"' + b"x" * 10**6 + b'"}', "apps is no object"),
+    ):
+        file.write_bytes(body)
+        with pytest.raises(AdminError, match=re.escape(why)):
+            await look(FileAddress(str(file)))
+
+
+async def test_a_process_that_does_not_read_an_answer_is_a_fault_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "autosave.json"
+    file.write_bytes(b'{"apps":{},"x":"' + b"x" * 10**6 + b'"}')
+    with monkeypatch.context() as patch:
+        patch.setattr("snimux.background._PATIENCE", 0.0)
+        with pytest.raises(AdminError, match=r"^the answer was not read: it took longer than 0 s$"):
+            await look(FileAddress(str(file)))
+    monkeypatch.setattr("sys.executable", "/does/not/exist")
+    with pytest.raises(AdminError, match=r"^the answer was not read: no process could be started"):
+        await look(FileAddress(str(file)))
+
+
 # --- following
 
 
@@ -273,7 +343,7 @@ async def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 async def following(address: AdminAddress) -> AsyncIterator[trio.MemoryReceiveChannel[News]]:
     told, news = trio.open_memory_channel[News](100)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow, address, told.send_nowait)
+        nursery.start_soon(follow, address, told.send)
         yield news
         nursery.cancel_scope.cancel()
 
@@ -338,9 +408,12 @@ async def test_who_is_cancelled_while_it_reads_tells_nothing(
         trio.from_thread.run_sync(scope.cancel)
         return Sites()
 
-    monkeypatch.setattr("snimux.admin._understood", read)
+    async def tell(news: News) -> None:
+        told.append(news)
+
+    monkeypatch.setattr("snimux.admin.parse", read)
     with scope:
-        await follow(FileAddress(str(file)), told.append)
+        await follow(FileAddress(str(file)), tell)
     assert scope.cancelled_caught
     assert not told
 

@@ -3,9 +3,12 @@
 import contextlib
 import io
 import json
+import os
+import signal
 import ssl
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +19,28 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.address import AdminAddress, FdAddress, FileAddress, TcpAddress, UnixAddress
+from snimux.address import (
+    AdminAddress,
+    DialAddress,
+    FdAddress,
+    FileAddress,
+    ListenAddress,
+    TcpAddress,
+    UnixAddress,
+)
 from snimux.admin import Back, Changed, Lost
 from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
 from snimux.client_hello import alert
 from snimux.config import Config, Limits
+from snimux.config import load as load_config
 from snimux.discovery import Discovery, listed, planned
+from snimux.listeners import open_listeners
 from snimux.log import Log
+from snimux.overlap import is_own
+from snimux.places import LocalPlaces
+from snimux.reload import File, Source
 from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.server import serve
 from tests import caddy, muxes
 from tests.caddy import Caddy, short_directory
 from tests.hellos import load as load_hellos
@@ -49,7 +66,8 @@ class Told:
         listen = (TcpAddress("", 443),)
         config = Config(listen, (EXPLICIT,), Limits(), "auto", "json", "info", caddys=caddys)
         self.table = LiveTable(RouteTable(config.routes))
-        self.discovery = Discovery(config, self.exchange, Log(self.stream, form="json"))
+        log = Log(self.stream, form="json")
+        self.discovery = Discovery(config, lambda _, plan: plan, self.exchange, log)
 
     def exchange(self, found: Plan) -> None:
         """As the server does."""
@@ -71,24 +89,26 @@ class Told:
         return address.port
 
 
-def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> None:
+async def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> None:
     told = Told(ONE, TWO)
     table = told.table.current
-    told.discovery.hear(TWO, Changed(sites("a.example", "b.example", "explicit.example", port=2)))
+    await told.discovery.hear(
+        TWO, Changed(sites("a.example", "b.example", "explicit.example", port=2))
+    )
     assert told.last() == {
         "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 3,
         "added": "a.example, b.example, explicit.example",
     }  # fmt: skip
-    told.discovery.hear(ONE, Changed(sites("b.example", port=3)))
+    await told.discovery.hear(ONE, Changed(sites("b.example", port=3)))
     assert [told.port(f"{x}.example") for x in ("a", "b", "c", "explicit")] == [2, 3, None, 1]
     assert table is not told.table.current
     assert table.find("a.example", ()) is None
 
 
-def test_with_another_configuration_what_is_known_of_those_that_stay_is_kept() -> None:
+async def test_with_another_configuration_what_is_known_of_those_that_stay_is_kept() -> None:
     told = Told(ONE, TWO)
-    told.discovery.hear(ONE, Changed(sites("a.example", port=2)))
-    told.discovery.hear(TWO, Changed(sites("b.example", port=3)))
+    await told.discovery.hear(ONE, Changed(sites("a.example", port=2)))
+    await told.discovery.hear(TWO, Changed(sites("b.example", port=3)))
     for address in (ONE, TWO):
         told.discovery.scopes[address] = trio.CancelScope()
     config = replace(told.discovery.config, caddys=(TWO,))
@@ -148,13 +168,13 @@ def test_what_was_handed_over_is_snimuxs_own() -> None:
     assert [loop.what for loop in found.loops] == ["a.test"]
 
 
-def test_a_change_is_one_line() -> None:
+async def test_a_change_is_one_line() -> None:
     told = Told(ONE, TWO)
-    told.discovery.hear(ONE, Changed(sites("a.example", "b.example", "c.example")))
+    await told.discovery.hear(ONE, Changed(sites("a.example", "b.example", "c.example")))
     changed = sites("b.example", "c.example", "d.example", port=8444)
     odd = (Unrouted("127.0.0.1:8445", "a catch-all"), Unrouted("{env.X}", "a placeholder"))
     at_home = Site("e.example", (Listener(TcpAddress("127.0.0.1", 443)),), ())
-    told.discovery.hear(TWO, Changed(Sites((*changed.sites, at_home), odd)))
+    await told.discovery.hear(TWO, Changed(Sites((*changed.sites, at_home), odd)))
     assert told.last() == {
         "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 4,
         "added": "b.example, c.example, d.example, e.example",
@@ -162,7 +182,7 @@ def test_a_change_is_one_line() -> None:
         "loops": "e.example",
         "needs_route": "127.0.0.1:8445, {env.X}",
     }  # fmt: skip
-    told.discovery.hear(ONE, Changed(sites("a.example", "c.example", port=8446)))
+    await told.discovery.hear(ONE, Changed(sites("a.example", "c.example", port=8446)))
     assert told.last() == {
         "level": "info", "caddy": "unix//run/one", "state": "changed", "names": 2,
         "removed": "b.example", "moved": "a.example, c.example",
@@ -171,18 +191,149 @@ def test_a_change_is_one_line() -> None:
     assert told.port("e.example") is None
 
 
-def test_what_was_served_last_holds_while_there_is_nothing_better() -> None:
+async def test_what_was_served_last_holds_while_there_is_nothing_better() -> None:
     told = Told(ONE)
-    told.discovery.hear(ONE, Lost("Connection refused"))
+    await told.discovery.hear(ONE, Lost("Connection refused"))
     lost = {"level": "warning", "caddy": "unix//run/one", "state": "lost"}
     assert told.last() == {**lost, "routes": "none yet", "detail": "Connection refused"}
-    told.discovery.hear(ONE, Changed(sites("a.example")))
-    told.discovery.hear(ONE, Lost("no whole answer in 10 s"))
+    await told.discovery.hear(ONE, Changed(sites("a.example")))
+    await told.discovery.hear(ONE, Lost("no whole answer in 10 s"))
     assert told.last() == {**lost, "routes": "kept", "detail": "no whole answer in 10 s"}
     assert told.port("a.example") == 8443
-    told.discovery.hear(ONE, Back())
+    await told.discovery.hear(ONE, Back())
     assert told.last() == {"level": "info", "caddy": "unix//run/one", "state": "back"}
     assert told.port("a.example") == 8443
+
+
+class Held:
+    """A discovery that makes its routes no faster than it is let, and what it has made."""
+
+    def __init__(self, *caddys: AdminAddress) -> None:
+        listen = (TcpAddress("", 443),)
+        config = Config(listen, (), Limits(), "auto", "json", "info", caddys=caddys)
+        self.free = threading.Event()
+        self.begun: list[Config] = []
+        self.in_effect: list[list[str]] = []
+        log = Log(io.StringIO(), form="json")
+        self.discovery = Discovery(config, self.make, self.exchange, log)
+
+    def make(self, config: Config, found: Plan) -> list[str]:
+        self.begun.append(config)
+        assert self.free.wait(60)
+        return [str(route.pattern) for route in found.routes]
+
+    def exchange(self, made: list[str]) -> None:
+        self.in_effect.append(made)
+
+    async def until_begun(self, times: int) -> None:
+        with trio.fail_after(60):
+            while len(self.begun) < times:
+                await trio.sleep(0.001)
+
+
+async def test_news_while_routes_are_made_are_made_together_afterwards() -> None:
+    held = Held(ONE, TWO)
+    hear = held.discovery.hear
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear, ONE, Changed(sites("a.example")))
+        await held.until_begun(1)
+        nursery.start_soon(hear, ONE, Changed(sites("b.example")))
+        nursery.start_soon(hear, TWO, Changed(sites("c.example")))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(hear, ONE, Changed(sites("d.example")))
+        await wait_all_tasks_blocked()
+        assert held.in_effect == []  # and yet all others have their turns
+        held.free.set()
+    assert held.in_effect == [["a.example"], ["d.example", "c.example"]]
+
+
+async def test_a_reload_and_news_at_once_end_with_the_newest_of_both() -> None:
+    for is_news_first in (True, False):
+        held = Held(ONE)
+        discovery = held.discovery
+        config = replace(discovery.config, routes=(EXPLICIT,))
+
+        def exchange(made: list[str], held: Held = held, config: Config = config) -> None:
+            held.discovery.turn_to(config)
+            held.exchange(made)
+
+        async with trio.open_nursery() as nursery:
+            reload = partial(discovery.reconfigure, config, exchange)
+            hear = partial(discovery.hear, ONE, Changed(sites("a.example")))
+            for number, start in enumerate((hear, reload) if is_news_first else (reload, hear)):
+                nursery.start_soon(start)
+                await held.until_begun(1)
+                assert len(held.begun) == 1, number
+            await wait_all_tasks_blocked()
+            held.free.set()
+        assert held.in_effect[-1] == ["explicit.example", "a.example"]
+        assert len(held.in_effect) == 2
+
+
+async def test_who_leaves_while_routes_are_made_leaves_no_lock_behind() -> None:
+    held = Held(ONE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(held.discovery.hear, ONE, Changed(sites("a.example")))
+        await held.until_begun(1)
+        nursery.cancel_scope.cancel()
+    held.free.set()
+    await held.discovery.catch_up()
+    assert held.in_effect == [["a.example"]]
+
+
+def test_an_address_of_many_sites_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[DialAddress] = []
+
+    def recording(listen: Iterable[ListenAddress], dial: DialAddress) -> bool:
+        compared.append(dial)
+        return is_own(listen, dial)
+
+    monkeypatch.setattr("snimux.discovery.is_own", recording)
+    config = Config((TcpAddress("", 443),), (), Limits(), "auto", "json", "info", caddys=(ONE,))
+    names = [f"{number}.example" for number in range(1000)]
+    many = Sites(tuple(Site(name, *2 * (sites(name).sites[0].https,)) for name in names))
+    assert len(planned(config, {ONE: many}).routes) == 1000
+    assert len(compared) == 1
+
+
+async def test_a_server_makes_its_routes_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever way they come: at the start, by a change of a Caddy's, and by a reload."""
+    threads: list[int] = []
+
+    def recording(*args: Any) -> Plan:
+        threads.append(threading.get_ident())
+        return planned(*args)
+
+    monkeypatch.setattr("snimux.discovery.planned", recording)
+    monkeypatch.setattr("snimux.server.planned", recording, raising=False)
+    file = tmp_path / "autosave.json"
+    file.write_text(autosaved("one.example"))
+    toml = 'listen = ["127.0.0.1:0"]\nlog_format = "json"\n'
+    toml += f'[[caddy]]\nadmin = "file/{file}"\nproxy = "off"\n'
+    config, log = load_config({}, "toml", toml), io.StringIO()
+    text = tmp_path / "toml"
+    text.write_text(toml)
+    read = partial(load_config, {}, "toml")
+    source = Source(File(str(text), toml, read), lambda limits: 100)
+    listeners = open_listeners(config.listen)
+    async with trio.open_nursery() as nursery:
+        places = LocalPlaces(100)
+        run = partial(serve, config, places, listeners, Log(log, form="json"), source=source)
+        await nursery.start(run)
+        for change, word in (
+            (partial(file.write_text, autosaved("two.example")), '"added": "two.example"'),
+            (partial(text.write_text, "drain = 7\n" + toml), '"settings": "drain"'),
+        ):
+            change()
+            os.kill(os.getpid(), signal.SIGHUP)
+            with trio.fail_after(60):
+                while word not in log.getvalue():
+                    await trio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert len(threads) >= 3
+    assert threading.get_ident() not in threads
 
 
 def test_a_long_list_is_cut() -> None:
@@ -212,7 +363,7 @@ async def test_one_that_is_silent_is_not_waited_for(autojump_clock: MockClock) -
 
 
 async def asked_by_turns(
-    discovery: Discovery, address: AdminAddress, seconds: float, asked: list[AdminAddress]
+    discovery: Discovery[Plan], address: AdminAddress, seconds: float, asked: list[AdminAddress]
 ) -> None:
     """What a follower does, for whom each answer takes some time."""
     while True:

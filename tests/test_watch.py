@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,9 @@ class Watched:
     async def second(self) -> int:
         """Let a second pass; how many changes were told by then."""
         self.clock.jump(1)
+        await wait_all_tasks_blocked()
+        while trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+            await trio.lowlevel.checkpoint()
         await wait_all_tasks_blocked()
         return self.changes
 
@@ -136,3 +140,20 @@ async def test_other_permissions_and_a_kept_time_are_seen(
 def test_a_pipe_is_no_file_to_be_read_again(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "f")
     assert look(str(tmp_path / "f")) is None
+
+
+async def test_a_file_that_nobody_can_look_at_holds_up_nobody(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(tmp_path / "f")
+    threads: list[int] = []
+
+    def recording(path: str) -> State | None:
+        threads.append(threading.get_ident())
+        return look(path)
+
+    async with watched(tmp_path / "f", mock_clock) as seen:
+        monkeypatch.setattr("snimux.watch.look", recording)
+        await seen.second()
+    assert threads
+    assert threading.get_ident() not in threads
