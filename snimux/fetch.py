@@ -23,7 +23,8 @@ JSON is up to 60 when it is read."""
 _TIME = 10.0
 # What is not content, beside a quarter of it: h11 takes its time for each line and each chunk.
 _MOST_FRAMING = 64 * 1024
-_READ_SIZE = 64 * 1024
+# So few that nobody waits for more than a few milliseconds while they are taken apart.
+_READ_SIZE = 4 * 1024
 
 
 class FetchError(Exception):

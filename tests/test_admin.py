@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h11
 import httpx
 import pytest
 import trio
@@ -309,6 +310,31 @@ async def test_nothing_of_an_answer_is_read_or_hashed_where_connections_are_serv
     # the interpreter's lock is held while JSON is read: of much not even a thread may do it
     assert bool(threads["json"]) is (count == 1)
     assert threading.get_ident() not in set().union(*threads.values())
+
+
+async def test_an_answer_in_very_small_pieces_holds_up_nobody_while_it_is_taken_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = [0]  # of the pieces, between two times that others have their turn
+
+    class Counting(h11.Connection):
+        def next_event(self) -> Any:
+            taken[-1] += 1
+            return super().next_event()
+
+    receive_some = trio.SocketStream.receive_some
+
+    async def receive(stream: trio.SocketStream, most: int | None = None) -> bytes | bytearray:
+        taken.append(0)
+        return await receive_some(stream, most)
+
+    monkeypatch.setattr("h11.Connection", Counting)
+    async with serving(endless_bytes) as server:
+        monkeypatch.setattr(trio.SocketStream, "receive_some", receive)
+        with pytest.raises(AdminError, match="hardly any content"):
+            await look(server.address)
+    assert sum(taken) > 5000
+    assert max(taken) < 1000
 
 
 async def test_what_is_no_answer_is_said_of_a_large_one_too(tmp_path: Path) -> None:
