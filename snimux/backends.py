@@ -100,6 +100,8 @@ class State:
     returns: int = 0
     """How often it has answered again: what was dialled before that says nothing any more."""
     checked: Checked = UP
+    is_discovered: bool = False
+    """Whether a Caddy says the address."""
     waiters: dict[_Waiter, None] = field(default_factory=dict)
     """Who waits until it answers, in their order."""
     is_dealing: bool = False
@@ -135,7 +137,7 @@ class Backends:
             defaults: for backends that say nothing else.
             doubt_name: called with a name at whose addresses nobody answered.
             told_failed: called with an address that did not answer, each time for a connection.
-            own: where this snimux listens: what leads back to it is down.
+            own: see ``keep_off``.
             uniform: a random number between two.
         """
         self.log = log
@@ -144,11 +146,13 @@ class Backends:
         self.down: set[DialAddress] = set()
         """Those of the addresses that are not up."""
         self.turns: dict[Backend, Turns] = {}
+        self.discovered: Set[DialAddress] = frozenset()
+        """Those of the addresses that Caddys say."""
         self.wanted: Set[DialAddress] | None = None
         """Those of all backends; None: not known, so nothing is forgotten."""
         self.doubt_name = doubt_name
         self.told_failed = told_failed
-        self.own = own
+        self.keep_off(own)
         self.uniform = uniform
         self.lanes = Lanes(_AT_A_TIME)
         self.nursery: trio.Nursery | None = None
@@ -166,11 +170,21 @@ class Backends:
         finally:
             self.nursery = None
 
-    def exchange(self, backends: Set[Backend]) -> None:
+    def keep_off(self, own: Own) -> None:
+        """Have what leads back to snimux be down, and what is reserved where a Caddy says it."""
+        self.own, self.own_of_discovered = replace(own, reserved={}), own
+
+    def own_for(self, address: DialAddress) -> Own:
+        """Return what an address must not lead to."""
+        return self.own_of_discovered if address in self.discovered else self.own
+
+    def exchange(self, backends: Set[Backend], discovered: Set[DialAddress] = frozenset()) -> None:
         """Forget what none of these has, which are all that there are now; keep what is known."""
+        self.discovered = discovered
         self.wanted = {address for backend in backends for address in backend.addresses}
         self.turns = {x: turns for x, turns in self.turns.items() if x in backends}
-        for address in list(self.states):
+        for address, state in list(self.states.items()):
+            state.is_discovered = address in discovered
             self._forget(address)
 
     async def reach(
@@ -248,7 +262,7 @@ class Backends:
         """What is known of an address."""
         state = self.states.get(address)
         if state is None:
-            state = self.states[address] = State()
+            state = self.states[address] = State(is_discovered=address in self.discovered)
         return state
 
     def _forget(self, address: DialAddress) -> None:
@@ -304,9 +318,8 @@ class Backends:
             returns = state.returns
             dialled: Dialled | NotDialled | None = None
             try:
-                dialled = await dial(
-                    address, dial_timeout=dial_timeout, source=source, own=self.own
-                )
+                own = self.own_of_discovered if state.is_discovered else self.own
+                dialled = await dial(address, dial_timeout=dial_timeout, source=source, own=own)
             finally:
                 if not isinstance(dialled, Dialled):
                     state.connections -= 1
@@ -460,7 +473,7 @@ class Backends:
                     self.doubt_name(address.host)
 
     async def _redial(self, address: DialAddress, dial_timeout: float) -> Dialled | NotDialled:
-        return await dial(address, dial_timeout=dial_timeout, own=self.own)
+        return await dial(address, dial_timeout=dial_timeout, own=self.own_for(address))
 
 
 def _is_before(time: float) -> bool:

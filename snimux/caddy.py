@@ -129,6 +129,10 @@ class Plan:
     """What is known of the addresses at which the Caddys serve."""
     has: Mapping[str, AdminAddress] = field(default_factory=dict)
     """Of the hosts whose routes were found, which Caddy they are from."""
+    discovered: frozenset[DialAddress] = frozenset()
+    """The addresses of these routes: what Caddys say, and nobody has written."""
+    refused: tuple[Unrouted, ...] = ()
+    """Sites with an address that is reserved, which their routes are without."""
 
 
 def plan(
@@ -137,6 +141,7 @@ def plan(
     is_own: Callable[[DialAddress], bool],
     *,
     auto: Container[AdminAddress] = (),
+    reserved_for: Callable[[DialAddress], str | None] = lambda address: None,
 ) -> Plan:
     """Make routes of what is served.
 
@@ -145,6 +150,7 @@ def plan(
         explicit: routes that were written; of the same pattern they win.
         is_own: whether an address is one where snimux itself listens.
         auto: the Caddys that are told who the client is, where they are proved to understand it.
+        reserved_for: what an address is for that only snimux may reach; None of all others.
 
     Returns:
         The explicit routes and those that were found, in that order. Of these each has the lists of
@@ -156,7 +162,12 @@ def plan(
         if "*" in route.pattern.host:
             above.setdefault(route.pattern.host, []).append(route)
     has: dict[str, AdminAddress] = {}
-    claims, loops = [], []
+    claims, loops, refused = [], [], []
+    discovered: set[DialAddress] = set()
+
+    def is_left_out(address: DialAddress) -> bool:
+        return is_own(address) or reserved_for(address) is not None
+
     listeners: dict[DialAddress, Listener] = {}
     served = [(admin, site) for admin, sites in caddys for site in sites.sites]
     # A name is first of all who serves it by TLS: he answers for it on port 80, too.
@@ -165,8 +176,14 @@ def plan(
         for listener in (*site.https, *site.http):
             listeners.setdefault(listener.address, listener)
         proxy: Literal["auto"] | None = "auto" if admin in auto else None
-        pattern, backend = Pattern(site.host), _backend(site.https, is_own, proxy)
-        http = _backend(site.http, is_own, proxy)
+        for address in dict.fromkeys(x.address for x in (*site.https, *site.http)):
+            if what := reserved_for(address):
+                why = f"the Caddy at {admin} says {address}, which is {what}"
+                refused.append(Unrouted(site.host, why, site.host, (address,)))
+        pattern, backend = Pattern(site.host), _backend(site.https, is_left_out, proxy)
+        http = _backend(site.http, is_left_out, proxy)
+        if backend is None and any(reserved_for(x.address) for x in site.https):
+            continue
         if site.https and backend is None:
             why = f"{_places(site.https)} is where snimux itself listens"
             loops.append(Unrouted(site.host, why))
@@ -179,7 +196,17 @@ def plan(
             over = _with_lists(site.host, above)
             access = (over.access, over.access_of) if over else ()
             routes[pattern] = Route(pattern, backend, http, *access)
-    return Plan(tuple(routes.values()), tuple(claims), tuple(loops), listeners, has)
+            for each in routes[pattern].backends:
+                discovered.update(each.addresses)
+    return Plan(
+        tuple(routes.values()),
+        tuple(claims),
+        tuple(loops),
+        listeners,
+        has,
+        frozenset(discovered),
+        tuple(refused),
+    )
 
 
 def _with_lists(host: str, above: Mapping[str, Sequence[Route]]) -> Route | None:
@@ -202,11 +229,11 @@ def _with_lists(host: str, above: Mapping[str, Sequence[Route]]) -> Route | None
 
 def _backend(
     listeners: Iterable[Listener],
-    is_own: Callable[[DialAddress], bool],
+    is_left_out: Callable[[DialAddress], bool],
     proxy: Literal["auto"] | None,
 ) -> Backend | None:
     # Whether the wrapper proxy_protocol works is not known from its being there: hence not v2.
-    addresses = tuple(x.address for x in listeners if not is_own(x.address))
+    addresses = tuple(x.address for x in listeners if not is_left_out(x.address))
     return Backend(addresses, proxy) if addresses else None
 
 

@@ -13,12 +13,18 @@ import trio
 from snimux.address import DialAddress
 from snimux.extra import install
 from snimux.facts import Certificate, Down, NoHandshake, Outcome, Unread
+from snimux.itself import NOWHERE, Own
 from snimux.proxy_header import Version, build
 from snimux.upstream import NotDialled, dial
 
 
 async def certificate(
-    name: str, address: DialAddress, *, proxy: Version | None, within: float
+    name: str,
+    address: DialAddress,
+    *,
+    proxy: Version | None,
+    within: float,
+    own: Own = NOWHERE,
 ) -> Outcome:
     """What an address shows for a name.
 
@@ -27,13 +33,14 @@ async def certificate(
         address: where to connect to.
         proxy: the PROXY protocol header that goes first, if any; it names no client.
         within: seconds that all of it may take.
+        own: what the address must not lead to.
 
     Returns:
         The certificate, or why there is none. Raises nothing but ``trio.Cancelled``.
     """
     dialled = None
     with trio.move_on_after(within):
-        dialled = await dial(address, dial_timeout=within)
+        dialled = await dial(address, dial_timeout=within, own=own)
         if isinstance(dialled, NotDialled):
             return Down(dialled.detail.removeprefix(f"{address}: "))
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(dialled.socket))

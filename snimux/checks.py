@@ -138,7 +138,7 @@ class Checker:
     async def _ask(self, address: DialAddress, how: Wanted) -> tuple[bool | None, str]:
         """Whether an address passes, and what it did; None if that cannot be said."""
         within = min(self.check_timeout, self.backends.defaults.check_every)
-        own = self.backends.own
+        own = self.backends.own_for(address)
         if how.name is None:
             dialled = await dial(address, dial_timeout=within, own=own)
             if isinstance(dialled, Dialled):

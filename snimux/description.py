@@ -90,7 +90,7 @@ def describe(
 def _described_caddys(found: Plan, caddys: Mapping[AdminAddress, Sites]) -> list[str]:
     """What of the Caddys' sites has no route, and why."""
     claims = [f"  {x.host}: {x.has} has it, and {x.wants} serves it too" for x in found.claims]
-    needs = [f"  {x.what}: {x.why}" for x in found.loops]
+    needs = [f"  {x.what}: {x.why}" for x in (*found.loops, *found.refused)]
     needs += [f"  {x.what}: {x.why}" for sites in caddys.values() for x in sites.unrouted]
     lines = ["claimed twice", *claims] if claims else []
     return lines + (["needs a route or --default", *needs] if needs else [])

@@ -12,13 +12,13 @@ from typing import Generic, TypeVar
 
 import trio
 
-from snimux.address import AdminAddress
+from snimux.address import AdminAddress, DialAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.admin import Back, Changed, Lost, News, follow
 from snimux.background import in_thread
 from snimux.caddy import Plan, Site, Sites, plan
 from snimux.config import Config
 from snimux.log import Log
-from snimux.overlap import is_own
+from snimux.overlap import is_own, reserved_for
 
 Made = TypeVar("Made")
 """What is put into effect."""
@@ -26,6 +26,9 @@ Result = TypeVar("Result")
 
 # Seconds that the Caddys have to answer before connections are served without them.
 _FIRST_ANSWERS = 1.0
+
+DEFAULT_ADMIN = TcpAddress("localhost", 2019)
+"""Where a Caddy has its admin API that is told nothing else."""
 
 # A hello for a name that is not known has the Caddys asked at once; but not more often than this,
 # for it may be a scanner's, and it waits no longer than this for their answers. Seconds.
@@ -133,16 +136,20 @@ class Discovery(Generic[Made]):
 
     async def _put_into_effect(self, config: Config, exchange: Callable[[Made], Result]) -> Result:
         changes, sites = self.changes, dict(self.sites)
-        plan, made = await in_thread(partial(self._made, config, sites))
+        plan, made, refused = await in_thread(partial(self._made, config, sites))
         result = exchange(made)
         self.plan, self.in_effect = plan, changes
+        if refused is not None:
+            self.log.write("error", "caddy-refused", {"sites": refused})
         return result
 
     def _made(
         self, config: Config, sites: Mapping[AdminAddress, Sites | None]
-    ) -> tuple[Plan, Made]:
-        plan = planned(config, sites)
-        return plan, self.make(config, plan)
+    ) -> tuple[Plan, Made, str | None]:
+        """A plan, what is made of it, and what is refused of it that was not before."""
+        plan, before = planned(config, sites), {(x.what, x.why) for x in self.plan.refused}
+        new = (f"{x.what}: {x.why}" for x in plan.refused if (x.what, x.why) not in before)
+        return plan, self.make(config, plan), listed(new)
 
     async def _follow(self, address: AdminAddress, scope: trio.CancelScope) -> None:
         with scope:
@@ -224,7 +231,28 @@ def planned(config: Config, sites: Mapping[AdminAddress, Sites | None]) -> Plan:
     own = (*config.listen, *config.http, *config.handed_over)
     auto = set(config.caddys) - config.without_proxy
     # Thousands of sites have but a few addresses.
-    return plan(heard, config.routes, functools.cache(partial(is_own, own)), auto=auto)
+    return plan(
+        heard,
+        config.routes,
+        functools.cache(partial(is_own, own)),
+        auto=auto,
+        reserved_for=functools.cache(partial(reserved_for, reserved(config))),
+    )
+
+
+def reserved(config: Config) -> dict[DialAddress, str]:
+    """Return what only snimux may reach, and what each address is.
+
+    Whoever can dial an admin API can change all of its Caddy, so none of them says where another's
+    is and has strangers sent there. One that is known by a file is presumed where Caddys are.
+    """
+    found: dict[DialAddress, str] = {}
+    for admin in config.caddys:
+        address = DEFAULT_ADMIN if isinstance(admin, FileAddress) else admin
+        found.setdefault(address, f"the admin API of the Caddy at {admin}")
+    if isinstance(config.status, TcpAddress | UnixAddress):
+        found.setdefault(config.status, "where snimux shows its status")
+    return found
 
 
 def changes(

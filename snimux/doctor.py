@@ -22,18 +22,19 @@ from snimux.address import (
     parse_admin,
 )
 from snimux.admin import AdminError, look
-from snimux.caddy import Plan
+from snimux.caddy import Plan, Unrouted
 from snimux.certificate import certificate
 from snimux.config import Config, with_found
 from snimux.diagnosis import listed
-from snimux.discovery import planned
+from snimux.discovery import DEFAULT_ADMIN, planned, reserved
 from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread
+from snimux.itself import NOWHERE, Own
 from snimux.overlap import is_own
 from snimux.probe import Unreached, ask, ask_both, by_http, by_tls
 from snimux.proxy_header import Version, build
 from snimux.routes import Route
-from snimux.survey import DEFAULT_ADMIN, Running, Survey, survey
-from snimux.upstream import NotDialled, dial
+from snimux.survey import Running, Survey, survey
+from snimux.upstream import RESERVED, Dialled, NotDialled, dial
 
 # Seconds: for a Caddy's answer, for a handshake, for all handshakes together, and for all other
 # requests. Everything is on this host or near; a person waits.
@@ -65,8 +66,10 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
     sites = {x.admin: x.sites for x in caddys if x.admin}
     plan = planned(config, sites)
     on_demand = _on_demand(x for x in caddys if x.admin in named)
-    contacts, unseen = await _contact_all(plan, on_demand)
-    probed, more_unseen = await _probe_all(plan, on_demand)
+    own = Own(reserved=reserved(config))
+    plan = await _with_refused(plan, own)
+    contacts, unseen = await _contact_all(plan, on_demand, own)
+    probed, more_unseen = await _probe_all(plan, on_demand, own)
     return Facts(
         now=time.time(),
         tls=config.listen,
@@ -214,8 +217,23 @@ def _on_demand(caddys: Iterable[Caddy]) -> dict[DialAddress, str]:
     }
 
 
+async def _with_refused(plan: Plan, own: Own) -> Plan:
+    """A plan that also refuses what leads to what is reserved by a name or a link."""
+    ports = {x.port for x in own.reserved if isinstance(x, TcpAddress)}
+    found: list[Unrouted] = []
+    with trio.move_on_after(_PROBES):
+        for address in plan.discovered:
+            if not isinstance(address, TcpAddress) or address.port in ports:
+                dialled = await dial(address, dial_timeout=_HANDSHAKE, own=own)
+                if isinstance(dialled, Dialled):
+                    dialled.socket.close()
+                elif dialled.detail.endswith(RESERVED):
+                    found.append(Unrouted(str(address), dialled.detail, at=(address,)))
+    return replace(plan, refused=(*plan.refused, *found))
+
+
 async def _contact_all(
-    plan: Plan, on_demand: Mapping[DialAddress, str]
+    plan: Plan, on_demand: Mapping[DialAddress, str], own: Own
 ) -> tuple[tuple[Contact, ...], tuple[str, ...]]:
     """Shake hands for each name of a route with each of its addresses; and what was left out."""
     wanted = list(dict.fromkeys(_handshakes(plan)))
@@ -225,7 +243,7 @@ async def _contact_all(
 
     async def make(each: _Handshake) -> None:
         async with limit:
-            made[each] = await _contact(each)
+            made[each] = await _contact(each, own if each.address in plan.discovered else NOWHERE)
 
     with trio.move_on_after(_HANDSHAKES):
         async with trio.open_nursery() as nursery:
@@ -240,9 +258,9 @@ async def _contact_all(
     return tuple(made[each] for each in allowed if each in made), tuple(unseen)
 
 
-async def _contact(each: _Handshake) -> Contact:
+async def _contact(each: _Handshake, own: Own) -> Contact:
     """Shake hands as clients would by the route; where that fails, try if the header is why."""
-    ask = partial(certificate, each.name, each.address, within=_HANDSHAKE)
+    ask = partial(certificate, each.name, each.address, within=_HANDSHAKE, own=own)
     sent = None if each.proxy == "auto" else each.proxy
     outcome, other_way = await ask(proxy=sent), False
     if isinstance(outcome, NoHandshake):
@@ -277,7 +295,7 @@ class _Probe:
 
 
 async def _probe_all(
-    plan: Plan, on_demand: Mapping[DialAddress, str]
+    plan: Plan, on_demand: Mapping[DialAddress, str], own: Own
 ) -> tuple[tuple[Probed, ...], tuple[str, ...]]:
     """Ask each address of a backend once that no handshake is made with; and what is not seen."""
     wanted: dict[_Probe, Route] = {}
@@ -288,7 +306,8 @@ async def _probe_all(
 
     async def make(probe: _Probe, route: Route) -> None:
         async with limit:
-            made[probe] = await _probe(probe, route, is_quiet=probe.address in on_demand)
+            guard = own if probe.address in plan.discovered else NOWHERE
+            made[probe] = await _probe(probe, route, guard, is_quiet=probe.address in on_demand)
 
     with trio.move_on_after(_PROBES):
         async with trio.open_nursery() as nursery:
@@ -314,19 +333,19 @@ def _probes(plan: Plan, on_demand: Mapping[DialAddress, str]) -> Iterator[tuple[
                 yield _Probe(address, True, route.http.proxy), route
 
 
-async def _probe(probe: _Probe, route: Route, *, is_quiet: bool) -> Probed:
+async def _probe(probe: _Probe, route: Route, own: Own, *, is_quiet: bool) -> Probed:
     """Ask with the header of the route and without; by TLS only dial where all else has effects."""
     address, version = probe.address, probe.proxy
     done = Probed(str(route.pattern), address, probe.is_http)
     if is_quiet and not probe.is_http:
-        dialled = await dial(address, dial_timeout=_HANDSHAKE)
+        dialled = await dial(address, dial_timeout=_HANDSHAKE, own=own)
         if isinstance(dialled, NotDialled):
             return replace(done, down=dialled.detail.removeprefix(f"{address}: "))
         dialled.socket.close()
         return done
     name = route.pattern.host if _has_name(route) else "localhost"
     question = by_http(name) if probe.is_http else by_tls(None)
-    found = await ask_both(address, question)
+    found = await ask_both(address, question, own=own)
     if version == "v1":
         found = replace(found, with_header=await ask(address, question, build("v1", None, None)))
     if isinstance(found.without, Unreached) and isinstance(found.with_header, Unreached):

@@ -364,7 +364,7 @@ def _hints_at_routes(
     if alike:
         yield f"there is a route for {', '.join(alike)}"
     matching = set(hostname.patterns_matching(name))
-    for unrouted in found.loops:
+    for unrouted in (*found.loops, *found.refused):
         if unrouted.what in matching:
             yield f"{unrouted.what} is left out: {unrouted.why}"
     for address, served in sites.items():

@@ -6,11 +6,11 @@ an order. Knows nothing of what a worker does with them.
 """
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from snimux.address import FdAddress, parse_listen
+from snimux.address import DialAddress, FdAddress, parse_dial, parse_listen
 from snimux.listeners import Listener
 from snimux.orders import Order
 from snimux.reload import content
@@ -20,6 +20,9 @@ _WORKER, _PLACES, _CONFIG, _STATUS = "worker-", "places", "config", "status"
 # The name of a socket is the protocol's, the listener's number, and where it was to listen; with
 # this before it the supervisor was handed the socket itself.
 _ACTIVATED = "activated-"
+
+# The variable that has the supervisor's own sockets, which no Caddy may have strangers sent to.
+_SOCKETS = "SNIMUX_SOCKETS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,21 @@ class Handed:
             for name, descriptor in self.sockets
             if name.startswith(_ACTIVATED)
         ]
+
+
+def variable(sockets: Iterable[DialAddress]) -> dict[str, str]:
+    """Return the variable by which a worker knows the supervisor's own sockets."""
+    return {_SOCKETS: " ".join(quote(str(address)) for address in sockets)}
+
+
+def sockets(environment: MutableMapping[str, str]) -> list[DialAddress]:
+    """Return the supervisor's own sockets.
+
+    Args:
+        environment: loses the variable.
+    """
+    words = environment.pop(_SOCKETS, "").split()
+    return [parse_dial(unquote(word)) for word in words]
 
 
 def shared(listeners: Iterable[Listener], *, places: int, config: int | None) -> list[Named]:

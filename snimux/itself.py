@@ -18,7 +18,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from snimux.address import DialAddress, UnixAddress
 from snimux.listeners import Listener
+from snimux.overlap import plain_host
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h; Python has no names for
 # them.
@@ -39,6 +41,8 @@ class Own:
     """The numeric hosts of TCP listeners, and how each listener is called."""
     by_file: Mapping[tuple[int, int], str] = field(default_factory=dict)
     """Device and inode of UNIX listeners."""
+    reserved: Mapping[DialAddress, str] = field(default_factory=dict)
+    """What only snimux may reach, and what it is: nothing that a Caddy says may lead there."""
 
 
 NOWHERE = Own()
@@ -68,6 +72,49 @@ def found_at(own: Own, path: str) -> str | None:
             there = os.stat(path)  # noqa: PTH116 (a path is no object here)
             return own.by_file.get((there.st_dev, there.st_ino))
     return None
+
+
+def reserved_at(own: Own, path: str, name: object) -> str | None:
+    """Return what is reserved of where a connection to a UNIX socket has come to, or None.
+
+    Args:
+        own: what is reserved.
+        path: what was dialled; it may lead elsewhere by now.
+        name: what the socket that it came to was bound to, which does not change.
+    """
+    places = {_inode(path), _inode(name if isinstance(name, str) else "")} - {None}
+    files = ((x.path, what) for x, what in own.reserved.items() if isinstance(x, UnixAddress))
+    return next((what for file, what in files if _inode(file) in places), None)
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        there = os.stat(path)  # noqa: PTH116 (a path is no object here)
+    except (OSError, ValueError):
+        return None
+    return there.st_dev, there.st_ino
+
+
+def is_behind(hosts: Iterable[str], here: Any, there: Any, *, transparent: bool = False) -> bool:
+    """Return whether a TCP connection has come to one of some hosts, whose port is that dialled.
+
+    Where one of them is this machine, all of its addresses are the same: what listens there may
+    listen on every interface.
+    """
+    hosts = [plain_host(host) for host in hosts]
+    source, target = (plain_host(_host(name)) for name in (here, there))
+    is_near = transparent or source == target or _is_here(target)
+    return target in hosts or (is_near and any(map(_is_here, hosts)))
+
+
+def _is_here(host: str) -> bool:
+    """Whether an IP address is one of this machine's."""
+    with contextlib.suppress(OSError):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((host, 0))
+        return True
+    return False
 
 
 def found_behind(own: Own, here: Any, there: Any, *, transparent: bool = False) -> str | None:

@@ -51,9 +51,14 @@ class Listener:
     number: int = 0
     """By which a supervisor and its workers know it; 0 where there are none."""
 
+    @property
+    def address(self) -> TcpAddress | UnixAddress:
+        """Where it listens, with the port that it got."""
+        return _address(self.socket)
+
     def __str__(self) -> str:
-        """The address that it listens on, with the port that it got."""
-        return str(_address(self.socket))
+        """The same, in words."""
+        return str(self.address)
 
     def close(self) -> None:
         """Close it, and remove its file: if it was made here, and nobody has replaced it since."""

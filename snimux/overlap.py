@@ -4,9 +4,10 @@ By what is written alone: a name is looked up nowhere, and only ``localhost`` is
 """
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 
-from snimux.address import DialAddress, FileAddress, ListenAddress, TcpAddress
+from snimux.address import DialAddress, FileAddress, ListenAddress, TcpAddress, UnixAddress
 
 _EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for every interface
 
@@ -26,6 +27,32 @@ def is_same(listen: ListenAddress | FileAddress, dial: DialAddress | FileAddress
         return _is_loopback(dial.host)
     both_loopback = _is_loopback(listen.host) and _is_loopback(dial.host)
     return listen.host == dial.host or (both_loopback and "localhost" in (listen.host, dial.host))
+
+
+def reserved_for(reserved: Mapping[DialAddress, str], dial: DialAddress) -> str | None:
+    """Return what an address is reserved for, as far as it can be told by what is written, or None.
+
+    All spellings of an address are one, and so are all addresses by which this machine has itself.
+    """
+    place = _place(dial)
+    return next((what for each, what in reserved.items() if _place(each) == place), None)
+
+
+def _place(address: DialAddress) -> tuple[str, int]:
+    """A host or path in one spelling, and the port."""
+    if isinstance(address, UnixAddress):
+        return posixpath.normpath(f"/{address.path.lstrip('/')}"), 0
+    host = plain_host(address.host)
+    return "" if not host or _is_loopback(host) else host, address.port
+
+
+def plain_host(host: str) -> str:
+    """A host in one spelling: without a dot at its end or a zone; IPv4 in IPv6 is IPv4."""
+    try:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host.rstrip(".")
+    return str((ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None) or ip)
 
 
 def overlaps(one: ListenAddress, other: ListenAddress) -> bool:

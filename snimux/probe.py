@@ -210,7 +210,11 @@ def by_http(name: str) -> Question:
 
 
 async def ask_both(
-    address: DialAddress, question: Question, *, answer_timeout: float = _TIME
+    address: DialAddress,
+    question: Question,
+    *,
+    answer_timeout: float = _TIME,
+    own: Own = NOWHERE,
 ) -> Found:
     """Ask with the header and without it, at the same time.
 
@@ -218,11 +222,14 @@ async def ask_both(
         address: where to ask.
         question: what to ask, ``by_tls`` or ``by_http``.
         answer_timeout: seconds for each answer, dialling included.
+        own: where this snimux listens, and what is reserved, which is not asked.
     """
     answers: dict[bytes, Answer] = {}
 
     async def note(header: bytes) -> None:
-        answers[header] = await ask(address, question, header, answer_timeout=answer_timeout)
+        answers[header] = await ask(
+            address, question, header, answer_timeout=answer_timeout, own=own
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(note, LOCAL_HEADER)

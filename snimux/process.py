@@ -21,7 +21,7 @@ from snimux.background import settle
 from snimux.config import Config, ConfigError, Limits
 from snimux.extra import install
 from snimux.flags import fail
-from snimux.handed import Handed
+from snimux.handed import Handed, sockets
 from snimux.life import STOP_SIGNALS
 from snimux.listeners import ListenError, open_listeners
 from snimux.log import Field, Log
@@ -136,7 +136,7 @@ def run_worker(config: Config, file: File | None, handed: Handed) -> None:
         fail(1, str(error))
     listeners = handed.listeners()
     source = file and Source(file, lambda _: places.limit, _settle_many)
-    server = partial(serve, config, places, listeners, log)
+    server = partial(serve, config, places, listeners, log, sockets=sockets(os.environ))
     asked = handed.questions()
     _run_until_stopped(partial(server, orders=handed.orders, source=source, questions=asked))
 

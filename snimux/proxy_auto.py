@@ -18,7 +18,9 @@ from functools import partial
 import trio
 
 from snimux.address import DialAddress, UnixAddress
+from snimux.backends import Backends
 from snimux.caddy import Listener
+from snimux.itself import NOWHERE, Own
 from snimux.lanes import Lane, Lanes
 from snimux.log import Field, Level, Log
 from snimux.probe import Found, Unreached, ask_both, by_http, by_tls
@@ -65,10 +67,10 @@ class Asked:
     listener: Listener | None = None
     """None: no Caddy that is asked for its configuration has it."""
 
-    async def ask(self, address: DialAddress) -> Found:
-        """Ask the address once, with a header and without."""
+    async def ask(self, address: DialAddress, own: Own = NOWHERE) -> Found:
+        """Ask the address once, with a header and without, unless it leads to what is own."""
         question = by_http(self.name or "localhost") if self.is_http else by_tls(self.name)
-        return await ask_both(address, question)
+        return await ask_both(address, question, own=own)
 
 
 def asked(
@@ -131,9 +133,10 @@ async def ask_all(all_asked: Mapping[DialAddress, Asked]) -> dict[DialAddress, F
 class Prober:
     """Asks for as long as it runs, and keeps what it learnt in ``proved``."""
 
-    def __init__(self, log: Log) -> None:
-        """Of nothing yet; the log is told of what changes."""
+    def __init__(self, log: Log, backends: Backends | None = None) -> None:
+        """Of nothing yet; the log is told of what changes, and backends say what not to ask."""
         self.log = log
+        self.backends = backends or Backends()
         self.proved: set[DialAddress] = set()
         """The addresses that understand a header; changes while others look at it."""
         self.asked: Mapping[DialAddress, Asked] = {}
@@ -207,7 +210,8 @@ class Prober:
             while not scope.cancel_called:  # it may have been before this began
                 doubt = self.doubts[address] = trio.Event()
                 # looked up here: it may be gone by the time that there is room
-                found = await lane.do(partial(self.asked[address].ask, address))
+                own = self.backends.own_for(address)
+                found = await lane.do(partial(self.asked[address].ask, address, own))
                 if scope.cancel_called:
                     return
                 standing = concluded(self.standings.get(address), found)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import trio
 
-from snimux.address import AdminAddress, DialAddress
+from snimux.address import AdminAddress, DialAddress, UnixAddress
 from snimux.backends import Backends
 from snimux.batching import batching
 from snimux.caddy import Plan
@@ -23,12 +23,12 @@ from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
 from snimux.config import Config, https_port
 from snimux.connection import Service
-from snimux.discovery import Discovery
+from snimux.discovery import Discovery, reserved
 from snimux.doors import Doors
 from snimux.ends import Ends
 from snimux.figures import Figures
 from snimux.http_head import HTTP
-from snimux.itself import own
+from snimux.itself import Own, own
 from snimux.kept import LONGEST
 from snimux.life import SIGNALS, STOP_SIGNALS, Life
 from snimux.listeners import Listener
@@ -63,6 +63,7 @@ async def serve(
     succession: Succession | None = None,
     status: Sequence[Listener] = (),
     questions: socket.socket | None = None,
+    sockets: Iterable[DialAddress] = (),
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal closes what is still open.
@@ -82,6 +83,7 @@ async def serve(
         succession: who came before this process, and who comes after it; a worker has none.
         status: where to show how it is; a worker has none.
         questions: of a worker whose supervisor shows that, where it asks.
+        sockets: what no Caddy may have strangers sent to, beside all that this process knows of.
         task_status: told once signals are heeded and connections accepted.
 
     Resource handling: closes the listeners, as soon as it stops accepting, those of ``status`` in
@@ -91,11 +93,12 @@ async def serve(
     succession = succession or Succession(log, told)
     figures = Figures(config.keep_refused) if status or questions else None
     showing = Showing(status, log, succession)
+    sockets = (*sockets, *own_sockets(status, told))
     async with _relay(config.relay, log) as relay:
         with _opened(orders) as supervisor:
             server = _Server(
                 config, places, listeners, log, relay, told, source, supervisor, succession,
-                showing, figures,
+                showing, figures, sockets,
             )  # fmt: skip
             await _serve(server, log, supervisor, questions, task_status)
 
@@ -185,6 +188,7 @@ class _Routing(NamedTuple):
     backends: Set[Backend]
     checked: Mapping[DialAddress, Wanted]
     has: Mapping[str, AdminAddress]
+    discovered: Set[DialAddress]
 
 
 class _Server:
@@ -203,8 +207,10 @@ class _Server:
         succession: Succession,
         showing: Showing,
         figures: Figures | None,
+        sockets: Sequence[DialAddress],
     ) -> None:
         self.config = config
+        self.sockets = sockets
         self.source = source
         self.log = log
         self.relay = relay
@@ -214,14 +220,17 @@ class _Server:
         self.table = LiveTable(RouteTable(config.routes))
         self.names = Names(log)
         self.backends = Backends(
-            log, config.backends, doubt_name=self.names.doubt, own=own(listeners)
+            log,
+            config.backends,
+            doubt_name=self.names.doubt,
+            own=self.own(config, listeners),
         )
         self.view: View | None = None  # where nobody looks, nothing is counted
         if figures is not None:
             self.view = View(figures, self.table, places, down=self.backends.down)
             self.view.states = self.backends.states
             self.backends.told_failed = figures.not_dialled
-        self.prober = Prober(log)
+        self.prober = Prober(log, self.backends)
         self.prober.exchange(asked(config.routes, {}))
         self.checker = Checker(
             self.backends, self.prober.proved, check_timeout=config.limits.dial_timeout
@@ -238,6 +247,11 @@ class _Server:
         self.doors = Doors(self.served(listeners), places, log, close=succession.close)
         if self.view is not None:
             self.view.listeners = listeners
+
+    def own(self, config: Config, listeners: Iterable[Listener]) -> Own:
+        """What not to pass on to."""
+        sockets = dict.fromkeys(self.sockets, "a socket of snimux's own")
+        return replace(own(listeners), reserved={**sockets, **reserved(config)})
 
     def serving(self, config: Config, listeners: Sequence[Listener]) -> dict[str, Service]:
         """What connections are served with that begin from now on, by protocol."""
@@ -274,7 +288,7 @@ class _Server:
     def route_by(self, routing: _Routing) -> None:
         """Find routes in another table from now on; connections that have theirs keep it."""
         self.prober.exchange(routing.asked)
-        self.backends.exchange(routing.backends)
+        self.backends.exchange(routing.backends, routing.discovered)
         self.checker.exchange(routing.checked)
         self.table.current = routing.table
         if self.view is not None:
@@ -306,7 +320,7 @@ class _Server:
         self.log.change(form=config.log_format, level=config.log_level)
         self.discovery.turn_to(config)
         self.backends.defaults = config.backends
-        self.backends.own = own(listeners)
+        self.backends.keep_off(self.own(config, listeners))
         self.checker.check_timeout = config.limits.dial_timeout
         self.route_by(routing)
         self.shares.limits = config.limits
@@ -386,7 +400,14 @@ def _routing(config: Config, found: Plan) -> _Routing:
         {backend for route in found.routes for backend in route.backends},
         wanted(found.routes, config.backends),
         found.has,
+        found.discovered,
     )
+
+
+def own_sockets(status: Iterable[Listener], told: Manager) -> list[DialAddress]:
+    """Where a process shows how it is, and where it is heard by its service manager."""
+    notify = [UnixAddress(told.address)] if told.address.startswith("/") else []
+    return [*(listener.address for listener in status), *notify]
 
 
 def _https_port(config: Config, listeners: Sequence[Listener]) -> int:

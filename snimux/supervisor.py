@@ -37,6 +37,7 @@ from snimux.log import Field, Log
 from snimux.orders import Order, What
 from snimux.questions import Respondent
 from snimux.reload import Reloader, Source, say_listeners
+from snimux.server import own_sockets
 from snimux.server import status as described
 from snimux.showing import Showing
 from snimux.status import Answers, Past, Whole
@@ -183,6 +184,7 @@ class _Supervisor:
     ) -> None:
         self.command = command
         self.count = team.workers
+        self.sockets = own_sockets(status, manager)
         self.showing = Showing(status, log, succession)
         self.totals = Totals()
         self.config = team.config
@@ -444,7 +446,11 @@ class _Supervisor:
         """Start a worker and wait for its end; how it ended."""
         try:
             worker = start(
-                self.command, number, self.shared(), is_asked=bool(self.showing.listeners)
+                self.command,
+                number,
+                self.shared(),
+                is_asked=bool(self.showing.listeners),
+                sockets=self.sockets,
             )
         except OSError as error:
             return {"detail": f"not started: {error.strerror}"}

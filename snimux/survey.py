@@ -33,9 +33,6 @@ from snimux.address import (
 from snimux.facts import Port, Process
 from snimux.files import open_regular, read
 
-DEFAULT_ADMIN = TcpAddress("localhost", 2019)
-"""Where a Caddy has its admin API that is told nothing else."""
-
 _LARGEST = 8 * 1024 * 1024  # bytes of a Caddyfile
 # Bytes of a program that are looked through: Caddy has 50 million, and 150 with many modules.
 _LARGEST_PROGRAM = 256 * 1024 * 1024

@@ -233,6 +233,11 @@ class Manager:
         return True
 
     @property
+    def address(self) -> str:
+        """Where it is told; empty where there is none."""
+        return self._address
+
+    @property
     def variables(self) -> dict[str, str]:
         """What another process needs in its environment to say how it is itself."""
         if not self.is_there:

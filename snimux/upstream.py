@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
-from snimux.itself import NOWHERE, Own, found_at, found_behind
+from snimux.itself import NOWHERE, Own, found_at, found_behind, is_behind, reserved_at
 from snimux.proxy_header import Endpoint
 from snimux.transparent import bind_as
 
@@ -21,6 +21,9 @@ from snimux.transparent import bind_as
 _EXHAUSTED = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 )
+
+RESERVED = ", which only snimux may reach"
+"""How the detail ends of what was refused for where it led to."""
 
 # How often a UNIX listener whose queue is full is tried again (seconds): there is no event for it.
 _QUEUE_POLL = 0.01
@@ -63,13 +66,16 @@ async def dial(
         address: where to.
         dial_timeout: seconds for it, name look-up included.
         source: an address, of a client, from which an IP address is dialled; None: from here.
-        own: where this snimux listens, which is no backend.
+        own: where this snimux listens, and what is reserved, which is no backend.
 
     Returns:
         The socket, or why there is none. Raises nothing but ``trio.Cancelled``.
     """
     try:
-        return Dialled(await _connect(address, dial_timeout, source, own), address)
+        sock = await _connect(address, dial_timeout, source, own)
+        if own.reserved:
+            await _refuse_reserved(sock, address, dial_timeout, source, own)
+        return Dialled(sock, address)
     except trio.TooSlowError:
         return NotDialled(f"{address}: no answer in {dial_timeout:g} s", False)
     except OSError as error:
@@ -178,6 +184,42 @@ def _refuse_itself(sock: socket.socket, own: Own, *, transparent: bool) -> str |
     if here == there:
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     return found_behind(own, here, there, transparent=transparent)
+
+
+async def _refuse_reserved(
+    sock: socket.socket, address: DialAddress, timeout: float, source: Endpoint | None, own: Own
+) -> None:
+    """Refuse a socket that has come to what only snimux may reach, and close it then."""
+    try:
+        here, there = sock.getsockname(), sock.getpeername()
+        if isinstance(address, UnixAddress):
+            what = reserved_at(own, address.path, there)
+        else:
+            what = None
+            for each, name in own.reserved.items():
+                if isinstance(each, TcpAddress) and each.port == there[1]:
+                    hosts = await _look_up(each, timeout)
+                    if is_behind(hosts, here, there, transparent=source is not None):
+                        what = name
+        if what is not None:
+            raise ConnectionRefusedError(f"it is {what}{RESERVED}")
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _look_up(address: TcpAddress, timeout: float) -> list[str]:
+    """The IP addresses of a host."""
+    if address.is_numeric:
+        return [address.host]
+    if not address.host or address.host == "localhost":
+        return ["127.0.0.1", "::1"]
+    try:
+        with trio.fail_after(timeout):
+            found = await trio.socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM)
+    except (OSError, trio.TooSlowError):
+        raise ConnectionRefusedError(f"{address} is not resolved, and may be this") from None
+    return [str(name[0]) for *_, name in found]
 
 
 def _cause(error: OSError) -> OSError:

@@ -6,14 +6,15 @@ Knows nothing of other workers, nor when one is to be replaced.
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
 
 from snimux import places, systemd
-from snimux.handed import alone
+from snimux.address import DialAddress
+from snimux.handed import alone, variable
 from snimux.life import STOP_SIGNALS
 from snimux.orders import Gone, Order, Orders, send
 from snimux.questions import Respondent
@@ -98,7 +99,12 @@ class Worker:
 
 
 def start(
-    command: Sequence[str], number: int, handed: Sequence[Named], *, is_asked: bool
+    command: Sequence[str],
+    number: int,
+    handed: Sequence[Named],
+    *,
+    is_asked: bool,
+    sockets: Iterable[DialAddress] = (),
 ) -> Worker:
     """Start a worker.
 
@@ -107,6 +113,7 @@ def start(
         number: the worker's, from 1 up.
         handed: what all workers are.
         is_asked: whether it is to be asked how it is.
+        sockets: the supervisor's own, which it is to know.
 
     Raises:
         OSError: it could not be started.
@@ -121,7 +128,7 @@ def start(
         pid = systemd.start(
             command,
             [*alone(number, orders=far, status=there), *handed],
-            environment=os.environ,
+            environment={**os.environ, **variable(sockets)},
             # A Ctrl-C is for the supervisor: its workers are told by it.
             new_session=True,
         )

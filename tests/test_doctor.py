@@ -284,6 +284,35 @@ async def test_a_server_that_is_no_caddy_is_looked_at_by_its_route() -> None:
     }
 
 
+async def test_a_site_at_what_only_snimux_may_reach_is_red_by_whatever_way() -> None:
+    async def administer(stream: trio.SocketStream) -> None:
+        async with stream:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.receive_some()
+                await stream.send_all(b"HTTP/1.0 200 OK\r\n\r\nnull")
+
+    with short_directory() as here:
+        sock = trio.socket.socket(trio.socket.AF_UNIX)
+        await sock.bind(str(here / "admin"))
+        sock.listen()
+        (here / "link").symlink_to(here / "admin")
+        where = {"a": "127.0.0.1:1", "b": f"unix/{here}/link", "c": f"unix/{here}//admin"}
+        servers = {
+            name: {"listen": [at], "routes": [{"match": [{"host": [f"{name}.example"]}]}],
+                   "automatic_https": {"disable": True}}
+            for name, at in where.items()
+        }  # fmt: skip
+        (here / "file").write_text(json.dumps({"apps": {"http": {"servers": servers}}}))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, administer, [trio.SocketListener(sock)])
+            flags = f"--caddy=file/{here}/file", f"--caddy=unix/{here}/admin"
+            found = await findings("--listen", f"127.0.0.1:{caddy.free_port()}", *flags)
+            nursery.cancel_scope.cancel()
+    red = [x for x in found if x["check"] == "reserved-address"]
+    assert {x["colour"] for x in red} == {"red"}
+    assert sorted(x["about"] for x in red) == ["c.example", f"unix/{here}/link"]
+
+
 async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> None:
     with contextlib.suppress(trio.BrokenResourceError):
         await stream.do_handshake()

@@ -159,6 +159,7 @@ SAME_FLOOR = {
     ("backends", "lanes"),
     ("probe", "itself"),
     ("probe", "upstream"),
+    ("certificate", "itself"),
     ("certificate", "upstream"),
     ("pages", "listeners"),
     ("pages", "log"),

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from snimux.address import FdAddress, parse_listen
-from snimux.handed import Handed, handed_to_worker, shared
+from snimux.address import FdAddress, parse_dial, parse_listen
+from snimux.handed import Handed, handed_to_worker, shared, sockets, variable
 from snimux.listeners import Listener
 
 
@@ -30,6 +30,14 @@ def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
     asked = handed_to_worker([*named, ("status", 9)])
     assert asked is not None
     assert (asked.status, asked.sockets) == (9, handed.sockets)
+
+
+def test_a_worker_knows_the_sockets_of_its_supervisor() -> None:
+    own = [parse_dial("127.0.0.1:9443"), parse_dial("unix//run/a b=%3A:é")]
+    environment = variable(own) | {"OTHER": "1"}
+    assert sockets(environment) == own
+    assert environment == {"OTHER": "1"}
+    assert sockets(environment) == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from snimux.address import parse_admin, parse_dial, parse_listen
-from snimux.overlap import is_covered, is_own, is_same, overlaps
+from snimux.overlap import is_covered, is_own, is_same, overlaps, reserved_for
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,37 @@ def test_what_is_dialled_may_be_what_is_listened_on(listen: str, to: str, expect
     assert is_same(own, dialled) is expected
     assert is_own([parse_listen("unix//run/other"), own], dialled) is expected
     assert not is_own([], dialled)
+
+
+@pytest.mark.parametrize(
+    ("reserved", "to", "expected"),
+    [
+        ("localhost:2019", "localhost:2019", True),
+        ("localhost:2019", "127.0.0.1:2019", True),
+        ("localhost:2019", "[::1]:2019", True),
+        ("127.0.0.1:2019", "0.0.0.0:2019", True),
+        ("127.0.0.1:2019", "[::]:2019", True),
+        ("127.0.0.1:2019", "127.9.9.9:2019", True),
+        ("[::1]:2019", "[::ffff:127.0.0.1]:2019", True),
+        ("[::ffff:127.0.0.1]:2019", "127.0.0.1:2019", True),
+        ("10.0.0.5:2019", "[::ffff:10.0.0.5]:2019", True),
+        ("a.example:2019", "a.example:2019", True),
+        ("unix//run/a", "unix//run/a", True),
+        ("unix//run/a", "unix////run//a", True),
+        ("unix//run/a", "unix//run/./b/../a", True),
+        ("localhost:2019", "127.0.0.1:2020", False),
+        ("10.0.0.5:2019", "10.0.0.6:2019", False),
+        ("a.example:2019", "b.example:2019", False),
+        ("unix//run/a", "unix//run/b", False),
+        ("unix//run/a", "127.0.0.1:2019", False),
+    ],
+)
+def test_a_reserved_address_is_known_in_every_spelling(
+    reserved: str, to: str, expected: bool
+) -> None:
+    known = {parse_dial("127.0.0.1:1"): "another", parse_dial(reserved): "it"}
+    assert reserved_for(known, parse_dial(to)) == ("it" if expected else None)
+    assert reserved_for({}, parse_dial(to)) is None
 
 
 def test_a_file_is_only_itself() -> None:

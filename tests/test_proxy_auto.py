@@ -16,6 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.caddy import Listener, ProxyProtocol
+from snimux.itself import Own
 from snimux.log import Log
 from snimux.probe import (
     LOCAL_HEADER,
@@ -182,7 +183,7 @@ class Backends:
         self.prober = Prober(Log(self.stream, form="json"))
         monkeypatch.setattr("snimux.proxy_auto.ask_both", self.ask_both)
 
-    async def ask_both(self, address: DialAddress, question: Question) -> Found:
+    async def ask_both(self, address: DialAddress, question: Question, *, own: Own) -> Found:
         self.asked.append((address, trio.current_time()))
         found = self.answers[address]
         await trio.sleep(self.takes.get(address, self.seconds))

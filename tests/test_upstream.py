@@ -1,20 +1,23 @@
 """``snimux.upstream``: every kind of address is dialled, and every failure has its words."""
 
+import contextlib
 import errno
 import os
 import resource
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
-from snimux.itself import NOWHERE, own
+from snimux.itself import NOWHERE, Own, own, reserved_at
 from snimux.listeners import open_listeners
 from snimux.upstream import Dialled, NotDialled, _cause, _refuse_itself, _socket_address, dial
 from tests.sockets import open_descriptors
@@ -118,6 +121,92 @@ async def test_what_leads_back_to_snimux_is_no_backend(tmp_path: Path) -> None:
     assert open_descriptors() == before
     for listener in listeners:
         listener.close()
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Knows some names of a test's own."""
+
+    async def getaddrinfo(
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Any]:
+        if host not in (b"a.test", b"b.test"):
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return socket.getaddrinfo("127.0.0.1", port, family, type, proto, flags)
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def test_what_is_reserved_is_no_backend_in_whatever_way_it_is_dialled() -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    with socket.create_server(("0.0.0.0", 0)) as admin:
+        port = admin.getsockname()[1]
+        for reserved in ("127.0.0.1", "localhost", "a.test"):
+            is_known = Own(reserved={TcpAddress(reserved, port): "an admin API"})
+            for host in ("127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "a.test", "b.test", *near()):
+                address = TcpAddress(host, port)
+                refused = await dial(address, dial_timeout=5, own=is_known)
+                words = f"{address}: it is an admin API, which only snimux may reach"
+                assert refused == NotDialled(words, exhausted=False)
+                # what somebody has written himself is not refused
+                await dialled(address)
+        others: dict[DialAddress, str] = {
+            TcpAddress("127.0.0.1", port + 1): "b",
+            TcpAddress("192.0.2.1", port): "c",
+        }
+        found = await dial(TcpAddress("127.0.0.1", port), dial_timeout=5, own=Own(reserved=others))
+        assert isinstance(found, Dialled)
+        found.socket.close()
+        # where it is cannot be known: it may be here
+        unknown = Own(reserved={TcpAddress("no.test", port): "an admin API"})
+        refused = await dial(TcpAddress("127.0.0.1", port), dial_timeout=5, own=unknown)
+        assert isinstance(refused, NotDialled)
+        assert "no.test" in refused.detail
+
+
+def near() -> list[str]:
+    """Other addresses of this machine, if it has any."""
+    hosts = ["127.0.0.2"] if sys.platform == "linux" else []
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # sends nothing
+        hosts.append(sock.getsockname()[0])
+    return hosts
+
+
+async def test_a_reserved_unix_socket_is_no_backend_by_whatever_path() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="snimux-") as name,
+        socket.socket(socket.AF_UNIX) as admin,
+    ):
+        here = Path(name)
+        (here / "d").mkdir()
+        admin.bind(str(here / "d" / "admin"))
+        admin.listen()
+        (here / "link").symlink_to(here / "d" / "admin")
+        (here / "again").symlink_to("link")
+        (here / "e").symlink_to("d")
+        (here / "hard").hardlink_to(here / "d" / "admin")
+        for reserved in ("d/admin", "e/admin"):
+            is_known = Own(reserved={UnixAddress(str(here / reserved)): "an admin API"})
+            for path in ("d/admin", "link", "again", "e/admin", "d/../d//admin", "hard"):
+                refused = await dial(UnixAddress(f"{here}/{path}"), dial_timeout=5, own=is_known)
+                assert isinstance(refused, NotDialled)
+                assert refused.detail.endswith("it is an admin API, which only snimux may reach")
+        with socket.socket(socket.AF_UNIX) as site:
+            site.bind(str(here / "site"))
+            site.listen()
+            found = await dial(UnixAddress(str(here / "site")), dial_timeout=5, own=is_known)
+            assert isinstance(found, Dialled)
+            found.socket.close()
+            # a link that leads elsewhere as soon as it was dialled has led there all the same
+            assert reserved_at(is_known, str(here / "site"), str(here / "d" / "admin"))
+            assert not reserved_at(is_known, str(here / "site"), str(here / "site"))
 
 
 async def test_out_of_descriptors_is_not_the_backends_fault() -> None:

@@ -16,6 +16,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     """Judge what the Caddys say, or that they say nothing."""
     yield from _caddys(facts)
     yield from _claims(facts)
+    yield from _refused(facts)
     yield from _servers(facts)
 
 
@@ -106,6 +107,18 @@ def _claims(facts: Facts) -> Iterator[Finding]:
             f"{claim.host} is served by two: {claim.has} has it, and {claim.wants} wants it",
             "The one that is listed first gets all its connections.",
             (f"# take {claim.host} out of one of the Caddyfiles, or list the other one first",),
+        )
+
+
+def _refused(facts: Facts) -> Iterator[Finding]:
+    for refused in facts.plan.refused:
+        yield Finding(
+            "reserved-address",
+            Colour.RED,
+            refused.what,
+            f"{refused.what} is refused: {refused.why}",
+            "Strangers would speak there with what only snimux may reach. Does somebody mean to?",
+            (f"# take {refused.what} out of that Caddy, or give it another address",),
         )
 
 
