@@ -34,8 +34,13 @@ def reserved_for(reserved: Mapping[DialAddress, str], dial: DialAddress) -> str 
 
     All spellings of an address are one, and so are all addresses by which this machine has itself.
     """
-    place = _place(dial)
-    return next((what for each, what in reserved.items() if _place(each) == place), None)
+    port = _port(dial)
+    near = ((each, what) for each, what in reserved.items() if _port(each) == port)
+    return next((what for each, what in near if _place(each) == _place(dial)), None)
+
+
+def _port(address: DialAddress) -> int:
+    return address.port if isinstance(address, TcpAddress) else 0
 
 
 def _place(address: DialAddress) -> tuple[str, int]:

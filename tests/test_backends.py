@@ -8,6 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from trio.testing import MockClock
 from snimux.address import DialAddress, TcpAddress
 from snimux.backends import Backends
 from snimux.config import BackendDefaults
+from snimux.itself import Own
 from snimux.log import Log
 from snimux.relay import Tally
 from snimux.routes import Backend, Route, parse_pattern
@@ -676,3 +678,31 @@ async def test_names_at_which_nobody_answers_are_doubted(autojump_clock: MockClo
             trio.socket.set_custom_hostname_resolver(before)
             assert set(doubted) == {"pool.test"}
             assert len(doubted) > 2
+
+
+async def test_what_is_reserved_is_down_where_a_caddy_says_it_and_stays_so(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    stream = io.StringIO()
+    with places(1) as (place,):
+        backends = Backends(Log(stream, form="json"), BackendDefaults(wait=0))
+        backends.keep_off(Own(reserved={place.address: "an admin API"}))
+        backend = Backend((place.address,))
+        near, far = await tcp_pair()
+        with near, far:
+            reach = partial(backends.reach, backend, near, None, dial_timeout=5)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(backends.run)
+                for discovered in (frozenset({place.address}), frozenset[DialAddress]()) * 2:
+                    backends.exchange({backend}, discovered)
+                    dialled = await reach()
+                    assert isinstance(dialled, NotDialled) is bool(discovered)
+                    if isinstance(dialled, Dialled):
+                        dialled.socket.close()
+                        backends.leave(place.address)
+                    await trio.sleep(100 if discovered else 0)  # it is dialled again and again
+                    assert (place.address in backends.down) is bool(discovered)
+                nursery.cancel_scope.cancel()
+    told = [json.loads(line)["state"] for line in stream.getvalue().splitlines()]
+    assert told == ["down", "up"] * 2
