@@ -60,8 +60,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.NO_ROUTE: "Where the name is yours: give it a --route, or see that its Caddy serves it.",
     Reason.NO_HTTP: "Where it is to be served by plain HTTP: give its [[route]] an http.",
     Reason.BACKEND_DOWN: "Start the backend, or mend its address; the log says what failed.",
-    Reason.NO_SOURCE: "See that the backend has addresses of the client's kind (IPv4 or IPv6), "
-    "and snimux CAP_NET_ADMIN.",
+    Reason.NO_SOURCE: "Give the backend an address of the client's family (IPv4 or IPv6), or take "
+    "transparent from its route.",
     Reason.OUT_OF_RESOURCES: "Give snimux more descriptors, or the machine more ports or memory.",
     Reason.TOO_MANY_FROM_SOURCE: "Where many share an address: raise --max-connections-per-source.",
     Reason.RATE_LIMITED: "Where many share an address: raise --max-rate-per-source, or its burst.",

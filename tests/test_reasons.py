@@ -20,3 +20,9 @@ def test_every_reason_says_what_it_means_and_what_to_do(reason: Reason) -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_what_is_to_be_changed_is_there(reason: Reason) -> None:
     assert set(re.findall(r"--[a-z-]+", REMEDIES[reason])) <= FLAGS
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_no_client_is_refused_for_a_capability(reason: Reason) -> None:
+    """Without those that it needs snimux does not start."""
+    assert not re.search("CAP_", REMEDIES[reason])
