@@ -53,9 +53,9 @@ from snimux.verdict import (
 DEFAULT_MAX_HELLO = 16 * 1024
 LARGEST_MAX_HELLO = 64 * 1024
 
-# RFC 8446 section 5.1: a plaintext record holds at most 2^14 bytes, and none is empty. 256 more
-# (the room of section 5.2 for encrypted records) are tolerated: some stacks fill it always.
-MAX_FRAGMENT = 2**14 + 256
+# RFC 8446 section 5.1: a plaintext record holds at most 2^14 bytes, and none is empty. The 256 more
+# of section 5.2 are for encrypted records, which no hello is in.
+MAX_FRAGMENT = 2**14
 
 # Content types (RFC 8446 section 5.1, RFC 6520): 20 change_cipher_spec to 24 heartbeat.
 _ALERT = 21

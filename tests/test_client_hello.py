@@ -21,7 +21,6 @@ from snimux.client_hello import (
     ENCRYPTED_CLIENT_HELLO,
     HANDSHAKE,
     LARGEST_MAX_HELLO,
-    MAX_FRAGMENT,
     PLAINTEXT,
     PROTOCOL_NAMES,
     SERVER_NAME,
@@ -199,10 +198,22 @@ def padded_to(size: int) -> bytes:
     return built
 
 
-def test_a_record_of_the_largest_tolerated_length_is_read() -> None:
+@pytest.mark.parametrize("before", [0, 1, 4, 100])
+def test_a_record_may_hold_two_to_the_fourteenth_bytes_and_not_one_more(before: int) -> None:
+    """RFC 8446 section 5.1; also a later record, whose header alone is enough to be refused."""
     handshake = padded_to(20_000)
-    data = record(handshake[:MAX_FRAGMENT]) + record(handshake[MAX_FRAGMENT:])
-    assert isinstance(peek(data, START, 20_000), Hello)
+    first = record(handshake[:before]) if before else b""
+    for size, is_read in ((2**14, True), (2**14 + 1, False), (2**14 + 256, False)):
+        end = before + size
+        data = first + record(handshake[before:end]) + record(handshake[end:])
+        whole = peek(data, START, 20_000)
+        begun = peek(data[: len(first) + 5], START, 20_000)
+        if is_read:
+            assert isinstance(whole, Hello)
+            assert isinstance(begun, NeedMore)
+        else:
+            overflow = Malformed(Reason.RECORD_OVERFLOW, f"record of {size} bytes", alert(22))
+            assert whole == begun == overflow
 
 
 @pytest.mark.parametrize("max_hello", [DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO, 1000])
@@ -243,8 +254,11 @@ COMPRESSION = GOOD.index(b"\x13\x02") + 2
         (record(b"GET /", 23), Reason.UNEXPECTED_MESSAGE, 10),
         (record(b"\x01\0\4hi", 24), Reason.UNEXPECTED_MESSAGE, 10),
         (record(b""), Reason.MALFORMED_HELLO, 50),
-        (b"\x16\x03\x01\x41\x01", Reason.RECORD_OVERFLOW, 22),
+        (b"\x16\x03\x01\x40\x01", Reason.RECORD_OVERFLOW, 22),
+        (b"\x16\x03\x01\x41\x00", Reason.RECORD_OVERFLOW, 22),
         (b"\x16\x03\x01\xff\xff", Reason.RECORD_OVERFLOW, 22),
+        (record(message(GOOD)[:50]) + b"\x16\x03\x01\x40\x01", Reason.RECORD_OVERFLOW, 22),
+        (record(b"\1") + b"\x16\x03\x03\x41\x00", Reason.RECORD_OVERFLOW, 22),
         (record(message(GOOD)[:50]) + record(b"\1", 20), Reason.UNEXPECTED_MESSAGE, 10),
         (record(message(GOOD)[:50]) + record(b"\1\0", 21), Reason.UNEXPECTED_MESSAGE, 10),
         (record(message(GOOD)[:50]) + record(b""), Reason.MALFORMED_HELLO, 50),

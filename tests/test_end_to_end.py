@@ -760,6 +760,7 @@ HOSTILE = {
     "server hello": (b"\x16\3\3\0\4\2\0\0\0", 10, "unexpected-message"),
     "huge message": (b"\x16\3\1\x40\0\1\xff\xff\xff", 50, "hello-too-large"),
     "huge record": (b"\x16\3\1\xff\xff", 22, "record-overflow"),
+    "record of a byte too many": (b"\x16\3\1\x40\x01", 22, "record-overflow"),
     "empty record": (b"\x16\3\1\0\0", 50, "malformed-hello"),
     "half a hello": (client_hello("dao.ciso.com")[:100], 50, "hello-cut-short"),
     "NUL in the name": (with_name(b"dao\0iso.com"), 50, "bad-server-name"),
