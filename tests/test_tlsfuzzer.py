@@ -119,3 +119,13 @@ def test_every_hello_of_the_corpus_is_answered_as_without_snimux(lane: Lane) -> 
                 assert through == b"", data
     assert answers[b"\x16\x02"] > 50  # ServerHello
     assert DEFAULT_MAX_HELLO < 65536
+
+
+@pytest.mark.needs(lambda: shutil.which("openssl") is None, "openssl is missing")
+@pytest.mark.parametrize(("size", "is_read"), [(2**14, True), (2**14 + 1, False)])
+def test_openssl_reads_records_of_the_same_length(lane: Lane, size: int, is_read: bool) -> None:
+    """Of a message that is declared longer than a record, and comes no further."""
+    data = b"\x16\3\1" + size.to_bytes(2, "big") + b"\1\0\x50\0" + bytes(size - 4)
+    overflow = b"\x15\x02\x16"
+    assert (answer(lane.server, data) != overflow) == is_read
+    assert (answer(lane.mux.port, data) != overflow) == is_read
