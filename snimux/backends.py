@@ -148,8 +148,10 @@ class Backends:
         self.turns: dict[Backend, Turns] = {}
         self.discovered: Set[DialAddress] = frozenset()
         """Those of the addresses that Caddys say."""
-        self.wanted: Set[DialAddress] | None = None
-        """Those of all backends; None: not known, so nothing is forgotten."""
+        self.current: Set[Backend] | None = None
+        """All backends that there are; None: not known, so nothing is forgotten."""
+        self.wanted: Set[DialAddress] = frozenset()
+        """The addresses of these."""
         self.doubt_name = doubt_name
         self.told_failed = told_failed
         self.keep_off(own)
@@ -179,8 +181,12 @@ class Backends:
         return self.own_of_discovered if address in self.discovered else self.own
 
     def exchange(self, backends: Set[Backend], discovered: Set[DialAddress] = frozenset()) -> None:
-        """Forget what none of these has, which are all that there are now; keep what is known."""
+        """Forget what none of these has, which are all that there are now; keep what is known.
+
+        What still has connections, or clients that wait for it, is forgotten with the last of them.
+        """
         self.discovered = discovered
+        self.current = backends
         self.wanted = {address for backend in backends for address in backend.addresses}
         self.turns = {x: turns for x, turns in self.turns.items() if x in backends}
         for address, state in list(self.states.items()):
@@ -240,7 +246,10 @@ class Backends:
 
     def leave(self, address: DialAddress) -> None:
         """A connection to an address has ended."""
-        self.states[address].connections -= 1
+        state = self.states[address]
+        state.connections -= 1
+        if not state.connections:
+            self._forget(address)
 
     def checked(self, address: DialAddress, passed: bool, detail: str) -> None:
         """Heed a check of an address; the detail says what came of it."""
@@ -268,7 +277,7 @@ class Backends:
     def _forget(self, address: DialAddress) -> None:
         """Forget an address that no backend has, unless somebody still has to do with it."""
         state = self.states.get(address)
-        if state is None or self.wanted is None or address in self.wanted:
+        if state is None or self.current is None or address in self.wanted:
             return
         if not (state.connections or state.waiters):
             if state.watch is not None:
@@ -299,10 +308,13 @@ class Backends:
         else:
             turns = self.turns.get(backend)
             if turns is None:
-                turns = self.turns[backend] = Turns(len(addresses))
+                turns = Turns(len(addresses))
+                if self.current is None or backend in self.current:
+                    self.turns[backend] = turns
             loads = None
             if balance == "least_conn":
-                loads = [self.state(address).connections for address in addresses]
+                states = (self.states.get(address) for address in addresses)
+                loads = [0 if state is None else state.connections for state in states]
             places = turns.order(weights, well, loads)
         return [addresses[place] for place in places]
 
@@ -323,6 +335,8 @@ class Backends:
             finally:
                 if not isinstance(dialled, Dialled):
                     state.connections -= 1
+                if dialled is None:  # cancelled
+                    self._forget(address)
             if isinstance(dialled, Dialled):
                 if state.silent_since is not None:
                     self._answered(address, state, "it answers again")
@@ -333,17 +347,20 @@ class Backends:
                 self.told_failed(address)
             if not dialled.exhausted and state.returns == returns:
                 self._failed(address, state, dialled.detail, dial_timeout)
+            if state.silent_since is None:  # else whoever dials it forgets it
+                self._forget(address)
         return NotDialled("; ".join(faults), exhausted)
 
     def _silent_since(self, addresses: Iterable[DialAddress]) -> float:
         """Since when none of the addresses answers; now, where that is not so."""
         now = trio.current_time()
-        since = (self.state(address).silent_since for address in addresses)
+        states = (self.states.get(address) for address in addresses)
+        since = (None if state is None else state.silent_since for state in states)
         return max(now if x is None else x for x in since)
 
     async def _wait(
         self,
-        addresses: Iterable[DialAddress],
+        addresses: Sequence[DialAddress],
         client: socket.socket,
         waiter: _Waiter,
         until: float,
@@ -354,7 +371,10 @@ class Backends:
         Returns:
             What to do: dial, or give up, since none answered in time or the client has left.
         """
-        states = [self.state(address) for address in addresses]
+        for address in addresses:
+            if address not in self.states:  # no backend has it any more: forgotten meanwhile
+                self._failed(address, self.state(address), "it did not answer", dial_timeout)
+        states = [self.states[address] for address in addresses]
         if any(state.silent_since is None for state in states):
             return "go"  # since another was dialled
         for state in states:
@@ -376,8 +396,10 @@ class Backends:
                     return "left"
             return "go"
         finally:
-            for state in states:
+            for address, state in zip(addresses, states, strict=True):
                 state.waiters.pop(waiter, None)
+                if state.silent_since is None:  # else whoever dials it forgets it
+                    self._forget(address)
 
     def _failed(self, address: DialAddress, state: State, detail: str, dial_timeout: float) -> None:
         """An address could not be dialled, and that is no fault of this machine."""

@@ -657,6 +657,64 @@ async def test_what_was_waited_for_at_an_exchange_is_forgotten_afterwards(
             assert not dials
 
 
+@pytest.mark.parametrize("balance", ["first", "round_robin", "least_conn", "ip_hash"])
+async def test_what_is_dropped_while_connections_are_open_is_forgotten_with_the_last(
+    autojump_clock: MockClock, balance: str
+) -> None:
+    with places(2) as (one, other), places(1, listening=False) as (down,):
+        addresses = (one.address, other.address, down.address)
+        async with running(balance=balance) as run:
+            run.backends.exchange({Backend(addresses)})
+            taken = [await run.reached(*addresses) for _ in range(6)]
+            assert set(taken) <= {one.address, other.address}
+            run.backends.exchange(set())
+            for number, address in enumerate(taken, 1):
+                assert address in run.backends.states
+                run.backends.leave(address)
+                assert set(run.backends.states) == set(taken[number:])
+            assert not run.backends.down
+            # it comes back, and what was counted before is not counted again
+            run.backends.exchange({Backend(addresses)})
+            await run.reached(one.address)
+            assert run.backends.states[one.address].connections == 1
+
+
+@pytest.mark.parametrize("balance", ["first", "round_robin", "least_conn", "ip_hash"])
+async def test_of_a_connection_to_what_was_dropped_before_nothing_is_left(
+    autojump_clock: MockClock, balance: str
+) -> None:
+    with places(1) as (up,), places(2, listening=False) as (down, returns):
+        async with running(wait=5.0, balance=balance) as run:
+            run.backends.exchange(set())
+            run.backends.leave(await run.reached(down.address, up.address, returns.address))
+            await run.failed(down.address)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run.reached, down.address, returns.address)
+                await trio.sleep(1)
+                returns.listen()
+            run.backends.leave(returns.address)
+            near, client = await tcp_pair()
+            with near, client, trio.move_on_after(1):
+                gone = Backend((down.address,))
+                await run.backends.reach(gone, near, None, dial_timeout=5)
+            await trio.sleep(1)
+            assert not run.backends.states
+            assert not run.backends.down
+            assert not run.backends.turns
+
+
+async def test_addresses_that_are_dropped_while_they_are_dialled_are_dialled_no_more_often(
+    autojump_clock: MockClock, dials: list[tuple[DialAddress, float]]
+) -> None:
+    with places(3, listening=False) as found:
+        async with running(wait=5.0) as run:
+            run.backends.exchange(set())
+            await run.failed(*(place.address for place in found))
+            assert len(dials) < 100
+            await trio.sleep(1)
+            assert not run.backends.states
+
+
 class Here(trio.abc.HostnameResolver):
     """Every name is this machine's."""
 
