@@ -20,6 +20,8 @@ from snimux.hostname import HostnameError, from_user
 # sun_path less its NUL: 104 bytes on macOS and the BSDs, 108 on Linux. The smaller one everywhere,
 # so that a configuration does not work on one system only.
 _MAX_PATH = 103
+# Characters: a name has 253, but more before it is made canonical.
+_LONGEST = 1000
 
 
 class AddressError(ValueError):
@@ -144,9 +146,16 @@ def _check_printable(text: str) -> None:
         raise AddressError("a character that cannot be printed")
 
 
-# Of 100,000 routes most lead to the same few.
-@lru_cache(1024)
 def _parse_socket(text: str, example: str) -> DialAddress:
+    if len(text) > _LONGEST:
+        raise AddressError(f"an address has at most {_LONGEST} characters")
+    return _parse_short(text, example)
+
+
+# Of 100,000 routes most lead to the same few. Caddys say addresses, too: their lengths are bounded,
+# and so is what is kept of them.
+@lru_cache(1024)
+def _parse_short(text: str, example: str) -> DialAddress:
     _check_printable(text)
     if text.startswith("unix/"):
         return _parse_unix(text.removeprefix("unix/"))

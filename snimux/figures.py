@@ -1,7 +1,8 @@
 """Count what becomes of connections: those of one process, and of several together.
 
-What is counted by route is so by its pattern, and by backend by its address: the configuration has
-them, and so bounds them. Nothing that a client said is ever a key: anyone can make names up.
+What is counted by route is so by its pattern, and by backend by its address, whose lengths are
+bounded; so is how many are told apart. Nothing that a client said is ever a key: anyone can make
+names up.
 
 Knows nothing of who wants the figures, nor of the form in which he gets them.
 """
@@ -11,7 +12,6 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import chain, islice
 from operator import add
 from typing import Any
@@ -56,8 +56,10 @@ _LONGEST = 300
 _AT_A_TIME = 500  # shares, or live connections: some hundred µs
 
 # Counted in one go, connections take a third of the time that each takes by itself amid all else
-# that is done for it. So many that have ended wait for that, with their hellos.
+# that is done for it. So many that have ended wait for that, and so many bytes of what they sent:
+# as many browsers' hellos have fewer, and who sends long ones on purpose takes no memory by it.
 _MOST_ENDED = 50
+_MOST_ENDED_BYTES = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -124,6 +126,7 @@ class Figures:
         self.shares: dict[tuple[str, bytes | None, str], _Share] = {}
         self.live: dict[int, _Live] = {}
         self.over: list[_Live] = []  # ended, and not counted as that
+        self.over_bytes = 0  # of what these sent
         self.last_refused: deque[Piece] = deque(maxlen=_MOST_REFUSED)
         self.number = 0  # of those
         self.hellos = Kept(keep_refused)
@@ -136,7 +139,8 @@ class Figures:
     def finished(self, outcome: Outcome) -> None:
         """A connection has ended."""
         self.over.append(self.live.pop(id(outcome)))
-        if len(self.over) >= _MOST_ENDED:
+        self.over_bytes += len(outcome.received) + (outcome.hello.size if outcome.hello else 0)
+        if len(self.over) >= _MOST_ENDED or self.over_bytes >= _MOST_ENDED_BYTES:
             self._count_ended()
 
     def not_dialled(self, address: DialAddress) -> None:
@@ -203,7 +207,7 @@ class Figures:
         live.up, live.down = up, down
 
     def _count_ended(self) -> None:
-        over, self.over = self.over, []
+        over, self.over, self.over_bytes = self.over, [], 0
         for live in over:
             self._settle(live)
             self._end(live.outcome, live.share)
@@ -227,7 +231,7 @@ class Figures:
         self.hello_seconds.observe(outcome.hello_seconds)
         if hello.request is None:
             self.ech += hello.ech
-            for word in _words(hello.alpn):
+            for word in {_ALPN.get(each, "other") for each in hello.alpn} or ("none",):
                 self.alpn[word] += 1
         if outcome.backend is not None:
             self.dial_seconds.observe(outcome.dial_seconds)
@@ -248,12 +252,6 @@ class Figures:
 
 def _count(counts: dict[str, int], word: str) -> None:
     counts[word] = counts.get(word, 0) + 1
-
-
-@lru_cache(64)  # browsers have few lists, and these are the client's words: up to 64 KiB each
-def _words(alpn: tuple[bytes, ...]) -> frozenset[str]:
-    """What counts as offered, each once."""
-    return frozenset(_ALPN.get(each, "other") for each in alpn) or frozenset(("none",))
 
 
 def connections(figures: Figures, now: float, *, most: int) -> Iterator[Piece]:
@@ -322,6 +320,18 @@ class Snapshot:
         return Snapshot(self.counts, self.histograms, shares)
 
 
+def _fold(rows: dict[Any, Any], others: Any) -> None:
+    """Have the first ``_MOST_SHARES`` rows told apart, and all further ones be one row."""
+    for key in list(islice(rows, _MOST_SHARES, None)):
+        if key != others:
+            row = rows.pop(key)
+            known = rows.get(others)
+            if isinstance(row, int):
+                rows[others] = row + (known or 0)
+            else:
+                rows[others] = row if known is None else list(map(add, known, row))
+
+
 def _add_rows(mine: dict[Any, list[Any]], theirs: Mapping[Any, list[Any]]) -> None:
     for key, row in theirs.items():
         known = mine.get(key)
@@ -358,6 +368,8 @@ class Totals:
         last = self.latest.pop(process, None)
         if last is not None:
             self.gone.add(last.without_live())
+            _fold(self.gone.shares, (OTHERS, OTHERS))
+            _fold(self.gone.counts.get("dial_failures", {}), OTHERS)
 
     def sum(self) -> Snapshot:
         """The figures of all, also of those that are gone."""

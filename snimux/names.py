@@ -22,6 +22,11 @@ _EVERY = 30.0
 _SOON = 1.0
 # A name that nobody asked for in so long (seconds) is looked up no longer.
 _FORGET = 600.0
+# Names that are kept, and addresses of each: those that run a DNS server, or a Caddy, may make up
+# any number. Of others each connection has its own look-up. Later addresses would not be dialled
+# before dial_timeout: the next one is tried after a quarter of a second.
+_MOST = 10_000
+_MOST_ADDRESSES = 32
 # Look-ups at a time: each has a thread for as long as the system's resolver takes.
 _AT_A_TIME = 8
 
@@ -96,8 +101,13 @@ class Names(trio.abc.HostnameResolver):
         entry = self.entries.get(question)
         if entry is None:
             assert self.nursery is not None, "asked while it does not run"
-            entry = self.entries[question] = _Entry(trio.current_time())
-            self.nursery.start_soon(self._keep, question, entry)
+            entry = _Entry(trio.current_time())
+            if len(self.entries) < _MOST:
+                self.entries[question] = entry
+                self.nursery.start_soon(self._keep, question, entry)
+            else:
+                await self._ask(question, entry)
+                entry.known.set()
         entry.asked = trio.current_time()
         await entry.known.wait()
         if entry.answer is not None:
@@ -128,7 +138,8 @@ class Names(trio.abc.HostnameResolver):
     async def _ask(self, question: tuple[Any, ...], entry: _Entry) -> None:
         before = entry.fault
         try:
-            entry.answer, entry.fault = await self.look_up(*question), None
+            answer = await self.look_up(*question)
+            entry.answer, entry.fault = answer[:_MOST_ADDRESSES], None
         except UnicodeError as error:  # a name that the system cannot spell
             entry.fault = socket.gaierror(socket.EAI_NONAME, str(error))
         except OSError as error:

@@ -89,6 +89,18 @@ def test_one_address_is_kept_once_however_many_routes_have_it() -> None:
     assert parse_dial("a.example:1") is parse_dial("a.example:1")
 
 
+@pytest.mark.parametrize(
+    "text", ["[fe80::1%{}]:1", "{}.example:1", "unix//{}", "a\ufe0f{}.example:1", "{}", "a:{}"]
+)
+def test_a_long_text_is_no_address_and_not_kept(text: str) -> None:
+    """A Caddy may say anything; and a variation selector is nothing in a name."""
+    for filling in ("a", "\ufe0f", "1"):
+        for parse in (parse_dial, parse_listen):
+            with pytest.raises(AddressError) as caught:
+                parse(text.format(filling * 100_000))
+            assert len(str(caught.value)) < 1000
+
+
 def test_a_port_alone_is_answered_with_how_to_write_it() -> None:
     with pytest.raises(AddressError, match=r"perhaps :444$"):
         parse_listen("444")

@@ -1,5 +1,6 @@
 """``snimux.figures``: what is counted when, and what several processes have counted together."""
 
+import gc
 import json
 from collections import Counter
 from itertools import pairwise
@@ -9,6 +10,7 @@ import pytest
 
 from snimux import figures as module
 from snimux.address import TcpAddress
+from snimux.client_hello import LARGEST_MAX_HELLO
 from snimux.connection import Outcome
 from snimux.figures import OTHERS, Figures, Snapshot, Totals, connections, snapshot
 from snimux.relay import End
@@ -106,6 +108,41 @@ def test_only_some_that_have_ended_wait_to_be_counted(monkeypatch: pytest.Monkey
         assert len(figures.over) == number % 3
     assert seen(figures).counts["ended"]["eof"] == 7
     assert figures.over == []
+
+
+@pytest.mark.parametrize("sent", ["hellos", "names of protocols", "what is refused"])
+def test_of_what_clients_sent_and_have_ended_bounded_bytes_are_kept(sent: str) -> None:
+    figures = Figures()
+    most = 128 * 1024 + 64 * 1024  # what is kept, and one more
+    for number in range(200):
+        data = number.to_bytes(2, "big") * (LARGEST_MAX_HELLO // 2)
+        at = outcome()
+        if sent == "what is refused":
+            at.hello, at.received = None, data[: 16 * 1024]
+        else:
+            alpn = tuple(data[i : i + 255] for i in range(0, len(data), 255))
+            alpn = alpn if sent == "names of protocols" else ()
+            at.hello = Hello(None, alpn, False, len(data))
+        figures.began(at)
+        end(figures, at, "refused", Reason.NO_ROUTE)
+        kept = [each.outcome for each in figures.over]
+        sizes = [len(x.received) + (x.hello.size if x.hello else 0) for x in kept]
+        assert sum(sizes) < most
+    assert seen(figures).counts["ended"]["refused"] == 200
+    assert not figures.over
+
+
+def test_nothing_of_a_hello_is_left_when_it_is_counted() -> None:
+    """Not even as the key of a cache."""
+    figures = Figures()
+    name = bytes(200).replace(b"\0", b"x")
+    at = outcome()
+    at.hello = Hello(None, (name,), False, 300)
+    figures.began(at)
+    end(figures, at)
+    assert seen(figures).counts["alpn"]["other"] == 1
+    kept = gc.get_referrers(at.hello.alpn)
+    assert [x for x in kept if x is not at.hello] == []
 
 
 def test_it_is_told_in_pieces_of_a_bounded_size() -> None:
@@ -295,6 +332,28 @@ def test_what_a_worker_counted_stays_counted_when_it_is_gone() -> None:
     assert totals.sum().shares["b.example", str(ONE)] == [2, 1, 200, 0]
     totals.lose(99)  # of which nothing was ever heard
     assert totals.sum().counts["connections"] == {"tls": 5, "http": 0}
+
+
+def test_of_workers_that_are_gone_the_first_routes_and_backends_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MOST_SHARES", 2)
+    totals = Totals()
+    for worker in range(1, 6):
+        figures = Figures()
+        at = relayed(figures, f"n{worker}.example")
+        at.tally.up = worker
+        figures.not_dialled(TcpAddress("127.0.0.1", worker))
+        totals.take(worker, seen(figures))
+        totals.lose(worker)
+    found = totals.sum()
+    assert found.shares == {
+        ("n1.example", str(ONE)): [1, 0, 1, 0],
+        ("n2.example", str(ONE)): [1, 0, 2, 0],
+        (OTHERS, OTHERS): [3, 0, 12, 0],
+    }
+    assert found.counts["dial_failures"] == {str(ONE): 1, str(TWO): 1, OTHERS: 3}
+    assert found.counts["connections"] == {"tls": 5, "http": 0}
 
 
 def test_a_sum_is_no_part_of_what_it_is_a_sum_of() -> None:

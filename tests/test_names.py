@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,6 +161,29 @@ async def test_a_name_that_nobody_asks_for_is_forgotten(autojump_clock: MockCloc
         assert not run.names.entries
         run.zone.hosts["pool.test"] = ["192.0.2.2"]
         assert await run.ask() == ["192.0.2.2"]
+
+
+async def test_so_many_names_are_kept_and_others_are_looked_up_each_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snimux.names._MOST", 2)
+    hosts = {f"n{number}_test": [f"192.0.2.{number}"] for number in range(1, 5)}
+    async with running(**hosts) as run:
+        for _ in range(2):
+            for number in range(1, 5):
+                assert await run.ask(f"n{number}.test") == [f"192.0.2.{number}"]
+        assert len(run.names.entries) == 2
+        asked = Counter(name for name, _ in run.zone.asked)
+        assert asked == {"n1.test": 1, "n2.test": 1, "n3.test": 2, "n4.test": 2}
+        with pytest.raises(socket.gaierror, match="not known"):
+            await run.ask("gone.test")
+        await trio.sleep(1000)
+        assert not run.names.entries
+
+
+async def test_of_an_answer_so_many_addresses_are_kept(autojump_clock: MockClock) -> None:
+    async with running(pool_test=[f"192.0.2.{last}" for last in range(200)]) as run:
+        assert await run.ask() == [f"192.0.2.{last}" for last in range(32)]
 
 
 async def test_who_gives_up_does_not_stop_the_look_up(autojump_clock: MockClock) -> None:
