@@ -30,7 +30,7 @@ from snimux.config import BackendDefaults
 from snimux.health import UP, Checked
 from snimux.itself import NOWHERE, Own
 from snimux.lanes import Lane, Lanes
-from snimux.log import Log
+from snimux.log import Log, notify
 from snimux.proxy_header import Endpoint
 from snimux.relay import Tally
 from snimux.routes import Backend
@@ -344,7 +344,7 @@ class Backends:
             faults.append(dialled.detail)
             exhausted = exhausted or dialled.exhausted
             if not dialled.exhausted:
-                self.told_failed(address)
+                notify(self.log, self.told_failed, address)
             if not dialled.exhausted and state.returns == returns:
                 self._failed(address, state, dialled.detail, dial_timeout)
             if state.silent_since is None:  # else whoever dials it forgets it
@@ -406,7 +406,7 @@ class Backends:
         if self.nursery is None:
             return
         if isinstance(address, TcpAddress) and not address.is_numeric:
-            self.doubt_name(address.host)
+            notify(self.log, self.doubt_name, address.host)
         if state.silent_since is None:
             state.silent_since = trio.current_time()
             state.watch = trio.CancelScope()
@@ -492,7 +492,7 @@ class Backends:
                         self._answered(address, state, "it answers again")
                     return
                 if isinstance(address, TcpAddress) and not address.is_numeric:
-                    self.doubt_name(address.host)
+                    notify(self.log, self.doubt_name, address.host)
 
     async def _redial(self, address: DialAddress, dial_timeout: float) -> Dialled | NotDialled:
         return await dial(address, dial_timeout=dial_timeout, own=self.own_for(address))

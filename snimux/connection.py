@@ -18,7 +18,7 @@ from snimux.access import Admission
 from snimux.address import DialAddress
 from snimux.backends import Backends
 from snimux.config import Limits
-from snimux.log import Field
+from snimux.log import Field, Log, notify
 from snimux.proxy_header import Endpoint, Header, Version
 from snimux.relay import Relay, Tally
 from snimux.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
@@ -229,20 +229,24 @@ class _Refusal:
     ended: str = "refused"
 
 
-async def serve(client: socket.socket, source: Endpoint | None, service: Service) -> None:
+async def serve(
+    client: socket.socket, source: Endpoint | None, service: Service, log: Log | None = None
+) -> None:
     """Serve one client until its connection has ended.
 
     Args:
         client: the accepted socket, non-blocking.
         source: who connected; None on a UNIX socket.
         service: what to serve it with.
+        log: told what ``service.report`` and ``service.watcher`` raise.
 
     Resource handling: closes ``client``, whatever happens. Raises nothing but ``trio.Cancelled``.
     """
     started = trio.current_time()
     outcome = Outcome(source, service.shown_as, started=started)
-    if service.watcher is not None:
-        service.watcher.began(outcome)
+    watcher = service.watcher
+    if watcher is not None and not notify(log, watcher.began, outcome):
+        watcher = None  # of whose end it would know no beginning
     try:
         with client:
             await _serve(client, outcome, service, started + service.limits.hello_timeout)
@@ -252,9 +256,9 @@ async def serve(client: socket.socket, source: Endpoint | None, service: Service
         outcome.ended = outcome.ended or "shutdown"  # cancelled
         outcome.seconds = trio.current_time() - started
         if not outcome.is_silent:
-            service.report(outcome)
-        if service.watcher is not None:
-            service.watcher.finished(outcome)
+            notify(log, service.report, outcome)
+        if watcher is not None:
+            notify(log, watcher.finished, outcome)
 
 
 async def _serve(

@@ -201,8 +201,10 @@ class Doors:
     async def handle(
         self, client: socket.socket, source: Endpoint | None, service: Service
     ) -> None:
-        """Serve one connection, which has its room already."""
+        """Serve one connection, which has its room already; no fault of it is one of others'."""
         try:
-            await serve_connection(client, source, service)
+            await serve_connection(client, source, service, self.log)
+        except* Exception as group:  # not expected
+            self.log.write("error", "connection-failed", {"detail": repr(group.exceptions)})
         finally:
             self.give_room()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import trio
 
 from snimux.connection import Outcome
-from snimux.log import Level, Log
+from snimux.log import Level, Log, notify
 from snimux.routes import Backend
 from snimux.verdict import Reason
 
@@ -55,9 +55,7 @@ class Ends:
         self.summed_up = trio.current_time()
 
     def report(self, outcome: Outcome) -> None:
-        """Log and count how a connection ended."""
-        if outcome.to is not None and outcome.tally.down < _SHORT:
-            self.doubt(outcome.to)
+        """Log and count how a connection ended; then tell others, whatever one of them raises."""
         reason = outcome.reason
         level: Level = "error" if outcome.ended == "failed" else "info"
         if reason is not None:
@@ -65,8 +63,10 @@ class Ends:
             if reason in _SCANNERS:
                 self.scanners[reason] += 1
         self.log.write(level, "connection", outcome.fields())
+        if outcome.to is not None and outcome.tally.down < _SHORT:
+            notify(self.log, self.doubt, outcome.to)
         if self.keep is not None and reason is not None and reason not in _SCANNERS:
-            self.keep(outcome)
+            notify(self.log, self.keep, outcome)
 
     async def sum_up_now_and_then(self) -> None:
         """Sum the scanners up every ``_SUM_UP_EVERY`` seconds."""

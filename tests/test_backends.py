@@ -725,6 +725,28 @@ class Here(trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
+async def test_what_is_told_of_failures_ends_nothing_by_what_it_raises(
+    autojump_clock: MockClock,
+) -> None:
+    def raises(what: object) -> None:
+        raise RuntimeError("not expected")
+
+    with places(1) as (up,), places(1, listening=False) as (down,):
+        named = TcpAddress("localhost", down.address.port)
+        async with running(told_failed=raises, doubt_name=raises, wait=0.0) as run:
+            assert await run.reached(named, up.address) == up.address
+            assert run.backends.down == {named}
+            assert run.backends.states[named].connections == 0
+            await trio.sleep(100)  # it is dialled, and its name doubted, again and again
+            down.listen()
+            await trio.sleep(40)
+            assert not run.backends.down
+            lines = [json.loads(line) for line in run.stream.getvalue().splitlines()]
+            said = [line["detail"] for line in lines if line["event"] == "observer-failed"]
+            assert len(said) > 3
+            assert set(said) == {"RuntimeError('not expected')"}
+
+
 async def test_names_at_which_nobody_answers_are_doubted(autojump_clock: MockClock) -> None:
     doubted: list[str] = []
     with places(1, listening=False) as (place,):

@@ -251,6 +251,74 @@ async def test_what_is_gone_with_the_next_call_is_no_reason_to_wait(
         assert not run.lines("accept-failed")
 
 
+class Raising:
+    """An observer that raises when it is told of some things."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+        self.told: list[str] = []
+
+    def tell(self, what: str) -> None:
+        self.told.append(what)
+        if what in self.faults:
+            raise RuntimeError(what)
+
+    def began(self, outcome: Outcome) -> None:
+        self.tell("began")
+
+    def finished(self, outcome: Outcome) -> None:
+        self.tell("finished")
+
+    def report(self, outcome: Outcome) -> None:
+        self.tell("report")
+
+
+@pytest.mark.parametrize(
+    ("faults", "told"),
+    [
+        (["began"], ["began", "report"]),
+        (["report"], ["began", "report", "finished"]),
+        (["finished"], ["began", "report", "finished"]),
+        (["report", "finished"], ["began", "report", "finished"]),
+    ],
+)
+async def test_what_an_observer_raises_is_said_and_ends_nothing(
+    faults: list[str], told: list[str]
+) -> None:
+    listening = listeners(1)
+    async with opened(listening, room=1) as run:
+        observer = Raising(*faults)
+        faulty = replace(run.service, report=observer.report, watcher=observer)
+        run.doors.exchange([(listening[0], faulty)])
+        assert await refused(listening[0])
+        assert await refused(listening[0])  # it has the only place, which the first gave back
+        while run.places.taken_here:
+            await trio.sleep(0.01)
+        assert observer.told == told * 2
+        lines = run.lines("observer-failed")
+        assert [(x["observer"], x["detail"]) for x in lines] == [
+            (f"Raising.{fault}", f"RuntimeError('{fault}')") for fault in faults
+        ] * 2
+
+
+async def test_a_connection_that_raises_gives_its_place_back_and_ends_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def raising(client: socket.socket, *how: object) -> None:
+        client.close()
+        raise RuntimeError("not expected")
+
+    listening = listeners(1)
+    async with opened(listening, room=1) as run:
+        with monkeypatch.context() as patched:
+            patched.setattr("snimux.doors.serve_connection", raising)
+            with await connect(listening[0], HELLO) as client:
+                await read_to_end(client)
+        assert await refused(listening[0])
+        (line,) = run.lines("connection-failed")
+        assert (line["level"], line["detail"]) == ("error", "(RuntimeError('not expected'),)")
+
+
 async def test_doors_change_without_leaving_out_who_is_in_a_queue() -> None:
     old, kept = listeners(2)
     (new,) = listeners(1)

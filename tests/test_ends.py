@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,28 @@ async def test_who_had_no_backend_has_nobody_doubted() -> None:
     told = Told()
     told.ends.report(refused(Reason.NO_ROUTE))
     assert not told.doubted
+
+
+@pytest.mark.parametrize("faults", [{"doubt"}, {"keep"}, {"doubt", "keep"}])
+async def test_what_others_raise_is_said_and_the_line_is_there_and_others_are_told(
+    faults: set[str],
+) -> None:
+    told: list[str] = []
+
+    def doubt(backend: Backend) -> None:
+        told.append("doubt")
+        assert "doubt" not in faults
+
+    def keep(outcome: Outcome) -> None:
+        told.append("keep")
+        assert "keep" not in faults
+
+    stream = io.StringIO()
+    ends = Ends(Log(stream, form="json"), doubt=doubt, keep=keep)
+    ends.report(replace(refused(Reason.BACKEND_DOWN), to=BACKEND))
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == ["connection", *["observer-failed"] * len(faults)]
+    assert told == ["doubt", "keep"]
 
 
 async def test_scanners_are_summed_up_now_and_then_if_any_came(autojump_clock: MockClock) -> None:
