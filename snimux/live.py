@@ -25,7 +25,18 @@ from snimux.checkup import Checkup
 from snimux.figures import BOUNDS, Snapshot
 from snimux.pages import Page, Pages, Stream
 from snimux.reasons import MEANINGS, REMEDIES
-from snimux.status import NONE, Answers, Source, Whole, common, gathered, named, pages
+from snimux.status import (
+    NONE,
+    Answers,
+    Source,
+    Whole,
+    common,
+    gathered,
+    named,
+    newest,
+    pages,
+    total,
+)
 from snimux.verdict import Reason
 from snimux.view import MOST_LAST, MOST_LIVE
 
@@ -84,7 +95,7 @@ async def _doctor(checkup: Checkup, again: bool, told: str) -> Page:
 async def _find(source: Source, query: str) -> Page:
     """The first routes that have a text in their pattern or their backends, and how many do."""
     wanted = unquote(query)[:_LONGEST_WANTED].lower()
-    told = _fullest((await source.ask(f"find {' '.join(wanted.split())}")).values())
+    told = newest((await source.ask(f"find {' '.join(wanted.split())}")).values())
     if told is None:
         return Page(b"no worker has answered in time\n", "text/plain; charset=utf-8", 503)
     whole = await source.whole()
@@ -92,7 +103,7 @@ async def _find(source: Source, query: str) -> Page:
     rows = [
         {**row, **named(by_route.get(row["pattern"], NONE))} for row in gathered([told], "routes")
     ]
-    return Page(json.dumps({"total": _total(told), "rows": rows}).encode() + b"\n")
+    return Page(json.dumps({"total": total(told), "rows": rows}).encode() + b"\n")
 
 
 class Live:
@@ -157,7 +168,7 @@ class Live:
 def shown(whole: Whole, answers: Answers) -> dict[str, Any]:
     """What the page shows of figures, and of what the processes answered to ``live``."""
     figures, known = whole.figures, common(whole)
-    told = _fullest(answers.values())
+    told = newest(answers.values())
     return {
         "version": __version__,
         "workers": {str(number): is_up for number, is_up in whole.workers.items()},
@@ -171,7 +182,7 @@ def shown(whole: Whole, answers: Answers) -> dict[str, Any]:
         **{name: figures.histograms[name] for name in _TIMES},
         "refused": [*_refused(figures.counts["refused"])],
         "last_refused": _last(answers),
-        "routes": {"total": _total(told), "rows": _routes(figures, gathered([told], "routes"))},
+        "routes": {"total": total(told), "rows": _routes(figures, gathered([told], "routes"))},
         "backends": _backends(figures, answers, gathered([told], "routes")),
     }
 
@@ -273,12 +284,3 @@ def _span(seconds: float) -> str:
 def _pieces(answers: Answers, word: str) -> list[Any]:
     """All pieces that have a word."""
     return [piece for pieces in answers.values() for piece in pieces or () if word in piece]
-
-
-def _fullest(answers: Iterable[list[Any] | None]) -> list[Any] | None:
-    """That of the process which has most routes: others may not have heard of all yet."""
-    return max((each for each in answers if each), key=_total, default=None)
-
-
-def _total(pieces: list[Any] | None) -> int:
-    return max((piece["total"] for piece in pieces or () if "total" in piece), default=0)

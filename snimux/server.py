@@ -8,6 +8,7 @@ import math
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
@@ -229,6 +230,7 @@ class _Server:
         if figures is not None:
             self.view = View(figures, self.table, places, down=self.backends.down)
             self.view.states = self.backends.states
+            self.view.unheard = len(config.caddys)
             self.backends.told_failed = figures.not_dialled
         self.prober = Prober(log, self.backends)
         self.prober.exchange(asked(config.routes, {}))
@@ -293,6 +295,9 @@ class _Server:
         self.table.current = routing.table
         if self.view is not None:
             self.view.has = routing.has
+            sites = self.discovery.sites
+            self.view.unheard = sum(sites.get(x) is None for x in self.config.caddys)
+            self.view.since = time.monotonic()
 
     def reloading(self, supervisor: socket.socket | None) -> Reloader | Follower | None:
         """What has other configurations put into effect, of a worker by its supervisor."""
@@ -329,6 +334,7 @@ class _Server:
             self.doors.resize(self.source.limit(config.limits))
         if self.view is not None:
             self.view.listeners = listeners
+            self.view.reloads += 1
         return self.doors.exchange(self.served(listeners))
 
     async def live(self, *, is_worker: bool) -> None:

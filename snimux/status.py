@@ -129,13 +129,36 @@ async def _figures(source: Source, accept: str) -> Page:
 
 def common(whole: Whole) -> dict[str, Any]:
     """What processes tell with their figures, which each has of all."""
-    told = [each[0] for each in whole.answers.values() if each]
+    told: list[dict[str, Any]] = [each[0] for each in whole.answers.values() if each]
+    told.sort(key=lambda each: (each.get("generation", []), each["routes"]))
+    latest = told[-1] if told else {}
+    # Of those that have done the same reload one that ends has closed some by now.
+    reloads = latest.get("generation", [])[:1]
+    listeners = [x["listeners"] for x in told if x.get("generation", [])[:1] == reloads]
     return {
-        "routes": max((each["routes"] for each in told), default=0),
+        "routes": latest.get("routes", 0),
         "limit": max((each["limit"] for each in told), default=0),
         "draining": bool(told) and all(each["draining"] for each in told),
-        "listeners": max((each["listeners"] for each in told), key=len, default=[]),
+        "listeners": max(listeners, key=len, default=[]),
     }
+
+
+def newest(answers: Iterable[list[Any] | None]) -> list[Any] | None:
+    """Return the answer of the process with the newest routes, or None if none has answered.
+
+    Another may be about to follow a reload, or to hear what its Caddys have; one that was just
+    started has not heard all of them. Of several that are as new it is the one with most routes.
+    """
+    return max(
+        (each for each in answers if each),
+        key=lambda pieces: (pieces[0].get("generation", []), total(pieces)),
+        default=None,
+    )
+
+
+def total(pieces: list[Any] | None) -> int:
+    """Return how many routes there are by an answer."""
+    return max((piece["total"] for piece in pieces or () if "total" in piece), default=0)
 
 
 async def _health(source: Source, accept: str) -> Page:
@@ -147,23 +170,20 @@ async def _health(source: Source, accept: str) -> Page:
 
 
 async def _routes(source: Source, accept: str) -> Page:
-    """The routes, as the process has them that has most, with what they were used for.
+    """The routes, as the process has them whose are newest, with what they were used for.
 
     An address does not answer if it has not answered one of the processes: each dials by itself.
     """
     whole = await source.whole()
     answers = (await source.ask("routes")).values()
     silent = _silent(answers)
-    total, routes, lists = 0, [], []
-    for pieces in answers:
-        if pieces and pieces[0]["total"] >= total:
-            total, routes = pieces[0]["total"], gathered([pieces], "routes")
-            lists = gathered([pieces], "lists")
+    pieces = newest(answers)
+    routes, lists = gathered([pieces], "routes"), gathered([pieces], "lists")
     by_route = whole.figures.by_route()
     for each in routes:
         each |= named(by_route.get(each["pattern"], NONE))
         each["not_answering"] = silent.get(each["pattern"], [])
-    return await _json("routes", routes, total=total, lists=lists)
+    return await _json("routes", routes, total=total(pieces), lists=lists)
 
 
 def _silent(answers: Iterable[list[Any] | None]) -> dict[str, list[str]]:
@@ -178,13 +198,13 @@ def _silent(answers: Iterable[list[Any] | None]) -> dict[str, list[str]]:
 
 async def _connections(source: Source, accept: str) -> Page:
     answers = (await source.ask("connections")).items()
-    total, found = 0, []
+    count, found = 0, []
     for worker, pieces in answers:
         if pieces:
-            total += pieces[0]["total"]
+            count += pieces[0]["total"]
             found += [{"worker": worker, **x} for x in gathered([pieces], "connections")]
     found.sort(key=lambda each: -each["age"])
-    return await _json("connections", found[:MOST_CONNECTIONS], total=total)
+    return await _json("connections", found[:MOST_CONNECTIONS], total=count)
 
 
 async def _refused(source: Source, what: str, accept: str) -> Page:

@@ -369,6 +369,8 @@ class _Supervisor:
 
         async def ask(worker: Worker, respondent: Respondent) -> None:
             pieces = await respondent.ask(what)
+            if pieces and "generation" in pieces[0]:  # counted from its start
+                pieces[0]["generation"][0] += worker.started_by
             if what == "figures" and pieces is not None:
                 # One that was started after an upgrade may count otherwise.
                 if pieces[0].get("version") != __version__:
@@ -413,11 +415,12 @@ class _Supervisor:
 
     def status(self) -> str:
         """How the workers are, for people."""
-        signs = [worker.sign for worker in self.alive.values()]
+        workers = self.alive.values()
+        newest = max(((x.reloaded, x.sign.routes) for x in workers), default=(0, 0))
         return described(
-            sum(sign.taken for sign in signs),
-            max((sign.routes for sign in signs), default=0),
-            workers=len(signs),
+            sum(worker.sign.taken for worker in workers),
+            newest[1],
+            workers=len(workers),
             draining=self.stopping.is_set(),
         )
 
@@ -451,6 +454,7 @@ class _Supervisor:
                 self.shared(),
                 is_asked=bool(self.showing.listeners),
                 sockets=self.sockets,
+                reload=self.reloads,
             )
         except OSError as error:
             return {"detail": f"not started: {error.strerror}"}

@@ -52,17 +52,26 @@ class View:
     states: Mapping[DialAddress, State] = field(default_factory=dict)
     """What it knows of addresses, of these and of others."""
     listeners: Sequence[Listener] = ()
+    reloads: int = 0
+    """How many this process has done."""
+    unheard: int = 0
+    """Of how many Caddys it does not know what they serve."""
+    since: float = 0.0
+    """When its routes came into effect, by the machine's monotonic clock."""
 
     def tell(self, what: str) -> Iterator[Piece]:
         """The answer: ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``.
 
         ``live`` is of several a little; ``find`` is followed by what routes are to have in them,
-        in small letters.
+        in small letters. With routes, or their number, is told how new they are: of two processes
+        the one whose ``generation`` is greater has the newer ones.
         """
         word, _, wanted = what.partition(" ")
+        generation = [self.reloads, -self.unheard, self.since]
         match word:
             case "figures":
                 yield {
+                    "generation": generation,
                     "version": __version__,
                     "routes": len(self.table.current),
                     "limit": self.places.limit,
@@ -71,7 +80,7 @@ class View:
                 }
                 yield from self.figures.pieces()
             case "routes":
-                yield {"total": len(self.table.current)}
+                yield {"generation": generation, "total": len(self.table.current)}
                 yield from self._routes()
             case "connections":
                 now = trio.current_time()
@@ -86,9 +95,11 @@ class View:
             case "live":
                 last = list(self.figures.last_refused)[-MOST_LAST:]
                 routes = [self._route(route) for route in islice(self.table.current, MOST_LIVE)]
-                yield {"total": len(self.table.current), "routes": routes, "refused": last}
+                total = len(self.table.current)
+                yield {"generation": generation, "total": total, "routes": routes, "refused": last}
                 yield {"down": len(self.down), "backends": self._backends()}
             case "find":
+                yield {"generation": generation}
                 yield from self._found(wanted)
 
     def _listeners(self) -> list[Piece]:

@@ -40,8 +40,10 @@ class Worker:
     """When it had shown life, or was started."""
     silent: bool = False
     """Whether it should have shown life since."""
+    started_by: int = 0
+    """The last reload before it was started."""
     reloaded: int = 0
-    """The last reload that it has done."""
+    """The last reload that it has done, or was started by."""
     answered: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     def order(self, *orders: Order) -> None:
@@ -105,6 +107,7 @@ def start(
     *,
     is_asked: bool,
     sockets: Iterable[DialAddress] = (),
+    reload: int = 0,
 ) -> Worker:
     """Start a worker.
 
@@ -114,6 +117,7 @@ def start(
         handed: what all workers are.
         is_asked: whether it is to be asked how it is.
         sockets: the supervisor's own, which it is to know.
+        reload: the last before, whose configuration it is handed.
 
     Raises:
         OSError: it could not be started.
@@ -142,4 +146,5 @@ def start(
         far.close()
         if there is not None:
             there.close()
-    return Worker(number, pid, near, None if here is None else Respondent(here))
+    respondent = None if here is None else Respondent(here)
+    return Worker(number, pid, near, respondent, started_by=reload, reloaded=reload)

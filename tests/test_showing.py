@@ -102,7 +102,7 @@ async def test_a_process_without_others_answers_for_itself() -> None:
     seen = view()
     alone = Alone(seen)
     ((number, pieces),) = (await alone.ask("routes")).items()
-    assert (number, pieces) == (1, [{"total": 0}])
+    assert (number, pieces) == (1, [{"generation": [0, 0, 0], "total": 0}])
     whole = await alone.whole()
     assert whole.processes == {"": os.getpid()}
     assert not whole.workers

@@ -18,9 +18,15 @@ import h11
 import pytest
 import trio
 
-from snimux.figures import snapshot
+from snimux.address import TcpAddress
+from snimux.checkup import Checkup
+from snimux.figures import Figures, snapshot
+from snimux.live import all_pages, shown
 from snimux.pages import Page
+from snimux.places import LocalPlaces
+from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.status import Answers, Past, Whole, pages
+from snimux.view import View
 from tests import muxes, test_upgrade
 from tests.caddy import free_port, short_directory
 from tests.muxes import Mux
@@ -424,6 +430,106 @@ async def test_a_reload_keeps_the_figures_and_shows_the_new_routes(
             assert "two.test" in [x["pattern"] for x in (await run.json("/routes"))["routes"]]
             await run.exchange("a.test", 10, 10)
             await run.settled(2, 1)
+
+
+async def test_while_workers_follow_a_reload_the_newest_routes_are_shown(tmp_path: Path) -> None:
+    """Also where they are fewer than those of the worker that has not followed yet."""
+    file = tmp_path / "snimux.toml"
+
+    def write(count: int) -> None:
+        route = '[[route]]\nhosts = "n{}.test"\nto = "127.0.0.1:1"\n'
+        routes = "".join(route.format(number) for number in range(count))
+        file.write_text(f'watch = "off"\n{routes}', "utf-8")
+
+    write(12_000)
+    async with watched(f"--config={file}", workers=2) as run:
+        pids = await workers_of(run.mux)
+
+        async def counts() -> set[int]:
+            figures, found = await run.json("/figures"), await run.json("/find?.test")
+            return {figures["routes"], found["total"]}
+
+        assert await counts() == {12_004}
+        os.kill(pids[2], signal.SIGSTOP)
+        try:
+            write(8_000)
+            run.mux.send_signal(signal.SIGHUP)
+            with trio.fail_after(120):
+                while await counts() != {8_004}:
+                    await trio.sleep(0.05)
+        finally:
+            os.kill(pids[2], signal.SIGCONT)
+        with trio.fail_after(120):
+            while not run.mux.lines(event="reloaded"):
+                assert await counts() == {8_004}
+        # one that is started in between has done as many reloads as the others
+        os.kill(pids[1], signal.SIGKILL)
+        while (await workers_of(run.mux))[1] == pids[1]:
+            await trio.sleep(0.05)
+        write(4_000)
+        run.mux.send_signal(signal.SIGHUP)
+        with trio.fail_after(120):
+            while len(run.mux.lines(event="reloaded")) < 2:
+                assert await counts() <= {8_004, 4_004}
+        assert await counts() == {4_004}
+
+
+@dataclass
+class Answering:
+    """Processes that answer by what there is to be seen of each."""
+
+    views: Sequence[View]
+
+    async def ask(self, what: str) -> Answers:
+        await trio.lowlevel.checkpoint()
+        return {number: [*view.tell(what)] for number, view in enumerate(self.views, 1)}
+
+    async def whole(self) -> Whole:
+        return Whole(snapshot([*Figures().pieces()]), await self.ask("figures"))
+
+    def why_not_serving(self) -> str | None:
+        return None
+
+    def past(self) -> Past:
+        return Past(0)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ({"reloads": 1, "since": 9.0}, {"reloads": 2, "since": 5.0}),
+        # a Caddy has removed sites, and not all have heard it
+        ({"since": 5.0}, {"since": 6.0}),
+        # one was just started, and has not heard all Caddys
+        ({"unheard": 1, "since": 6.0}, {"unheard": 0, "since": 5.0}),
+    ],
+)
+@pytest.mark.parametrize("more", ["older", "newer"])
+async def test_the_newest_routes_are_shown_be_they_few_or_many(
+    older: dict[str, Any], newer: dict[str, Any], more: str
+) -> None:
+    def view(name: str, **how: Any) -> View:
+        routes = [
+            Route(parse_pattern(f"{name}{number}.test"), Backend((TcpAddress("127.0.0.1", 1),)))
+            for number in range(3 if name == more else 1)
+        ]
+        return View(Figures(), LiveTable(RouteTable(routes)), LocalPlaces(7), **how)
+
+    views = [view("older", **older), view("newer", **newer)]
+    for each in (views, views[::-1]):
+        all_shown = all_pages(Answering(each), Checkup([]))
+        found: list[Any] = []
+        for path, query in (("/routes", "*/*"), ("/find?", ""), ("/figures", "*/*")):
+            page = await all_shown[path](query)
+            assert isinstance(page, Page)
+            found.append(json.loads(page.body))
+        routes, hits, figures = found
+        event = shown(await Answering(each).whole(), await Answering(each).ask("live"))
+        count = 3 if more == "newer" else 1
+        assert [x["total"] for x in (routes, hits, event["routes"])] == [count] * 3
+        assert figures["routes"] == count
+        for rows in (routes["routes"], hits["rows"], event["routes"]["rows"]):
+            assert {row["pattern"][:5] for row in rows} == {"newer"}
 
 
 @WORKERS

@@ -39,7 +39,7 @@ def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
     plain = Route(parse_pattern("plain.example"), None, Backend((ONE,)))
     view = viewing(route("a.example", Backend((TWO,), "auto")), route("found.example/h2"), plain)
     total, pieces = json.loads(json.dumps(list(view.tell("routes"))))
-    assert total == {"total": 3}
+    assert total == {"generation": [0, 0, 0], "total": 3}
     addresses = [str(ONE), str(TWO)]
     assert pieces["routes"] == [
         {"pattern": "a.example", "backend": addresses, "proxy": "v2", "http": [str(TWO)],
@@ -85,7 +85,7 @@ def test_of_very_many_routes_some_are_told_and_the_rest_counted(
 ) -> None:
     monkeypatch.setattr(module, "MOST_ROUTES", 250)
     total, *pieces = viewing(*(route(f"n{x}.example") for x in range(300))).tell("routes")
-    assert total == {"total": 300}
+    assert total == {"generation": [0, 0, 0], "total": 300}
     assert [len(piece["routes"]) for piece in pieces] == [100, 100, 50]
 
 
@@ -98,7 +98,7 @@ def test_figures_have_what_is_no_count_too() -> None:
         first, *rest = view.tell("figures")
         address = f"127.0.0.1:{open_one.getsockname()[1]}"
     assert first == {
-        "version": __version__, "routes": 1, "limit": 77, "draining": True,
+        "generation": [0, 0, 0], "version": __version__, "routes": 1, "limit": 77, "draining": True,
         "listeners": [{"protocol": "http", "address": address}],
     }  # fmt: skip
     assert snapshot(rest).active == 0
@@ -175,7 +175,7 @@ def test_capitals_do_not_matter_where_routes_are_looked_for() -> None:
 )
 def test_routes_are_found_by_what_is_in_them(wanted: str, total: int) -> None:
     *turns, piece = viewing(*(route(f"n{x}.example") for x in range(300))).tell(f"find {wanted}")
-    assert turns == [{}] * 3
+    assert turns == [{"generation": [0, 0, 0]}, *[{}] * 3]
     assert (piece["total"], len(piece["routes"])) == (total, min(total, 100))
     assert not total or piece["routes"][0]["pattern"] == {"n29": "n29.example"}.get(
         wanted, "n0.example"
