@@ -3,11 +3,12 @@
 Whoever is in ``deny`` is refused; where there is ``allow``, whoever is not in it is, too.
 
 Certificate authorities validate from anywhere, so validations by ACME can be exempt. Whoever is
-let past a list so must not be able to ask for anything else: hence the bounds of
+let past a list so must not be able to ask for anything else, of any server: hence the bounds of
 ``is_validation``.
 
-Source: RFC 8737 section 3 (acme-tls/1 is all that the hello offers), RFC 8555 sections 8.1 (a token
-is base64url) and 8.3 (HTTP-01), RFC 9112 section 9.6 (nothing behind a request that closes).
+Source: RFC 8737 section 3 (the hello offers acme-tls/1 alone, and has a name), RFC 8555 sections
+8.1 (a token is base64url) and 8.3 (HTTP-01), RFC 9112 section 9.6 (nothing behind a request that
+closes).
 """
 
 import re
@@ -40,9 +41,15 @@ class Access:
             return False
         return self.allow is None or host in self.allow
 
-    def admits_for(self, host: str | None, hello: Hello) -> bool:
-        """Whether a client is served what its hello asks for."""
-        return self.admits(host) or (self.acme_exempt and is_validation(hello))
+    def admits_for(self, host: str | None, hello: Hello, behind: int = 0) -> bool:
+        """Whether a client is served what its hello asks for.
+
+        Args:
+            host: as for ``admits``.
+            hello: what it asks for.
+            behind: how many bytes have come behind the hello.
+        """
+        return self.admits(host) or (self.acme_exempt and is_validation(hello, behind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +65,20 @@ class Admission:
         return self.proxy_from is not None and host in self.proxy_from
 
 
-def is_validation(hello: Hello) -> bool:
+def is_validation(hello: Hello, behind: int = 0) -> bool:
     """Whether a hello can be for nothing but a validation by ACME, TLS-ALPN-01 or HTTP-01.
 
-    A request that leaves the connection open is none: what comes behind it is not looked at. Nor is
-    a hello with Encrypted Client Hello: what the encrypted one offers is what counts (RFC 9849
+    A request that any server may leave the connection open after is none, nor is one with bytes
+    behind it: these could be another. What comes later is not looked at, nor is it served. Neither
+    is a hello with Encrypted Client Hello: what the encrypted one offers is what counts (RFC 9849
     section 7), and who validates sends none.
+
+    Args:
+        hello: by ``peek``.
+        behind: how many bytes have come behind it.
     """
     request = hello.request
     if request is None:
-        return hello.alpn == _ACME_TLS and not hello.ech
+        return hello.alpn == _ACME_TLS and hello.name is not None and not hello.ech
     is_challenge = request.method == "GET" and _HTTP_01.fullmatch(request.target)
-    return request.closes and bool(is_challenge)
+    return request.closes and not behind and bool(is_challenge)

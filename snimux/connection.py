@@ -327,9 +327,9 @@ async def _pass_on(
         return hello
     outcome.hello = hello
     outcome.hello_seconds = trio.current_time() - outcome.started
-    host = _host(outcome.source)
+    host, behind = _host(outcome.source), len(received) - hello.size
     listener = service.admission
-    if listener is not None and not listener.access.admits_for(host, hello):
+    if listener is not None and not listener.access.admits_for(host, hello, behind):
         return _refuse(service, Reason.ACCESS_DENIED, hello=hello)
     route = service.find(hello)
     if route is None and service.look_again is not None and hello.name is not None:
@@ -338,7 +338,7 @@ async def _pass_on(
     if route is None:
         return _refuse(service, Reason.NO_ROUTE, hello=hello)
     outcome.route = route
-    if route.access is not None and not route.access.admits_for(host, hello):
+    if route.access is not None and not route.access.admits_for(host, hello, behind):
         return _refuse(service, Reason.ACCESS_DENIED, hello=hello)
     to = route.backend if hello.request is None else route.http
     if to is None:

@@ -198,7 +198,8 @@ def _routed(
         return _refused(reason, detail, protocol.farewell(reason, hello), route)
 
     def lets_in(access: Access) -> bool:
-        return source is None or access.admits_for(_host(source), hello)
+        behind = (case.size or hello.size) - hello.size
+        return source is None or access.admits_for(_host(source), hello, behind)
 
     if not any(lets_in(access) for _, access in _doors(case, config)):
         return refuse(Reason.ACCESS_DENIED)

@@ -42,8 +42,11 @@ _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 _EVENT = re.compile(rb"(\r\n\r\n)|\r\n[ \t]|\r[^\n]|(?<!\r)\n|[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LONGEST_EVENT = 4
 
-# RFC 9110 section 7.6.1, RFC 9112 section 9.6: the connection option that ends a connection.
-_CLOSE = re.compile(rb"(?i:(?:^|,)[ \t]*close[ \t]*(?:,|$))")
+# Fields that change nothing of where a request ends, what it asks for, or what follows it.
+_HARMLESS = frozenset(
+    (b"accept", b"accept-charset", b"accept-encoding", b"accept-language", b"cache-control",
+     b"connection", b"from", b"host", b"pragma", b"referer", b"user-agent")
+)  # fmt: skip
 
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
@@ -146,16 +149,28 @@ def _read(head: bytes) -> Hello | Malformed:
         return _refuse(Reason.BAD_SERVER_NAME, str(error), method=method)
     except _TargetError as error:
         return _refuse(Reason.MALFORMED_HELLO, str(error), method=method)
-    if hello.request is not None and _is_last(parsed):
+    if hello.request is not None and _is_last(parsed, head):
         return replace(hello, request=replace(hello.request, closes=True))
     return hello
 
 
-def _is_last(parsed: h11.Request) -> bool:
-    """Whether no other request can follow; one by HTTP/2 could, to which this one is upgraded."""
+def _is_last(parsed: h11.Request, head: bytes) -> bool:
+    """Whether whoever serves this request takes it for the last of its connection.
+
+    RFC 9112 section 9.6 says which is, but servers differ: of two Connection fields nginx heeds the
+    last, with HTTP/1.0 Caddy heeds keep-alive beside close, nginx takes no tab for a space. A body
+    may end elsewhere for another server, an upgrade has requests by HTTP/2 follow, and some
+    frameworks take another path or method from a field. So this is what none of that can be: fields
+    of a list, among them one Connection that is "close", and a path as the target.
+    """
     options = [value for name, value in parsed.headers if name == b"connection"]
-    is_upgraded = any(name == b"upgrade" for name, _ in parsed.headers)
-    return not is_upgraded and bool(_CLOSE.search(b",".join(options)))
+    return (
+        options == [b"close"]
+        and parsed.http_version == b"1.1"
+        and parsed.target.startswith(b"/")
+        and _HARMLESS.issuperset(name for name, _ in parsed.headers)
+        and b"\t" not in head
+    )
 
 
 def _parse(head: bytes) -> h11.Request:

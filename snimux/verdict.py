@@ -82,7 +82,7 @@ class Request:
 
     ``host`` is what a URL has: the canonical name, or an IP literal, or None where the request
     has none; ``target`` is path and query, ``*``, or empty where it cannot be known; ``closes``
-    says that it is to be the last of its connection.
+    says that every server takes it for the last of its connection.
     """
 
     method: str

@@ -490,9 +490,10 @@ async def test_validations_pass_lists_that_exempt_them_and_nothing_else_does() -
             )  # fmt: skip
             assert fields["reason"] == "access-denied"
         for lists in ({"access": exempt}, {"admission": Admission(exempt)}):
-            told, fields = await refused(other, http=http, name=NAME, **lists)
-            assert fields["reason"] == "access-denied"
-            assert told == alert(49) or told.startswith(b"HTTP/1.1 403 ")
+            for refused_data in (other, data + other) if http else (other,):
+                told, fields = await refused(refused_data, http=http, name=NAME, **lists)
+                assert fields["reason"] == "access-denied"
+                assert told == alert(49) or told.startswith(b"HTTP/1.1 403 ")
 
 
 async def test_who_has_no_address_of_the_backend_s_family_cannot_be_shown_to_it() -> None:

@@ -400,10 +400,12 @@ DATA = st.one_of(
     st.builds(hello, st.none() | NAMES, PROTOCOLS | st.just(ACME)),
     st.builds(lambda name, cut: hello(name, [])[:cut], NAMES, st.integers(0, 99)),
     st.builds(
-        lambda name, path, rest: f"GET {path} HTTP/1.1\r\nHost: {name}\r\n{rest}\r\n".encode(),
+        lambda name, path, rest: f"GET {path} HTTP/1.1\r\nHost: {name}\r\n{rest}".encode(),
         NAMES,
         st.sampled_from(["/", "/x?y", "/.well-known/acme-challenge/x", "*"]),
-        st.sampled_from(["", "Connection: close\r\n"]),
+        st.sampled_from(
+            ["\r\n", "Connection: close\r\n\r\n", "Connection: close\r\n\r\nGET / HTTP/1.1\r\n"]
+        ),
     ),
     st.binary(max_size=20),
 )  # fmt: skip
