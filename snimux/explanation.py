@@ -143,7 +143,11 @@ def explain(
 
 
 def decide(case: Case, config: Config, table: RouteTable, *, source: str | None = None) -> Decision:
-    """What becomes of a client; what ``connection`` does, without doing it."""
+    """Return what becomes of a client.
+
+    ``connection`` makes the same decisions for itself, between reading and dialling; a test in
+    ``tests/test_explanation.py`` holds the two equal.
+    """
     protocol = case.protocol
     if protocol is HTTP and not config.http:
         return Decision(

@@ -1,5 +1,7 @@
 """Look names up, and keep what they are: again every half a minute, not for each connection.
 
+Of names beyond ``_MOST`` nothing is kept: each connection has its own look-up.
+
 For as long as it runs it is what trio asks, so that ``open_tcp_stream`` races the IPv6 and IPv4
 addresses that are kept here. getaddrinfo tells no time to live; hence the schedule.
 

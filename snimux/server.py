@@ -1,6 +1,6 @@
 """Put together what serves connections, by one configuration after the other, until they drain.
 
-The only place that lists the protocols, and the only one that sees all connections.
+The only place that sees all connections of a process.
 """
 
 import contextlib

@@ -1,6 +1,8 @@
-"""The settings: each a key of the file and a flag, how it is read, its default, its help.
+"""The settings of one value: each a key of the file and a flag, how it is read, and its help.
 
-One table serves the file, the flags and the help, so that all three say the same.
+For these one table serves the file, the flags and the help, so that all three say the same. Routes,
+listeners, Caddys, lists of networks and --proxy-protocol are no rows of it: they are in ``flags``
+and ``sources``.
 """
 
 import ipaddress

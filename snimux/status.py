@@ -1,6 +1,7 @@
 """The pages that a running snimux shows of itself: what its processes answer, put together.
 
-Knows nothing of HTTP, and neither how processes are asked nor how many there are.
+Of HTTP it has a status and a content type; ``pages`` serves them. Knows neither how processes are
+asked nor how many there are.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What one process tells of itself when it is asked: in pieces, each of which is JSON.
 
-Its routes and where they come from, its connections, whom it refused, its figures. Knows nothing
-of who asks, and changes nothing.
+Its routes and where they come from, its connections, whom it refused, its figures: to be asked for
+these has what is known by then counted, and changes nothing else. Knows nothing of who asks.
 """
 
 import base64
