@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import names, proc, running
-from bench.load import Load
 from bench.running import Running
 from bench.subjects import DIRECT, Subject
 
@@ -98,40 +97,9 @@ class Bed:
         place = self.directory / f"{subject.name}-{self._started}"
         return running.start(subject, place, self.ports, names.routes(routes))
 
-    def measure(
-        self,
-        row: str,
-        target: Running,
-        load: Load,
-        *,
-        mode: str,
-        seconds: float,
-        per_second: float,
-    ) -> Sample:
-        """Processor time per unit of work, in the steady state.
-
-        Args:
-            row: of the result.
-            target: what is measured.
-            load: what to do.
-            mode: the backend that it goes to.
-            seconds: how long.
-            per_second: the figure's unit in a second: 1e6 for microseconds.
-        """
-        with load:
-            load.run(seconds / 4)
-            meter = Meter(target, self._backends[mode])
-            units = load.run(seconds)
-            busy, cpu = meter.read(settle=load.settle)
-        time.sleep(_SETTLE)
-        return Sample(row, cpu / units * per_second, units / meter.seconds, busy)
-
     def meter(self, target: Running, mode: str, client: tuple[int, ...] = ()) -> "Meter":
         """Begin to measure; processes besides this one may be the client's."""
         return Meter(target, self._backends[mode], client)
-
-
-_SETTLE = 0.03  # seconds, for what connections closed at the end leave to do
 
 
 class Meter:
@@ -145,9 +113,13 @@ class Meter:
         self._proxy = target.pids
         self._backend = proc.family(backend.pid)
         self._client = client
+        self.seconds = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew."""
         self._began = time.monotonic()
         self._before = self._now()
-        self.seconds = 0.0
 
     def _now(self) -> tuple[float, float, float]:
         # of children, too: a load generator that was run to its end

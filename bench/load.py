@@ -30,6 +30,8 @@ class LoadError(Exception):
 class Load(Protocol):
     """Something to do through a proxy for a while; its sockets are open within ``with``."""
 
+    lead: float
+    """Seconds to run right before what is measured."""
     settle: float
     """Seconds that the proxy has after a run, to do what is left to do for the work counted."""
 
@@ -49,6 +51,7 @@ class Load(Protocol):
 class _Sockets:
     """The sockets that a load has open."""
 
+    lead = 0.0
     settle = 0.0
 
     def __init__(self) -> None:
@@ -117,29 +120,34 @@ class RoundTrips(_Sockets):
         self._port = port
         self._connections = connections
         self._message = bytes(size)
-        self._turn: deque[socket.socket] = deque()
 
     def __enter__(self) -> "RoundTrips":
         self.sockets += open_echoing(self._port, self._connections)
         for each in self.sockets:
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            each.send(self._message)
-        self._turn.extend(self.sockets)
         return self
 
     def run(self, seconds: float) -> float:
-        """Exchange messages for so long; returns how many came back."""
-        message, size, done = self._message, len(self._message), 0
+        """Exchange messages for so long, until none is under way; returns how many came back."""
+        turn, done = deque(self.sockets), 0
         end = time.monotonic() + seconds
+        for connection in turn:
+            connection.send(self._message)
         while time.monotonic() < end:
             for _ in range(16):
-                connection = self._turn[0]
-                self._turn.rotate(-1)
-                if len(connection.recv(size, socket.MSG_WAITALL)) != size:
-                    raise LoadError("a connection was closed between two round trips")
-                connection.send(message)
+                connection = turn[0]
+                turn.rotate(-1)
+                self._receive(connection)
+                connection.send(self._message)
             done += 16
-        return done
+        for connection in turn:
+            self._receive(connection)
+        return done + len(turn)
+
+    def _receive(self, connection: socket.socket) -> None:
+        size = len(self._message)
+        if len(connection.recv(size, socket.MSG_WAITALL)) != size:
+            raise LoadError("a connection was closed between two round trips")
 
 
 def open_echoing(port: int, number: int) -> Iterator[socket.socket]:
@@ -164,6 +172,8 @@ def _echoed(connection: socket.socket, sent: bytes) -> socket.socket:
 
 class Streams(_Sockets):
     """Bulk, one way, on several connections; counted in bytes at this end."""
+
+    lead = 0.1  # buffers that filled, or ran empty, while nobody came are as in mid-stream again
 
     def __init__(self, port: int, streams: int, *, up: bool) -> None:
         super().__init__()

@@ -5,13 +5,14 @@ subject, because they are compared with each other.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from bench import caddy, load, names, proc, running
 from bench.bed import ROUTES, Bed, Sample, percentile
 from bench.effort import Effort
-from bench.load import Connections, RoundTrips, Streams
+from bench.load import Connections, Load, LoadError, RoundTrips, Streams
 from bench.subjects import DIRECT, Subject
 
 WORKS = {
@@ -53,70 +54,112 @@ class Case:
 Group = tuple[Case, ...]
 
 
+Burst = Callable[[float], Sample]
+"""Measures for so many seconds."""
+
+_SETTLE = 0.03  # seconds, for what connections closed at the end leave to do
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """Work that can go on and on, and whose figure is the processor time of each unit of it."""
+
+    row: Row
+    mode: str
+    load: Callable[[int], Load]
+    """Makes the load through a port."""
+    per_second: float = 1e6
+    """The figure's unit in a second: 1e6 for microseconds."""
+    routes: int = ROUTES
+
+    @contextmanager
+    def through(self, bed: Bed, subject: Subject, warm_up: float) -> Iterator[Burst]:
+        """Open the load through a subject and warm it up; each call of what is yielded measures.
+
+        Args:
+            bed: where.
+            subject: what is measured; it is started if it does not run.
+            warm_up: seconds.
+        """
+        target = bed.running(subject, self.routes)
+        with self.load(target.ports[self.mode]) as opened:
+            opened.run(warm_up)
+            meter = bed.meter(target, self.mode)
+
+            def burst(seconds: float) -> Sample:
+                if opened.lead:
+                    opened.run(opened.lead)
+                meter.begin()
+                units = opened.run(seconds)
+                busy, cpu = meter.read(settle=opened.settle)
+                if not units:
+                    raise LoadError(f"{subject.name}: nothing was done within {seconds:g} s")
+                figure = cpu / units * self.per_second
+                return Sample(self.row.key, figure, units / meter.seconds, busy)
+
+            yield burst
+        time.sleep(_SETTLE)
+
+    def case(self, seconds: float) -> Case:
+        """Return the case that measures it once for so long."""
+
+        def measure(bed: Bed, subject: Subject) -> list[Sample]:
+            with self.through(bed, subject, seconds / 4) as burst:
+                return [burst(seconds)]
+
+        def suits(subject: Subject) -> bool:
+            if self.row.work != "routes":
+                return True
+            return _is_proxy(subject) and self.routes <= subject.most_routes
+
+        return Case((self.row,), measure, suits)
+
+
 def groups(effort: Effort) -> list[Group]:
     """All the work of a run, in order."""
     return [
-        *((_connect(row, effort),) for row in HELLOS),
-        *((_round_trips(number, effort),) for number in (16, effort.many)),
-        *((_bulk(way, n, effort),) for n in effort.streams for way in ("down", "up")),
+        *((each.case(effort.seconds),) for each in steady(effort)),
         (_rss(effort),),
         (_first_byte(effort),),
-        tuple(_routes(number, effort) for number in effort.routes),
+        tuple(_routes(number).case(effort.seconds) for number in effort.routes),
         (_caddy(effort),),
     ]
 
 
-def _case(row: Row, measure: Callable[[Bed, Subject], Sample]) -> Case:
-    return Case((row,), lambda bed, subject: [measure(bed, subject)])
+def steady(effort: Effort) -> list[Steady]:
+    """Return the work that can be done in bursts, with the usual routes."""
+    return [
+        *(_connect(key) for key in HELLOS),
+        *(_round_trips(number) for number in (16, effort.many)),
+        *(_bulk(way, number) for number in effort.streams for way in ("down", "up")),
+    ]
 
 
-def _connect(key: str, effort: Effort) -> Case:
+def _connect(key: str) -> Steady:
     hello = names.hello(HELLOS[key], names.ANSWER)
     column = f"{len(hello)}-byte hello"
     row = Row(key, "connect", f"CPU per new connection, {column}", column, "µs")
-
-    def measure(bed: Bed, subject: Subject) -> Sample:
-        return _new_connections(bed, subject, row.key, hello, ROUTES, effort)
-
-    return _case(row, measure)
+    return Steady(row, names.ANSWER, lambda port: Connections(port, hello))
 
 
-def _new_connections(
-    bed: Bed, subject: Subject, row: str, hello: bytes, routes: int, effort: Effort
-) -> Sample:
-    target = bed.running(subject, routes)
-    work = Connections(target.ports[names.ANSWER], hello)
-    return bed.measure(row, target, work, mode=names.ANSWER, seconds=effort.seconds, per_second=1e6)
+def _routes(number: int) -> Steady:
+    column = f"{number:,} routes"
+    row = Row(f"routes-{number}", "routes", f"CPU per new connection, {column}", column, "µs")
+    return replace(_connect("connect-517"), row=row, routes=number)
 
 
-def _round_trips(connections: int, effort: Effort) -> Case:
-    few = connections == 16
-    key = "round-trips-16" if few else "round-trips-2000"
+def _round_trips(connections: int) -> Steady:
+    key = "round-trips-16" if connections == 16 else "round-trips-2000"
     column = f"{connections} connections"
     row = Row(key, "round-trips", f"CPU per round trip, {column}", column, "µs")
-
-    def measure(bed: Bed, subject: Subject) -> Sample:
-        target = bed.running(subject)
-        work = RoundTrips(target.ports[names.ECHOES], connections)
-        return bed.measure(
-            key, target, work, mode=names.ECHOES, seconds=effort.seconds, per_second=1e6
-        )
-
-    return _case(row, measure)
+    return Steady(row, names.ECHOES, lambda port: RoundTrips(port, connections))
 
 
-def _bulk(way: str, streams: int, effort: Effort) -> Case:
-    key = f"bulk-{way}-{streams}"
+def _bulk(way: str, streams: int) -> Steady:
     column = f"{way}, {streams} stream{'s'[: streams > 1]}"
-    row = Row(key, "bulk", f"CPU per GB {column}", column, "s")
+    row = Row(f"bulk-{way}-{streams}", "bulk", f"CPU per GB {column}", column, "s")
     mode = names.UPLOAD if way == "up" else names.STREAM
-
-    def measure(bed: Bed, subject: Subject) -> Sample:
-        target = bed.running(subject)
-        work = Streams(target.ports[mode], streams, up=way == "up")
-        return bed.measure(key, target, work, mode=mode, seconds=effort.seconds, per_second=1)
-
-    return _case(row, measure)
+    return Steady(row, mode, lambda port: Streams(port, streams, up=way == "up"), per_second=1)
 
 
 def _rss(effort: Effort) -> Case:
@@ -172,20 +215,6 @@ def _first_byte(effort: Effort) -> Case:
         ]
 
     return Case(rows, measure)
-
-
-def _routes(number: int, effort: Effort) -> Case:
-    column = f"{number:,} routes"
-    row = Row(f"routes-{number}", "routes", f"CPU per new connection, {column}", column, "µs")
-    hello = names.hello("curl", names.ANSWER)
-
-    def measure(bed: Bed, subject: Subject) -> list[Sample]:
-        return [_new_connections(bed, subject, row.key, hello, number, effort)]
-
-    def suits(subject: Subject) -> bool:
-        return _is_proxy(subject) and number <= subject.most_routes
-
-    return Case((row,), measure, suits)
 
 
 def _caddy(effort: Effort) -> Case:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 pytest.importorskip("rich")
 
 from bench import caddy, figures, names, plot, proc, rounds, subjects
-from bench.bed import Busy, Sample, percentile
+from bench.bed import Bed, Busy, Sample, percentile
 from bench.effort import FULL, QUICK
 from bench.figures import AIM, ITSELF, MOST, SHORT, UNKNOWN, Goal
-from bench.load import LoadError
+from bench.load import LoadError, RoundTrips
 from bench.subjects import SUBJECTS, Subject
 from bench.works import Row, groups
 from snimux import client_hello
@@ -149,6 +150,14 @@ def test_every_goal_is_about_a_row_that_the_quick_run_has() -> None:
         for goal in figures.GOALS:
             assert goal.row in rows
             assert {*goal.most, *goal.aim} <= {*subjects.NAMES, *rows, ITSELF}
+
+
+@linux
+def test_no_round_trip_is_under_way_when_its_run_is_over(tmp_path: Path) -> None:
+    with Bed(tmp_path) as bed, RoundTrips(bed.ports[names.ECHOES], 4) as load:
+        for _ in range(2):
+            assert load.run(0.02) >= 4
+            assert not select.select(load.sockets, [], [], 0.2)[0]
 
 
 def test_each_round_begins_with_another_subject() -> None:
