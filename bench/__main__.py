@@ -3,12 +3,10 @@
 Measures what each proxy costs, by its processor time for each unit of work, and what its clients
 wait for. Needs Linux. ``bench.subjects`` has what is measured, ``bench.works`` what is done to it;
 whatever is missing here is named and left out. Times mean little without the ratio to a peer
-of the same run.
+of the same run. ``python -m bench.compare`` measures one snimux beside another.
 """
 
 import json
-import resource
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,22 +17,24 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import caddy, figures, machine, names, plot, record, report, rounds, subjects, works
+from bench import (
+    caddy,
+    figures,
+    machine,
+    names,
+    options,
+    plot,
+    record,
+    report,
+    rounds,
+    subjects,
+    works,
+)
 from bench.bed import ROUTES, Bed
 from bench.effort import FULL, QUICK, Effort
 from bench.running import Running, StartError
 from bench.subjects import Subject
 from bench.works import WORKS, Case, Group
-
-_DESCRIPTORS = 20_000  # 5,000 connections in a proxy, twice, and something to spare
-
-
-def _chosen(kind: str, text: str | None, known: Sequence[str]) -> list[str]:
-    wanted = text.split(",") if text else list(known)
-    for each in wanted:
-        if each not in known:
-            raise click.UsageError(f"no {kind} {each!r}; there are {', '.join(known)}")
-    return [each for each in known if each in wanted]
 
 
 @click.command("python -m bench", context_settings={"max_content_width": 100})
@@ -63,16 +63,13 @@ def main(
     scale: float,
 ) -> None:
     """Measure snimux beside its peers, on this machine."""
-    if sys.platform != "linux":
-        raise click.ClickException("needs Linux: processor time is read from /proc")
+    options.prepare()
     effort = (QUICK if quick else FULL).scaled(scale)
     if number:
         effort = replace(effort, rounds=number)
-    doing = _chosen("work", only, list(WORKS))
-    chosen = [subjects.by_name(name) for name in _chosen("subject", wanted, subjects.NAMES)]
+    doing = options.chosen("work", only, list(WORKS))
+    chosen = [subjects.by_name(name) for name in options.chosen("subject", wanted, subjects.NAMES)]
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    _raise_descriptor_limit()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so end what runs
     found = machine.describe()
     left_out = _left_out(doing, chosen, effort)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, Bed(Path(directory)) as bed:
@@ -158,13 +155,6 @@ def _measure(
             said.add(what)
 
         return rounds.run(bed, steps, tell)
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < enough:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the samples say: medians and spread, ratios within a round, and the figures to reach."""
 
+import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ ITSELF = "itself"
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The rounds of one figure."""
+    """The rounds of one figure: their median, and the lowest and the highest of them.
+
+    Of `confidence`: the median, and between what it lies.
+    """
 
     median: float
     low: float
@@ -36,6 +40,14 @@ def ratio(mine: Sequence[Sample], theirs: Sequence[Sample]) -> float | None:
     pairs = zip(mine, theirs, strict=False)
     found = [a.figure / b.figure for a, b in pairs if b.figure > 0]
     return statistics.median(found) if found else None
+
+
+def confidence(values: Sequence[float]) -> Summary:
+    """Return the median of at least one value, and the 95 % interval of the median by bootstrap."""
+    chance = random.Random(0)  # the same values give the same interval
+    medians = [statistics.median(chance.choices(values, k=len(values))) for _ in range(2000)]
+    low, *_, high = statistics.quantiles(medians, n=40, method="inclusive")
+    return Summary(statistics.median(values), low, high)
 
 
 @dataclass(frozen=True, slots=True)

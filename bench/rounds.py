@@ -62,7 +62,7 @@ def run(
     for number, subject, case in steps:
         tell(number, subject, case)
         try:
-            with _deadline(_TAKES_AT_MOST):
+            with deadline(_TAKES_AT_MOST):
                 samples = case.measure(bed, subject)
         except (
             LoadError,
@@ -79,7 +79,9 @@ def run(
 
 
 @contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise `LoadError` in what takes longer."""
+
     # A signal, because the loads wait in blocking calls and have no time to look at a clock.
     def strike(_number: int, _frame: FrameType | None) -> None:
         raise LoadError(f"not done within {seconds:g} s")

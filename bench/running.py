@@ -16,9 +16,8 @@ from pathlib import Path
 
 from bench import names, proc, subjects
 from bench.backend import REPLY
-from bench.subjects import Subject
+from bench.subjects import ROOT, Subject
 
-_ROOT = Path(__file__).parent.parent
 _STARTS_WITHIN = 60.0  # seconds; a second where there are few routes
 _OBEYS_WITHIN = 1.0  # seconds; not as long as a drain may take: nobody is left to be drained
 
@@ -61,7 +60,7 @@ def python(module: str, *args: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", module, *args],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        cwd=_ROOT,
+        cwd=ROOT,
     )
 
 
@@ -113,7 +112,8 @@ def start(
     program = subjects.find_program(subject.program) or subject.program
     placed = {"@{program}": program, "@{directory}": str(directory)}
     command = [_placed(word, placed) for word in subject.command]
-    process = spawn(command, directory)
+    # A module is looked for in the current directory, or else (PYTHONSAFEPATH) on PYTHONPATH.
+    process = spawn(command, directory, {"PYTHONPATH": str(subject.tree)}, subject.tree)
     _wait_until_ready(process, port, directory)
     return Running(subject, dict.fromkeys([*names.MODES, names.SECURE], port), process, files)
 
@@ -125,7 +125,10 @@ def _placed(word: str, values: Mapping[str, str]) -> str:
 
 
 def spawn(
-    command: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+    working_directory: Path = ROOT,
 ) -> subprocess.Popen[bytes]:
     """Start a program whose home is the directory; what it prints goes to ``log`` there."""
     with (directory / "log").open("wb") as log:
@@ -134,7 +137,7 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd=_ROOT,
+            cwd=working_directory,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 CONFIGS = Path(__file__).parent / "configs"
 SNIMUX = (sys.executable, "-m", "snimux")
 DIRECT = "direct"
@@ -45,9 +46,12 @@ class Subject:
     most_routes: int = 10**6
     """It is not measured with more."""
     why_no_more: str = ""
+    tree: Path = ROOT
+    """Where it is started, and where Python looks for its modules."""
 
 
-def _snimux(name: str, *flags: str) -> Subject:
+def snimux(name: str, *flags: str, tree: Path = ROOT) -> Subject:
+    """Return snimux with more flags, as it is in a checkout or an unpacked wheel."""
     return Subject(
         name,
         program=sys.executable,
@@ -58,13 +62,14 @@ def _snimux(name: str, *flags: str) -> Subject:
         flag=flags[0] if flags else "",
         most_routes=0 if flags else 10**6,
         why_no_more="relays and workers share one way to look up",
+        tree=tree,
     )
 
 
 SUBJECTS = (
-    _snimux("snimux"),
-    _snimux("snimux-portable", "--relay", "portable"),
-    _snimux("snimux-workers2", "--workers", "2"),
+    snimux("snimux"),
+    snimux("snimux-portable", "--relay", "portable"),
+    snimux("snimux-workers2", "--workers", "2"),
     Subject(
         "haproxy",
         program="haproxy",

@@ -4,15 +4,17 @@ import json
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rich")
 
-from bench import caddy, figures, names, plot, proc, rounds, subjects
+from bench import caddy, figures, names, plot, proc, rounds, slices, subjects
 from bench.bed import Bed, Busy, Sample, percentile
 from bench.effort import FULL, QUICK
 from bench.figures import AIM, ITSELF, MOST, SHORT, UNKNOWN, Goal
@@ -152,12 +154,88 @@ def test_every_goal_is_about_a_row_that_the_quick_run_has() -> None:
             assert {*goal.most, *goal.aim} <= {*subjects.NAMES, *rows, ITSELF}
 
 
+def tree_with(tmp_path: Path, prelude: str) -> Path:
+    """A copy of snimux that does something else first."""
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "snimux", tree / "snimux")
+    program = tree / "snimux" / "__main__.py"
+    program.write_text(prelude + program.read_text("utf-8"), "utf-8")
+    return tree
+
+
+@linux
+def test_two_versions_are_compared_each_as_it_is_in_its_tree(tmp_path: Path) -> None:
+    mark = (
+        "import pathlib, sys; pathlib.Path(__file__).with_name('ran').write_text(str(sys.argv))\n"
+    )
+    tree = tree_with(tmp_path, mark)
+    done = python("-m", "bench.compare", str(tree), "--scale=0.05", "--status=before")
+    assert done.returncode == 0, done.stderr
+    assert "--status" in (tree / "snimux" / "ran").read_text("utf-8")
+    assert f"before: {tree} --status" in done.stdout
+    assert f"after: {ROOT} \n" in done.stdout
+    for row in ("connection, 517", "trip, 16", "trip, 100 conn", "GB down, 4", "GB up, 4"):
+        numbers = re.search(rf"{row}.*?│(.*)", done.stdout)
+        assert numbers, done.stdout
+        before, after, ratio, low, high, turns = map(float, re.findall(r"[\d.]+", numbers[1]))
+        assert before > 0
+        assert after > 0
+        assert low <= ratio <= high
+        assert turns >= 1
+
+
+@linux
+def test_a_version_that_does_not_start_is_named(tmp_path: Path) -> None:
+    tree = tree_with(tmp_path, "raise SystemExit('out of order')\n")
+    done = python("-m", "bench.compare", str(tree), "--scale=0.05", "--only=connect")
+    assert done.returncode == 1
+    assert f"before ({tree}) did not start: ended: out of order" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@linux
+def test_a_directory_without_snimux_is_an_error(tmp_path: Path) -> None:
+    done = python("-m", "bench.compare", str(tmp_path))
+    assert done.returncode == 2
+    assert f"{tmp_path} has no snimux" in done.stderr
+
+
 @linux
 def test_no_round_trip_is_under_way_when_its_run_is_over(tmp_path: Path) -> None:
     with Bed(tmp_path) as bed, RoundTrips(bed.ports[names.ECHOES], 4) as load:
         for _ in range(2):
             assert load.run(0.02) >= 4
             assert not select.select(load.sockets, [], [], 0.2)[0]
+
+
+def test_slices_come_in_an_order_that_is_reversed_by_turns() -> None:
+    order: list[str] = []
+
+    def burst(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    results = slices.in_turns({name: partial(burst, name) for name in "abc"}, 3)
+    assert "".join(order) == "abccbaabc"
+    assert results == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
+
+
+def test_who_comes_first_does_not_count_in_the_ratio_of_slices() -> None:
+    # mine is twice theirs, but a burst right after one of the same subject costs half as much
+    mine, theirs = samples(2, 1, 2, 1), samples(0.5, 1, 0.5, 1)
+    assert slices.ratios(mine, theirs) == pytest.approx([2, 2])
+
+
+def test_slices_in_which_a_proxy_did_not_run_are_left_out() -> None:
+    assert slices.ratios(samples(0, 1, 3, 3), samples(1, 1, 1, 1)) == [3]
+    assert slices.ratios(samples(1, 1, 3, 3), samples(1, 0, 1, 1)) == [3]
+
+
+def test_a_median_lies_within_its_interval_and_few_outliers_do_not_move_it() -> None:
+    values = [*(1 + n / 1000 for n in range(-10, 11)), 5.0, 7.0]
+    found = figures.confidence(values)
+    assert 0.99 < found.low <= found.median <= found.high < 1.01
+    assert figures.confidence([2.0]) == figures.Summary(2, 2, 2)
 
 
 def test_each_round_begins_with_another_subject() -> None:
