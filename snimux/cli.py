@@ -40,7 +40,7 @@ from snimux.flags import configured, fail, merge, options, read_file, search_opt
 from snimux.handed import Handed, handed_to_worker
 from snimux.looking import Eye, Lost, glance
 from snimux.overview import lines, plain
-from snimux.process import handed_over, hold_wishes, run, run_worker
+from snimux.process import StartError, handed_over, hold_wishes, run, run_worker
 from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.reload import File
 from snimux.routes import Route
@@ -218,21 +218,29 @@ def main(context: click.Context, /, **flags: Any) -> None:
     """
     context.obj = flags
     if context.invoked_subcommand is None:
-        hold_wishes()
-        inherited, told = handed_over()
-        worker = handed_to_worker(inherited.activated)
-        handed = sockets(worker.activated() if worker else inherited.activated)
-        name = flags["config"]
-        state = _state(name) if name else None  # before it is read: a later change is another
-        text = _handed_text(worker) if worker else read_file(name)
-        config = configured(flags, text, handed)
-        has_workers = config.workers != 1
-        parse = partial(load, flags, name, activated=handed, has_workers=has_workers)
-        file = None if text is None else File(name, text, parse, state)
-        if worker:
-            run_worker(config, file, worker)
-        else:
-            run(config, file, told, inherited)
+        try:
+            _serve(flags)
+        except StartError as error:
+            fail(1, str(error))
+
+
+def _serve(flags: Mapping[str, Any]) -> None:
+    """Serve as flags and file say, alone, by workers or as one of these, until told to stop."""
+    hold_wishes()
+    inherited, told = handed_over()
+    worker = handed_to_worker(inherited.activated)
+    handed = sockets(worker.activated() if worker else inherited.activated)
+    name = flags["config"]
+    state = _state(name) if name else None  # before it is read: a later change is another
+    text = _handed_text(worker) if worker else read_file(name)
+    config = configured(flags, text, handed)
+    has_workers = config.workers != 1
+    parse = partial(load, flags, name, activated=handed, has_workers=has_workers)
+    file = None if text is None else File(name, text, parse, state)
+    if worker:
+        run_worker(config, file, worker)
+    else:
+        run(config, file, told, inherited)
 
 
 def _handed_text(worker: Handed) -> str | None:

@@ -20,7 +20,6 @@ import trio
 from snimux.background import settle
 from snimux.config import Config, ConfigError, Limits
 from snimux.extra import install
-from snimux.flags import fail
 from snimux.handed import Handed, sockets
 from snimux.life import STOP_SIGNALS
 from snimux.listeners import ListenError, open_listeners
@@ -47,6 +46,10 @@ _MANY_ROUTES = 10_000
 _WISHES = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
 
 
+class StartError(Exception):
+    """This process cannot serve; the message says why, for whoever started it."""
+
+
 def hold_wishes() -> None:
     """Have SIGHUP and SIGUSR2 wait until the server heeds them: who sends them wants no end.
 
@@ -57,12 +60,16 @@ def hold_wishes() -> None:
 
 
 def handed_over() -> tuple[Inheritance, Manager]:
-    """What was handed to this process, and whom it is to tell how it is."""
+    """Take what was handed to this process, and whom it is to tell how it is.
+
+    Raises:
+        StartError: it is not as the protocol has it.
+    """
     try:
         named = receive(os.environ, os.getpid())
         return inheritance(named), manager(os.environ, os.getpid())
     except HandoverError as error:
-        fail(1, str(error))
+        raise StartError(str(error)) from None
 
 
 def run(config: Config, file: File | None, told: Manager, inherited: Inheritance) -> None:
@@ -73,16 +80,20 @@ def run(config: Config, file: File | None, told: Manager, inherited: Inheritance
         file: that it was read from, if any: workers read the same, and so does a reload.
         told: the service manager.
         inherited: what was handed to this process.
+
+    Raises:
+        StartError: it cannot serve; nothing is listened on then.
     """
     if config.status is not None and importlib.util.find_spec("prometheus_client") is None:
-        fail(1, f"--status: needs prometheus-client: {install('prometheus-client')}")
+        how = install("prometheus-client")
+        raise StartError(f"--status: needs prometheus-client: {how}")
     log = _log(config)
     workers = config.workers or processors()
     descriptors = _raise_descriptor_limit() - (AT_A_TIME if config.status else 0)
     allowed = workers * max(_room_for(descriptors), 1)
     lacking = missing(config.routes)
     if lacking:
-        fail(1, lacking)
+        raise StartError(lacking)
 
     def limit(limits: Limits) -> int:
         wanted = limits.max_connections or allowed
@@ -98,7 +109,7 @@ def run(config: Config, file: File | None, told: Manager, inherited: Inheritance
     try:
         opened = open_listeners(config.listen, config.http, inherited.listeners, status=status_at)
     except ListenError as error:
-        fail(1, str(error))
+        raise StartError(str(error)) from None
     status = [listener for listener in opened if listener.protocol == "status"]
     listeners = [listener for listener in opened if listener.protocol != "status"]
     # As this process was started: by its script or -m, with the interpreter's own flags.
@@ -127,13 +138,17 @@ def _permitted(parse: Callable[[str], Config]) -> Callable[[str], Config]:
 
 
 def run_worker(config: Config, file: File | None, handed: Handed) -> None:
-    """Serve as one of several, with what the supervisor handed over, until told to stop."""
+    """Serve as one of several, with what the supervisor handed over, until told to stop.
+
+    Raises:
+        StartError: the supervisor is of another version.
+    """
     log = _log(config, worker=handed.number)
     most = max(_room_for(_raise_descriptor_limit()), 1)
     try:
         places = SharedPlaces(handed.places, handed.number, most=most)
     except ValueError as error:
-        fail(1, str(error))
+        raise StartError(str(error)) from None
     listeners = handed.listeners()
     source = file and Source(file, lambda _: places.limit, _settle_many)
     server = partial(serve, config, places, listeners, log, sockets=sockets(os.environ))

@@ -192,10 +192,10 @@ SAME_FLOOR = {
     ("relay.engine", "relay.pipes"),
     ("relay.engine", "relay.reset"),
     ("worker", "handed"),
-    ("process", "flags"),
     ("__main__", "cli"),
 }
 PURE_FLOORS = 3
+COMMAND_LINE = {"cli", "flags", "commands", "__main__"}
 WORLD = {"trio", "socket", "time", "datetime", "logging", "asyncio", "selectors", "subprocess"}
 
 MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in ROOT.rglob("*.py")]
@@ -235,6 +235,30 @@ def test_a_module_imports_only_from_lower_floors(module: str) -> None:
             assert floor(below) < floor(module), f"{module} imports {below}"
         if floor(module) < PURE_FLOORS:
             assert dotted.partition(".")[0] not in WORLD, f"{module} imports {dotted}"
+
+
+# What prints, or ends the process.
+LAST_WORDS = {"print", "exit", "quit", "SystemExit"}
+LAST_WORDS_OF = {
+    "sys": {"exit"},
+    "os": {"abort"},
+    "click": {"echo", "secho", "echo_via_pager", "Abort", "ClickException", "UsageError"},
+}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - COMMAND_LINE))
+def test_only_the_command_line_prints_and_exits(module: str) -> None:
+    """Whoever calls any other module can go on after its faults."""
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name):
+                assert name not in LAST_WORDS, f"line {node.lineno}: {name}"
+            case ast.Attribute(value=ast.Name(id=owner), attr=name):
+                is_last = name in LAST_WORDS_OF.get(owner, ())
+                assert not is_last, f"line {node.lineno}: {owner}.{name}"
+    ours = [dotted for dotted in imports(module) if dotted.startswith("snimux.")]
+    assert not COMMAND_LINE & set(map(inner, ours))
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -4,66 +4,83 @@ A server that runs is a process of its own: see ``test_end_to_end``.
 """
 
 import os
+import re
 import resource
+import signal
 import socket
 import sys
 import tempfile
 
 import pytest
+from click.testing import CliRunner
 
+from snimux.cli import main
 from snimux.config import load
-from snimux.process import _raise_descriptor_limit, _room_for, handed_over, run
+from snimux.process import (
+    StartError,
+    _raise_descriptor_limit,
+    _room_for,
+    handed_over,
+    run,
+)
 from snimux.systemd import Manager, start
 from snimux.upgrade import Inheritance
 
 ROUTE = "secure.ciso.com=127.0.0.1:8443"
 
 
-def test_what_cannot_be_listened_on_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_listened_on_is_an_error_of_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"
         config = load({"route": (ROUTE,), "listen": (address,)})
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(StartError) as caught:
             run(config, None, Manager(), Inheritance(()))
-    assert caught.value.code == 1
-    words = capsys.readouterr().err
-    assert words.startswith(f"snimux: cannot listen on {address}: ")
+    words = str(caught.value)
+    assert words.startswith(f"cannot listen on {address}: ")
     assert f" (pid {os.getpid()})" in words
 
 
-def test_where_the_status_cannot_be_shown_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_the_status_cannot_be_shown_is_an_error_of_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"
         config = load({"route": (ROUTE,), "listen": ("127.0.0.1:0",), "status": address})
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(StartError) as caught:
             run(config, None, Manager(), Inheritance(()))
-    assert caught.value.code == 1
-    words = capsys.readouterr().err
-    assert words.startswith(f"snimux: cannot listen on {address}: ")
-    assert words.endswith(" (--status)\n")
+    words = str(caught.value)
+    assert words.startswith(f"cannot listen on {address}: ")
+    assert words.endswith(" (--status)")
 
 
-def test_without_what_the_status_needs_it_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_what_the_status_needs_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)  # as if it were not installed
     config = load({"route": (ROUTE,), "listen": ("127.0.0.1:0",), "status": "127.0.0.1:0"})
-    with pytest.raises(SystemExit) as caught:
+    words = f"--status: needs prometheus-client: {sys.executable} -m pip install prometheus-client"
+    with pytest.raises(StartError, match=f"^{re.escape(words)}$"):
         run(config, None, Manager(), Inheritance(()))
-    assert caught.value.code == 1
-    words = f"{sys.executable} -m pip install prometheus-client"
-    assert capsys.readouterr().err == f"snimux: --status: needs prometheus-client: {words}\n"
 
 
-def test_what_is_handed_over_wrongly_is_status_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def wrongly_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "x")
-    with pytest.raises(SystemExit) as caught:
+
+
+def test_what_is_handed_over_wrongly_is_an_error_of_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrongly_handed_over(monkeypatch)
+    with pytest.raises(StartError, match=r"^LISTEN_FDS: 'x' is not a number$"):
         handed_over()
-    assert caught.value.code == 1
-    assert capsys.readouterr().err == "snimux: LISTEN_FDS: 'x' is not a number\n"
+
+
+def test_an_error_of_the_start_is_a_line_and_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrongly_handed_over(monkeypatch)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        result = CliRunner().invoke(main, ["--route", ROUTE])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "snimux: LISTEN_FDS: 'x' is not a number\n"
 
 
 # The threads are those of other tests, and the child does nothing but execute.
