@@ -28,19 +28,20 @@ no trio, no socket, no clock and no log:
    ``relay`` (two sockets until both are done),
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
    several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count
-   connections), ``systemd`` (hand descriptors over, say how the service is), ``orders`` (to
-   workers), ``watch`` (see a file change), ``fetch`` (a small GET), ``admin`` (ask a Caddy),
-   ``running`` (what a running snimux shows), ``probe`` (ask a backend whether it
-   understands the PROXY protocol), ``survey`` (look at the system), ``certificate`` (see
-   a backend's), ``report`` (findings -> words), ``questions`` (ask a worker, answer a supervisor),
-   ``pages`` (serve some to this machine alone), ``checkup`` (the doctor, now and then); in
+   connections), ``systemd`` (what is handed over, how the service is), ``shim`` (become a
+   program), ``orders`` (to workers), ``watch`` (see a file change), ``fetch`` (a small GET),
+   ``admin`` (ask a Caddy), ``running`` (what a running snimux shows), ``probe`` (ask a
+   backend whether it understands the PROXY protocol), ``survey`` (look at the system),
+   ``certificate`` (see a backend's), ``report`` (findings -> words),
+   ``questions`` (ask a worker, answer a supervisor), ``pages`` (serve some to this machine alone),
+   ``checkup`` (the doctor, now and then); in
    ``relay`` the interface first, then ``portable``, then ``engine``
 4. ``connection`` (one connection's life), ``doors`` (accept them, where there is room),
    ``shares`` (how many one source may have), ``ends`` (tell how they ended),
    ``reload`` (another configuration while connections are
    served), ``discovery`` (the route table as the Caddys change), ``proxy_auto`` (which backends
    understand the PROXY protocol), ``checks`` (which are up), ``pulse`` (see that connections are
-   served), ``apart`` (a program that is no child of this one),
+   served), ``spawn`` (start a program that is handed descriptors),
    ``upgrade`` (start a successor, relieve a predecessor), ``figures`` (count what becomes
    of connections), ``view`` (what a process tells of itself), ``exposition`` (figures -> what
    Prometheus reads), ``status`` (the pages of a running snimux), ``looking`` (ask for them every

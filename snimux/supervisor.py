@@ -338,7 +338,7 @@ class _Supervisor:
             if self.told <= len(_STAGES):
                 worker.order(Order(_STAGES[self.told - 1]))
             else:
-                os.kill(worker.pid, signal.SIGKILL)
+                worker.process.kill()
 
     async def watch(self) -> None:
         """Tell the manager that connections are served, until cancelled, unless one is stuck.

@@ -1,33 +1,27 @@
 """What systemd hands over to a process that it starts, and what it is told by it in return.
 
 LISTEN_FDS says how many descriptors there are, from number 3 up; LISTEN_FDNAMES what each is
-called, with colons between; LISTEN_PID whom they are meant for. By the same protocol descriptors
-are handed on to a program that is started here. NOTIFY_SOCKET says where to tell that the service
-is ready, and how it is; WATCHDOG_USEC that it is to be told again and again.
+called, with colons between; LISTEN_PID whom they are meant for. NOTIFY_SOCKET says where to tell
+that the service is ready, and how it is; WATCHDOG_USEC that it is to be told again and again.
 
 Knows nothing of what the descriptors are for, nor of how the service is.
 
 Source: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 """
 
-import fcntl
 import math
 import os
 import signal
 import socket
 import time
 import weakref
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import NoReturn
+from collections.abc import MutableMapping, Sequence
 
 Named = tuple[str, int]
 """A descriptor with the name that it is handed over by."""
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 _UNNAMED = "unknown"
-
-# Of a program that could not be executed, as in shells. Nobody sees it: the parent is told why.
-_NOT_EXECUTED = 127
 
 # Seconds. How often the manager is told how the service is, if there is no watchdog to be fed more
 # often; and how much longer than the drain stopping may take.
@@ -79,73 +73,6 @@ def _number(variable: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise HandoverError(f"{variable}: {text[:80]!r} is not a number")
     return int(text)
-
-
-def start(
-    command: Sequence[str],
-    descriptors: Sequence[Named],
-    *,
-    environment: Mapping[str, str],
-    new_session: bool = False,
-) -> int:
-    """Start a program that is handed descriptors; return its process id once it is executed.
-
-    It inherits besides what is inheritable, and the calling thread's mask of blocked signals: a
-    signal that must not be lost before the program heeds it is to be blocked here.
-
-    Args:
-        command: path of the program, and its arguments.
-        descriptors: to hand over, each with a name without colons; they stay open here.
-        environment: the program's, to which the protocol's variables are added.
-        new_session: away from the terminal, and from the signals that are typed there.
-
-    Raises:
-        OSError: it could not be started.
-    """
-    handed = {
-        **environment,
-        "LISTEN_FDS": str(len(descriptors)),
-        "LISTEN_FDNAMES": ":".join(name for name, _ in descriptors),
-    }
-    reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as errors:
-        try:
-            # Not by subprocess: LISTEN_PID is known in the child only.
-            pid = os.fork()
-            if pid == 0:
-                numbers = [descriptor for _, descriptor in descriptors]
-                _become(command, handed, numbers, writer, new_session)
-        finally:
-            os.close(writer)
-        error = errors.read()  # the end comes with the execution, which closes the child's copy
-    if error:
-        os.waitpid(pid, 0)
-        raise OSError(int(error), os.strerror(int(error)), command[0])
-    return pid
-
-
-def _become(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    descriptors: Sequence[int],
-    errors: int,
-    new_session: bool,
-) -> NoReturn:
-    """In the child: execute the program, or write the error's number and end."""
-    try:
-        if new_session:
-            os.setsid()
-        # First out of the way, for one may have the number that another is to get.
-        free = _FIRST + len(descriptors)
-        errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, free)
-        away = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, free) for each in descriptors]
-        for number, descriptor in enumerate(away, _FIRST):
-            os.dup2(descriptor, number)
-        os.execve(command[0], [*command], {**environment, "LISTEN_PID": str(os.getpid())})
-    except OSError as error:
-        os.write(errors, str(error.errno).encode())
-    finally:
-        os._exit(_NOT_EXECUTED)
 
 
 def how_ended(exit_code: int) -> dict[str, str | int]:

@@ -25,9 +25,9 @@ import trio
 
 from snimux import systemd
 from snimux.address import FdAddress, parse_listen
-from snimux.apart import Apart, start
 from snimux.listeners import Listener, adopted, besides
 from snimux.log import Field, Level, Log
+from snimux.spawn import Apart, start_apart
 from snimux.systemd import HandoverError, Manager, Named
 
 SIGNAL = signal.SIGUSR2
@@ -45,6 +45,9 @@ _STAGES = 2
 
 # Seconds: what a start may take, with a hundred thousand routes on a busy machine.
 _PATIENCE = 60.0
+
+# One that has hung up mostly has ended.
+_GRACE = 5.0
 
 # How often to try to tell a service manager that has no ear just now; and seconds in between.
 _TRIES = 50
@@ -110,8 +113,8 @@ class _Successor:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
-        return self.program.pid
+        """Its process id, or that of its keeper as long as it is not known."""
+        return self.program.pid or self.program.keeper.pid
 
 
 class Succession:
@@ -172,7 +175,10 @@ class Succession:
         if self._has_handed_over:
             return
         if self._after is not None:
-            self._after.program.send(signal.SIGTERM if self._told == 1 else signal.SIGKILL)
+            program = self._after.program
+            if not program.pid:
+                program.keeper.kill()
+            program.send(signal.SIGTERM if self._told == 1 else signal.SIGKILL)
         if self._relieved.is_set():
             for channel in self._before:
                 _say(channel, _STOP)
@@ -266,17 +272,18 @@ class Succession:
         except OSError as error:
             self._log.write("error", "upgrade-failed", {"detail": f"not started: {error.strerror}"})
             return False
-        self._log.write("info", "upgrading", {"pid": successor.pid})
         try:
             if await self._is_ready(successor):
                 self._has_handed_over = True
-                self._let_go(successor)
+                successor.ended.set()  # as far as it can be seen from here
+                # Its parent is the service manager then, which hears of it next.
+                await successor.program.let_go()
                 await self._tell_manager(successor.pid)
                 _say(successor.channel, _HEARD)
                 self._log.write("info", "handed-over", {"pid": successor.pid})
         finally:
             if not self._has_handed_over:
-                self._give_up(successor)
+                await self._give_up(successor)
         return self._has_handed_over
 
     async def listen_to_successor(self, stop: Callable[[], None]) -> None:
@@ -321,26 +328,36 @@ class Succession:
             *((_name(listener), listener.socket.fileno()) for listener in own),
             *((_PREDECESSOR, channel.fileno()) for channel in (its, *self._before)),
         ]
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_WAITING)
         try:
-            environment = {**os.environ, **self._manager.variables}
-            # Who signals all processes of a service (systemctl kill) means this one.
-            program = start(self.command, handed, environment=environment, ignored=SIGNAL)
+            program = start_apart(
+                self.command,
+                handed,
+                environment={**os.environ, **self._manager.variables},
+                blocked=_KEPT_WAITING,
+                # Who signals all processes of a service (systemctl kill) means this one.
+                ignored=SIGNAL,
+            )
         except OSError:
             ours.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             its.close()
         return _Successor(program, ours)
 
     async def _is_ready(self, successor: _Successor) -> bool:
         """Whether it is ready, and this process not told to stop; else it mostly has ended."""
         with trio.move_on_after(_PATIENCE):
-            is_ready = await _hear(successor.channel) == _READY
-            if is_ready and not (self._told or successor.ended.is_set()):
-                return True
-            await successor.ended.wait()
+            if await successor.program.identify():
+                if self._told:
+                    return False
+                successor.program.begin()
+                self._log.write("info", "upgrading", {"pid": successor.pid})
+                if await _hear(successor.channel) == _READY:
+                    if not (self._told or successor.ended.is_set()):
+                        return True
+                    await successor.ended.wait()
+            with trio.move_on_after(_GRACE):
+                await successor.ended.wait()
             return False
         fields = {"pid": successor.pid, "seconds": _PATIENCE}
         self._log.write("error", "successor-silent", fields)
@@ -353,15 +370,11 @@ class Succession:
                 return
             await trio.sleep(_AGAIN)
 
-    def _let_go(self, successor: _Successor) -> None:
-        """Make it a child of the service manager, which is to see its end, or of process 1."""
-        successor.program.let_go()
-        successor.ended.set()  # as far as it can be seen from here
-
-    def _give_up(self, successor: _Successor) -> None:
+    async def _give_up(self, successor: _Successor) -> None:
         """End a successor that does not serve, if it has not ended."""
         if not successor.ended.is_set():
-            self._fail(successor, successor.program.kill())
+            await successor.program.kill()
+            self.reap()
         successor.channel.close()
         self._after = None
 

@@ -6,13 +6,14 @@ Knows nothing of other workers, nor when one is to be replaced.
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
 
-from snimux import places, systemd
+from snimux import places, spawn
 from snimux.address import DialAddress
 from snimux.handed import alone, variable
 from snimux.life import STOP_SIGNALS
@@ -27,7 +28,7 @@ class Worker:
     """One process: the socket for its orders, and how it ended, once it has."""
 
     number: int
-    pid: int
+    process: subprocess.Popen[bytes]
     socket: socket.socket
     respondent: Respondent | None = None
     """Where it is asked, if it is."""
@@ -45,6 +46,11 @@ class Worker:
     reloaded: int = 0
     """The last reload that it has done, or was started by."""
     answered: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
 
     def order(self, *orders: Order) -> None:
         """Give it orders, or let it know that there will be none any more.
@@ -88,16 +94,16 @@ class Worker:
 
     def reap(self) -> bool:
         """See whether it has ended, and keep nothing of it then."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid:
+        exit_code = self.process.poll()
+        if exit_code is not None:
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
             if self.respondent is not None:
                 self.respondent.close()
-            self.exit_code = os.waitstatus_to_exitcode(status)
+            self.exit_code = exit_code
             self.ended.set()
             self.answered.unpark_all()
-        return bool(pid)
+        return exit_code is not None
 
 
 def start(
@@ -125,14 +131,13 @@ def start(
     near, far = socket.socketpair()
     near.setblocking(False)
     here, there = socket.socketpair() if is_asked else (None, None)
-    # A stop signal waits until the worker heeds it, and others for ever.
-    waiting = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
     try:
-        pid = systemd.start(
+        process = spawn.start(
             command,
             [*alone(number, orders=far, status=there), *handed],
             environment={**os.environ, **variable(sockets)},
+            # A stop signal waits until the worker heeds it, and others for ever.
+            blocked=(signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS),
             # A Ctrl-C is for the supervisor: its workers are told by it.
             new_session=True,
         )
@@ -142,9 +147,8 @@ def start(
             here.close()
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         far.close()
         if there is not None:
             there.close()
     respondent = None if here is None else Respondent(here)
-    return Worker(number, pid, near, respondent, started_by=reload, reloaded=reload)
+    return Worker(number, process, near, respondent, started_by=reload, reloaded=reload)

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from snimux.flags import configured, fail, merge, options, read_file, search_option
 from snimux.settings import SETTINGS
-from snimux.systemd import start
+from snimux.spawn import start
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443"]
 
@@ -110,14 +110,11 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert run("--config", os.devnull, *STORY).stdout == "secure.ciso.com\n"
 
 
-# The threads are those of other tests, and the child does nothing but execute.
-@pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
 def test_what_is_handed_over_and_no_listening_socket_is_status_1(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with tempfile.TemporaryFile() as file:
         command = [sys.executable, "-m", "snimux", *STORY]
-        pid = start(command, [("tls", file.fileno())], environment=os.environ)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        assert start(command, [("tls", file.fileno())], environment=os.environ).wait() == 1
     words = "snimux: descriptor 3 (tls) was handed over, but is no listening stream socket\n"
     assert capfd.readouterr().err == words

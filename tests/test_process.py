@@ -23,7 +23,8 @@ from snimux.process import (
     handed_over,
     run,
 )
-from snimux.systemd import Manager, start
+from snimux.spawn import start
+from snimux.systemd import Manager
 from snimux.upgrade import Inheritance
 
 ROUTE = "secure.ciso.com=127.0.0.1:8443"
@@ -83,8 +84,6 @@ def test_an_error_of_the_start_is_a_line_and_status_1(monkeypatch: pytest.Monkey
     assert result.stderr == "snimux: LISTEN_FDS: 'x' is not a number\n"
 
 
-# The threads are those of other tests, and the child does nothing but execute.
-@pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
 def test_a_worker_of_another_version_than_its_supervisor_is_status_1(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -93,8 +92,7 @@ def test_a_worker_of_another_version_than_its_supervisor_is_status_1(
         file.flush()
         handed = [("worker-1", file.fileno()), ("places", file.fileno())]
         command = [sys.executable, "-m", "snimux", "--route", ROUTE]
-        pid = start(command, handed, environment=os.environ)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        assert start(command, handed, environment=os.environ).wait() == 1
     words = "snimux: the supervisor is of another version of snimux: restart it\n"
     assert capfd.readouterr().err == words
 

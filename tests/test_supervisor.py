@@ -27,9 +27,6 @@ from snimux.systemd import Manager
 from tests.caddy import free_port, short_directory, until
 from tests.sockets import open_descriptors, read_to_end, send_all
 
-# The threads are those of other tests, and the child does nothing but execute.
-pytestmark = pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
-
 DIES = [sys.executable, "-c", "raise SystemExit(3)"]
 
 # As a worker: ends when it was told so twice, or when nobody is left who could.

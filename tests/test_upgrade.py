@@ -38,9 +38,6 @@ from tests.machine import REPOSITORY
 from tests.muxes import Mux
 from tests.sockets import open_descriptors, read
 
-# The threads are those of other tests, and the child does nothing but execute.
-pytestmark = pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
-
 HELLO = next(hello.data for hello in load() if hello.slug == "curl")
 REQUEST = b"GET / HTTP/1.1\r\nHost: secure.ciso.com\r\n\r\n"
 
@@ -523,6 +520,88 @@ async def test_the_old_one_may_be_killed_before_and_after(here: Path) -> None:
         module.write_text(text)
         await run.upgrade()
         await exchanged_once(run)
+
+
+async def between(pid: int) -> psutil.Process:
+    """The process between one that upgrades and its successor, as soon as there is one."""
+    found: list[psutil.Process] = []
+    with trio.fail_after(60):
+        while not (found := psutil.Process(pid).children()):
+            await trio.lowlevel.checkpoint()
+    return found[0]
+
+
+def serving_by(file: Path) -> set[int]:
+    """All that serve by a configuration file, whoever knows them."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if f"--config={file}" in process.cmdline() and is_running(process.pid):
+                found.add(process.pid)
+    return found
+
+
+@ON_LINUX
+@pytest.mark.timeout(300)
+async def test_whenever_the_process_between_is_killed_nobody_is_left_whom_nobody_knows(
+    here: Path,
+) -> None:
+    async with running(here) as run:
+        known = {run.pid}
+        for moment in range(20):
+            seen = len(run.mux.stderr.splitlines())
+            os.kill(run.pid, signal.SIGUSR2)
+            process = await between(run.pid)
+            await trio.sleep(0.001 * 1.4**moment if moment else 0)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+            def ends(seen: int = seen) -> list[muxes.Line]:
+                """How it went, as far as it is said by now."""
+                lines = map(json.loads, run.mux.stderr.splitlines()[seen:])
+                return [x for x in lines if x["event"] in ("upgrade-failed", "handed-over")]
+
+            await until(ends, "it has come to an end", seconds=60)
+            if ends()[0]["event"] == "handed-over":
+                leaves, run.pid = run.pid, ends()[0]["pid"]
+                await run.has_ended(leaves)
+                known.add(run.pid)
+            try:
+                only = lambda: serving_by(here / "snimux.toml") == {run.pid}  # noqa: E731
+                await until(only, "there is one", seconds=30)
+            finally:
+                for pid in serving_by(here / "snimux.toml") - known:
+                    os.kill(pid, signal.SIGKILL)
+            await exchanged_once(run)
+
+
+@ON_LINUX
+async def test_one_between_that_is_stopped_holds_nobody_up(here: Path) -> None:
+    module, wrapper = copied(here)
+    os.mkfifo(here / "wait")
+    async with running(here, wrapper=wrapper) as run, await run.connect() as long:
+        await exchanged(long)
+        text = module.read_text()
+        module.write_text(f"{text}\nopen({str(here / 'wait')!r}).read()")
+        os.kill(run.pid, signal.SIGUSR2)
+        leaves, (successor,) = run.pid, await run.lines(1, event="upgrading")
+        (process,) = psutil.Process(leaves).children()
+        process.suspend()
+        try:
+            with await trio.to_thread.run_sync((here / "wait").open, "w"):
+                pass
+            await run.lines(2, event="relay")
+            await exchanged(long, b"bytes")
+            (line,) = await run.lines(1, event="handed-over")
+            run.pid = line["pid"]
+            await exchanged(long, b"bytes")
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        assert run.pid == successor["pid"]
+        assert psutil.Process(run.pid).ppid() not in (leaves, process.pid)
+        await long.aclose()
+        await run.has_ended(leaves)
 
 
 @ON_LINUX

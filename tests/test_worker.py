@@ -2,10 +2,10 @@
 
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 
-import pytest
 import trio
 from trio.testing import MockClock
 
@@ -14,11 +14,15 @@ from snimux.orders import Order
 from snimux.worker import Worker, start
 from tests.sockets import open_descriptors
 
-# The threads are those of other tests, and the child does nothing but execute.
-pytestmark = pytest.mark.filterwarnings("ignore:.* is multi-threaded:DeprecationWarning")
-
 # Ends by a signal as soon as it is told anything.
 ENDS = "import os, socket\nos.kill(os.getpid(), socket.socket(fileno=3).recv(1)[0] and 9)"
+
+
+def ended() -> subprocess.Popen[bytes]:
+    """A process of which nothing but that is to be known."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process
 
 
 async def test_who_does_not_read_its_orders_finds_their_end_when_it_does() -> None:
@@ -26,7 +30,7 @@ async def test_who_does_not_read_its_orders_finds_their_end_when_it_does() -> No
     with near, far:
         near.setblocking(False)
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        worker = Worker(1, 0, near)
+        worker = Worker(1, ended(), near)
         for _ in range(100_000):
             worker.order(Order("ask"))
         far.settimeout(60)
@@ -45,7 +49,7 @@ async def test_who_is_silent_for_too_long_is_told_once_until_it_shows_life(
         counts = file.fileno()
         places.lay_out(counts, workers=1, limit=1, most=1)
         its = places.SharedPlaces(counts, 1, most=1)
-        worker = Worker(1, 0, near)
+        worker = Worker(1, ended(), near)
         for _ in range(2):
             await trio.sleep(10)
             assert worker.look(counts, patience=10) == 0
