@@ -47,10 +47,21 @@ from snimux.worker import Worker, start
 # What a worker is told, one after the other, to end.
 _STAGES: tuple[What, ...] = ("drain", "close")
 
-# Seconds. How often to look whether a worker serves until the first one does; and how long one may
-# be silent, at the least, before it counts as stuck: they show life every second.
+# Seconds. How often to look whether workers serve, until the first one does, and then: they show
+# life every second. A look that comes later than the last of these was held up, as by a machine
+# that slept, and the workers may have been held up with it: more than that counts for none.
 _SOON = 0.1
+_OFTEN = 1.0
+_LATE = 2.0
+
+# Seconds. How long one may be silent, at the least, before it counts as stuck; and one that has
+# just been started, which may have 100,000 routes to read. It is killed after twice as long.
 _SILENT = 10.0
+_SILENT_AT_FIRST = 30.0
+_KILLED_AFTER = 2
+
+# Seconds without a worker that serves, after which a service manager is to start all anew.
+_HOPELESS = 60.0
 
 # Seconds that the workers have to reload before that is said of those who have not.
 _PATIENCE = 30.0
@@ -113,8 +124,8 @@ async def supervise(
         listeners: what the workers accept on.
         team: the workers.
         log: told when one is started, and when one dies.
-        manager: told that connections are served: as soon as one worker does, and then for as long
-            as none is stuck.
+        manager: told that connections are served: as soon as one worker does, and then unless none
+            does for a minute.
         source: where the configuration comes from, if it can be read again.
         succession: who came before this process, and who comes after it.
         status: where to show how the workers are.
@@ -139,8 +150,7 @@ async def supervise(
             async with trio.open_nursery() as watch:
                 watch.start_soon(supervisor.reload)
                 watch.start_soon(succession.listen_to_predecessors)
-                if manager.is_there or succession.relieves:
-                    watch.start_soon(supervisor.watch)
+                watch.start_soon(supervisor.watch)
                 if status:
                     watch.start_soon(supervisor.keep_figures)
                     await watch.start(supervisor.showing.run, supervisor)
@@ -201,6 +211,7 @@ class _Supervisor:
         self.succession = succession
         self.reloads = 0
         self.patience = max((manager.watchdog or 0) / 2, _SILENT)
+        self.looked = trio.current_time()
         self.alive: dict[int, Worker] = {}
         self.stopping = trio.Event()
         self.told = 0  # how often to stop, in one way
@@ -341,27 +352,45 @@ class _Supervisor:
                 worker.process.kill()
 
     async def watch(self) -> None:
-        """Tell the manager that connections are served, until cancelled, unless one is stuck.
+        """Look after the workers, and tell the manager that they serve, until cancelled.
 
         Not by the workers themselves: it would take one's life for that of all.
         """
+        has_served, unserved = False, 0.0
         while True:
-            self.look()
-            workers = self.alive.values()
-            if any(x.sign.beats for x in workers) and not any(x.silent for x in workers):
+            elapsed = self.look()
+            serves = any(x.sign.beats and not x.silent for x in self.alive.values())
+            has_served = has_served or serves
+            unserved = 0.0 if serves else unserved + elapsed
+            if serves:
                 await self.succession.relieve()
-                if not self.manager.is_there:
-                    return
+            # Also while some are stuck: the manager would end all for that, with what they serve.
+            if has_served and unserved < _HOPELESS:
                 self.manager.serving(self.status())
-            await trio.sleep(self.manager.every if self.manager.is_ready else _SOON)
+            await trio.sleep(min(self.manager.every, _OFTEN) if has_served else _SOON)
 
-    def look(self) -> None:
-        """Look which workers have shown life; say once of each that it is stuck."""
+    def look(self) -> float:
+        """Look which workers have shown life; say once of each that it is stuck, and later kill it.
+
+        Returns:
+            How much of the time since the last look counts (seconds).
+        """
+        now = trio.current_time()
+        elapsed, self.looked = min(now - self.looked, _LATE), now
         for worker in self.alive.values():
-            silent = worker.look(self.counts, patience=self.patience)
-            if silent:
-                fields = {"worker": worker.number, "seconds": round(silent, 3)}
-                self.log.write("error", "worker-silent", fields)
+            worker.look(self.counts, elapsed=elapsed)
+            started = worker.sign.beats > 0
+            patience = self.patience if started else max(self.patience, _SILENT_AT_FIRST)
+            if worker.silence > patience and not worker.silent:
+                worker.silent = True
+                seconds = {
+                    "seconds": round(worker.silence, 3),
+                    "killed_after": _KILLED_AFTER * patience,
+                }
+                self.log.write("error", "worker-silent", {"worker": worker.number, **seconds})
+            if worker.silence > _KILLED_AFTER * patience:
+                worker.process.kill()
+        return elapsed
 
     async def ask(self, what: str) -> Answers:
         """Ask all workers the same; what they count is kept."""
@@ -397,7 +426,8 @@ class _Supervisor:
         """What keeps connections from being accepted."""
         if self.stopping.is_set():
             return "draining"
-        served = (places.look(self.counts, x.number).beats for x in self.alive.values())
+        well = (x.number for x in self.alive.values() if not x.silent)
+        served = (places.look(self.counts, number).beats for number in well)
         return None if any(served) else "no worker serves"
 
     def past(self) -> Past:

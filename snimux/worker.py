@@ -37,8 +37,8 @@ class Worker:
     """As of ``os.waitstatus_to_exitcode``: negative for a signal."""
     sign: places.Sign = field(default_factory=places.Sign)
     """What was seen of it last."""
-    heard: float = field(default_factory=trio.current_time)
-    """When it had shown life, or was started."""
+    silence: float = 0.0
+    """Seconds since it has shown life, or was started, as far as the supervisor was awake."""
     silent: bool = False
     """Whether it should have shown life since."""
     started_by: int = 0
@@ -73,24 +73,19 @@ class Worker:
                 self.reloaded = answer.number
                 self.answered.unpark_all()
 
-    def look(self, counts: int, *, patience: float) -> float:
+    def look(self, counts: int, *, elapsed: float) -> None:
         """Look whether it has shown life.
 
         Args:
             counts: the descriptor of the places.
-            patience: seconds that it may be silent.
-
-        Returns:
-            For how long it has been silent (seconds), once when that is too long; else 0.
+            elapsed: seconds since the last look that it had to show life.
         """
-        now, sign = trio.current_time(), places.look(counts, self.number)
-        before, self.sign = self.sign, sign
-        if sign.beats != before.beats:
-            self.heard, self.silent = now, False
-        elif now - self.heard > patience and not self.silent:
-            self.silent = True
-            return now - self.heard
-        return 0.0
+        sign = places.look(counts, self.number)
+        if sign.beats != self.sign.beats:
+            self.silence, self.silent = 0.0, False
+        else:
+            self.silence += elapsed
+        self.sign = sign
 
     def reap(self) -> bool:
         """See whether it has ended, and keep nothing of it then."""

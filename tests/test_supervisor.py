@@ -162,23 +162,34 @@ def test_there_are_processors() -> None:
     assert 1 <= processors() <= (os.cpu_count() or 1)
 
 
+async def waited(clock: MockClock, seconds: float, run: Running) -> None:
+    """Wait, and see that there is nothing in the log before."""
+    if seconds:
+        clock.jump(seconds / 2)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        before = run.stream.getvalue()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert run.stream.getvalue() == before
+        clock.jump(seconds / 2)
+
+
 async def test_who_dies_at_once_again_and_again_is_replaced_ever_later(
-    autojump_clock: MockClock,
+    mock_clock: MockClock,
 ) -> None:
     before = open_descriptors()
-    started = trio.current_time()
     async with running(DIES) as run:
-        died = await run.lines("worker-died", 8)
-        assert [line["again_in"] for line in died] == [0, 1, 2, 4, 8, 16, 30, 30]
-        assert trio.current_time() - started == 1 + 2 + 4 + 8 + 16 + 30
-        for line in died:
-            assert (line["worker"], line["status"], line["level"]) == (1, 3, "error")
-        pids = [line["pid"] for line in await run.lines("worker-started", 8)]
-        assert pids[:8] == [line["pid"] for line in died[:8]]
-        # told to stop, it does not sit the pause out
+        for count, again_in in enumerate([0, 1, 2, 4, 8, 16, 30, 30], 1):
+            died = (await run.lines("worker-died", count))[count - 1]
+            assert (died["worker"], died["status"], died["level"]) == (1, 3, "error")
+            assert died["again_in"] == again_in
+            started = await run.lines("worker-started", count)
+            assert died["pid"] == started[count - 1]["pid"]
+            assert len(started) == count or not again_in
+            if count < 8:
+                await waited(mock_clock, again_in, run)
+        # told to stop, it does not sit the pause out: no clock goes on
         signal.raise_signal(signal.SIGTERM)
         await run.done.wait()
-        assert trio.current_time() - started == 61
     assert len(await run.lines("stopped", 1)) == 1
     assert open_descriptors() == before
 
@@ -195,11 +206,13 @@ async def test_who_lived_for_a_while_is_replaced_at_once(mock_clock: MockClock) 
             mock_clock.jump(again_in)
 
 
-async def test_what_cannot_be_started_is_said_and_tried_again(autojump_clock: MockClock) -> None:
+async def test_what_cannot_be_started_is_said_and_tried_again(mock_clock: MockClock) -> None:
     async with running(["/nonexistent"]) as run:
-        died = await run.lines("worker-died", 3)
-        assert [line["again_in"] for line in died] == [0, 1, 2]
-        assert died[0]["detail"] == "not started: No such file or directory"
+        for count, again_in in enumerate([0, 1, 2], 1):
+            died = (await run.lines("worker-died", count))[count - 1]
+            assert died["again_in"] == again_in
+            assert died["detail"] == "not started: No such file or directory"
+            await waited(mock_clock, again_in, run)
         assert not await run.lines("worker-started", 0)
 
 
@@ -353,34 +366,172 @@ async def said(sock: trio.socket.SocketType, clock: MockClock, step: float) -> l
     return words
 
 
-async def test_the_manager_is_told_as_long_as_no_worker_is_stuck(mock_clock: MockClock) -> None:
+async def test_the_manager_is_told_how_all_workers_are(mock_clock: MockClock) -> None:
     command = [sys.executable, "-c", LIVES]
     async with told() as (manager, sock), running(command, 2, manager=manager) as run:
         words = await said(sock, mock_clock, 0.01)
         assert words[:2] == ["READY=1", f"MAINPID={os.getpid()}"]
         both = "2 connections, 3 routes, 2 workers"
         while words[-1] != f"STATUS={both}":
-            words = await said(sock, mock_clock, 1)
+            words = await said(sock, mock_clock, 0.01)
             assert words[0] == "WATCHDOG=1"
-        pids = {line["worker"]: line["pid"] for line in await run.lines("worker-started", 2)}
-        # the second is silent from here on
-        mock_clock.jump(16)
-        silent = {line["worker"]: line for line in await run.lines("worker-silent", 1)}
-        assert 2 in silent
-        assert silent[2]["seconds"] > 15
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                os.read(sock.fileno(), 4096)  # what was said before
-        for _ in range(10):
-            mock_clock.jump(5)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-        with pytest.raises(BlockingIOError):
-            os.read(sock.fileno(), 4096)
-        os.kill(pids[2], signal.SIGUSR1)
-        assert await said(sock, mock_clock, 1) == ["WATCHDOG=1"]
         signal.raise_signal(signal.SIGTERM)
         while words[0] != "STOPPING=1":
             words = await said(sock, mock_clock, 0)
         assert words[1:] == [f"STATUS=draining: {both}", "EXTEND_TIMEOUT_USEC=65000000"]
         await run.done.wait()
+
+
+# --- a worker that is stuck
+
+# Shows life when the test has it do so, and says that it has done it. Whoever is not told is stuck.
+BEATS = """
+import os, select, socket, sys
+from snimux.places import SharedPlaces
+from snimux.handed import handed_to_worker
+from snimux.systemd import receive
+handed = handed_to_worker(receive(os.environ, os.getpid()))
+places = SharedPlaces(handed.places, handed.number, most=99)
+test = socket.socket(socket.AF_UNIX)
+test.connect(sys.argv[1])
+test.sendall(b"%d %d\\n" % (handed.number, os.getpid()))
+while handed.orders not in select.select([handed.orders, test], [], [])[0] and test.recv(1):
+    places.show_life(3)
+    test.sendall(b".")
+"""
+
+
+@dataclass
+class Hearts:
+    """Workers, two at the least, that show life when they are to; the clock is the test's."""
+
+    run: Running
+    clock: MockClock
+    listener: trio.SocketListener
+    manager: trio.socket.SocketType
+    pids: dict[int, int] = field(default_factory=dict)
+    streams: dict[int, trio.SocketStream] = field(default_factory=dict)
+    fed: int = 0
+    """How often the manager's watchdog was fed in the last second."""
+
+    async def meet(self) -> int:
+        """Wait for one that has been started; its number."""
+        stream = await self.listener.accept()
+        words = b""
+        while not words.endswith(b"\n"):
+            words += await stream.receive_some()
+        number, pid = map(int, words.split())
+        if number in self.streams:
+            await self.streams[number].aclose()
+        self.pids[number], self.streams[number] = pid, stream
+        return number
+
+    async def second(self, *alive: int) -> None:
+        """Pass a second, in which these show life."""
+        for number in alive:
+            await self.streams[number].send_all(b".")
+            assert await self.streams[number].receive_some(1) == b"."
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.manager.fileno(), 4096):
+                pass
+        self.clock.jump(1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        self.fed = 0
+        with contextlib.suppress(BlockingIOError):
+            while words := os.read(self.manager.fileno(), 4096):
+                self.fed += b"WATCHDOG=1" in words or b"READY=1" in words
+
+
+@contextlib.asynccontextmanager
+async def hearts(clock: MockClock, *, has_manager: bool) -> AsyncIterator[Hearts]:
+    """Two workers that have shown life."""
+    with short_directory() as directory, trio.socket.socket(socket.AF_UNIX) as sock:
+        path = str(directory / "hearts")
+        await sock.bind(path)
+        sock.listen()
+        command = [sys.executable, "-c", BEATS, path]
+        async with told() as (manager, end):
+            told_to = manager if has_manager else None
+            async with running(command, 2, manager=told_to) as run:
+                both = Hearts(run, clock, trio.SocketListener(sock), end)
+                assert {await both.meet(), await both.meet()} == {1, 2}
+                await both.second(1, 2)
+                try:
+                    yield both
+                finally:
+                    for stream in both.streams.values():
+                        stream.socket.close()
+
+
+@pytest.mark.parametrize(("has_manager", "patience"), [(False, 10), (True, 15)])
+async def test_one_that_is_stuck_is_said_then_killed_and_replaced_and_no_other(
+    has_manager: bool, patience: int, mock_clock: MockClock
+) -> None:
+    async with hearts(mock_clock, has_manager=has_manager) as workers:
+        before = dict(workers.pids)
+        for _ in range(patience):
+            await workers.second(1)
+            assert workers.fed == has_manager
+        assert not await workers.run.lines("worker-silent", 0)
+        await workers.second(1)
+        (silent,) = await workers.run.lines("worker-silent", 1)
+        assert (silent["worker"], silent["seconds"], silent["level"]) == (2, patience + 1, "error")
+        assert silent["killed_after"] == 2 * patience
+        for _ in range(patience - 1):
+            await workers.second(1)
+            assert workers.fed == has_manager
+        assert not await workers.run.lines("worker-died", 0)
+        await workers.second(1)
+        (died,) = await workers.run.lines("worker-died", 1)
+        assert (died["worker"], died["pid"], died["signal"]) == (2, before[2], "SIGKILL")
+        assert await workers.meet() == 2
+        assert workers.pids[1] == before[1]
+        for _ in range(3 * patience):
+            await workers.second(1, 2)
+            assert workers.fed == has_manager
+        assert len(await workers.run.lines("worker-silent", 1)) == 1
+        assert len(await workers.run.lines("worker-started", 3)) == 3
+
+
+async def test_one_that_was_silent_for_a_while_is_left_alone(mock_clock: MockClock) -> None:
+    async with hearts(mock_clock, has_manager=False) as workers:
+        for _ in range(3):
+            for _ in range(19):
+                await workers.second(1)
+            await workers.second(1, 2)
+        assert len(await workers.run.lines("worker-silent", 3)) == 3
+        assert not await workers.run.lines("worker-died", 0)
+
+
+async def test_the_time_that_all_were_stopped_together_is_nobodys_silence(
+    mock_clock: MockClock,
+) -> None:
+    async with hearts(mock_clock, has_manager=True) as workers:
+        for hours in (1, 1, 20):
+            mock_clock.jump(3600 * hours)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            for _ in range(10):  # and they may take their time
+                await workers.second()
+            await workers.second(1, 2)
+        assert not await workers.run.lines("worker-silent", 0)
+        assert not await workers.run.lines("worker-died", 0)
+        assert len(await workers.run.lines("worker-started", 2)) == 2
+
+
+async def test_the_manager_hears_nothing_when_no_worker_serves_for_a_minute(
+    mock_clock: MockClock,
+) -> None:
+    async with hearts(mock_clock, has_manager=True) as workers:
+        for _ in range(31):
+            await workers.second()
+            assert workers.fed
+        # those who are started instead never begin
+        assert {await workers.meet(), await workers.meet()} == {1, 2}
+        hopeless = 0
+        while len(await workers.run.lines("worker-died", 2)) < 4:
+            await workers.second()
+            hopeless += not workers.fed
+        assert hopeless > 10
+        assert {await workers.meet(), await workers.meet()} == {1, 2}
+        await workers.second(1)
+        assert workers.fed

@@ -7,7 +7,6 @@ import sys
 import tempfile
 
 import trio
-from trio.testing import MockClock
 
 from snimux import places
 from snimux.orders import Order
@@ -41,9 +40,7 @@ async def test_who_does_not_read_its_orders_finds_their_end_when_it_does() -> No
         assert near.recv(1) == b"x"
 
 
-async def test_who_is_silent_for_too_long_is_told_once_until_it_shows_life(
-    autojump_clock: MockClock,
-) -> None:
+def test_silence_is_counted_until_there_is_a_sign_of_life() -> None:
     near, far = socket.socketpair()
     with near, far, tempfile.TemporaryFile() as file:
         counts = file.fileno()
@@ -51,15 +48,14 @@ async def test_who_is_silent_for_too_long_is_told_once_until_it_shows_life(
         its = places.SharedPlaces(counts, 1, most=1)
         worker = Worker(1, ended(), near)
         for _ in range(2):
-            await trio.sleep(10)
-            assert worker.look(counts, patience=10) == 0
-            await trio.sleep(1)
-            assert worker.look(counts, patience=10) == 11
-            assert worker.look(counts, patience=10) == 0
-            assert worker.silent
+            worker.look(counts, elapsed=10)
+            worker.look(counts, elapsed=1)
+            worker.look(counts, elapsed=0)
+            assert worker.silence == 11
+            worker.silent = True
             its.show_life(7)
-            assert worker.look(counts, patience=10) == 0
-            assert not worker.silent
+            worker.look(counts, elapsed=10)
+            assert (worker.silence, worker.silent) == (0, False)
             assert worker.sign.routes == 7
 
 
