@@ -379,6 +379,25 @@ def test_one_that_is_stuck_is_replaced(units: Machine, site: Caddy) -> None:
     assert units.show("snimux.service", "NRestarts") == "1"
 
 
+def test_a_worker_that_is_stuck_is_replaced_and_the_service_goes_on(
+    units: Machine, site: Caddy
+) -> None:
+    units.drop_in("snimux.service", "[Service]\nWatchdogSec=4\n", name="test-watchdog")
+    units.write("etc/snimux/snimux.toml", f'workers = 2\n[[caddy]]\nadmin = "unix/{site.admin}"\n')
+    units.systemctl("restart", "snimux.service")
+    assert page(units, site) == "secure by HTTP/2.0"
+    main, before = units.show("snimux.service", "MainPID"), log(units).count("event=worker-died")
+    group = "/sys/fs/cgroup/system.slice/snimux.service/cgroup.procs"
+    worker = next(x for x in units.run("cat", group).stdout.split() if x != main)
+    assert units.run("kill", "-STOP", worker).returncode == 0
+    died = lambda: log(units).count("event=worker-died") > before  # noqa: E731
+    trio.run(partial(until, died, "it is replaced", seconds=90))
+    assert f"pid={worker} signal=SIGKILL" in log(units)
+    assert page(units, site) == "secure by HTTP/2.0"
+    assert units.show("snimux.service", "MainPID") == main
+    assert units.show("snimux.service", "NRestarts") == "0"
+
+
 def test_what_cannot_start_does_not_close_the_port(units: Machine, site: Caddy) -> None:
     good = f'[[caddy]]\nadmin = "unix/{site.admin}"\n'
     units.write("etc/snimux/snimux.toml", "drian = 3\n")
