@@ -1,9 +1,12 @@
 """Connected pairs of real sockets, and what tests do with an end: read, send, FIN and RST."""
 
+import fcntl
 import gc
 import os
 import socket
 import struct
+import sys
+import termios
 from pathlib import Path
 
 import trio
@@ -70,6 +73,12 @@ async def read_to_end(sock: SocketType) -> tuple[bytes, bool]:
 def reset(sock: SocketType) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def unacknowledged(sock: SocketType) -> int:
+    """Bytes that were sent, and not acknowledged yet. Linux: tcp(7), SIOCOUTQ."""
+    answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def fin(sock: SocketType) -> None:

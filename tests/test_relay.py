@@ -31,6 +31,7 @@ from tests.sockets import (
     reset,
     send_all,
     tcp_pair,
+    unacknowledged,
     unix_pair,
 )
 
@@ -242,6 +243,145 @@ async def test_a_slow_reader_still_gets_all_before_the_reset(relay: Relay, side:
         reset(running.far(side))
         await trio.sleep(0.05)
         assert await read_to_end(other) == (data, True)
+
+
+async def send_some(sock: SocketType, size: int, *, within: float = 0.3) -> int:
+    """Send so much, or as much as is taken soon; how much that was."""
+    sent = 0
+    with trio.move_on_after(within):
+        while sent < size:
+            sent += await sock.send(bytes(min(BLOCK, size - sent)))
+    return sent
+
+
+@SIDES
+@pytest.mark.parametrize("size", [221_454, 3_000_000])
+async def test_a_bulk_transfer_that_is_reset_ends_in_a_reset(
+    relay: Relay, side: str, size: int
+) -> None:
+    """It took one in ten for whole: ``splice`` had told of the reset, and ``read`` of an end."""
+    ends = dict.fromkeys([False, True], 0)
+    for _ in range(60):
+        async with relaying(relay) as running, trio.open_nursery() as nursery:
+            far = running.far(side)
+            # a thread, so that the relay reads while this is sent
+            blocking = plain_twin(far)
+            blocking.setblocking(True)
+            far.close()
+            nursery.start_soon(trio.to_thread.run_sync, send_and_reset, blocking, size)
+            _, was_reset = await read_to_end(running.other(side))
+            ends[was_reset] += 1
+    assert ends == {False: 0, True: 60}
+
+
+def send_and_reset(sock: socket.socket, size: int) -> None:
+    sock.sendall(bytes(size))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@SIDES
+async def test_a_reset_that_is_noticed_by_sending_is_one_for_the_other_direction(
+    relay: Relay, side: str
+) -> None:
+    """The kernel tells of it once: a read behind the send that failed shows no more than an end."""
+    ends = dict.fromkeys([False, True], 0)
+    for _ in range(60):
+        async with relaying(relay) as running:
+            far, other = running.far(side), running.other(side)
+            await send_all(far, b"cut")
+            await wait_all_tasks_blocked(0.001)
+            with plain_twin(other) as sender:
+                reset(far)
+                sender.send(b"answer")
+                # a reset of its own makes what it reads an end, too
+                with contextlib.suppress(BlockingIOError):
+                    sender.send(b"more")
+            _, was_reset = await read_to_end(other)
+            ends[was_reset] += 1
+    assert ends == {False: 0, True: 60}
+
+
+@SIDES
+async def test_a_unix_socket_that_closes_on_unread_bytes_is_a_reset(
+    relay: Relay, side: str
+) -> None:
+    async def mixed() -> object:  # the sender's is a UNIX socket, the receiver's is TCP
+        is_unix = next(kinds) == side
+        return await (unix_pair() if is_unix else tcp_pair())
+
+    for size in (1, 221_454, 3_000_000):
+        kinds = iter(["client", "backend"])
+        async with relaying(relay, pair=mixed) as running:
+            far, other = running.far(side), running.other(side)
+            await send_all(other, b"unread")
+            await trio.lowlevel.wait_readable(far)
+            got = bytearray()
+            async with trio.open_nursery() as nursery:
+
+                async def send(far: SocketType = far, size: int = size) -> None:
+                    await send_all(far, bytes(size))
+                    far.close()
+
+                nursery.start_soon(send)
+                got, was_reset = await read_to_end(other)  # type: ignore[assignment]
+            assert (len(got), was_reset) == (size, True)
+            await running.done.wait()
+        assert running.end is LOST[side]
+
+
+@SIDES
+async def test_a_unix_socket_that_had_sent_what_nobody_read_gets_a_reset(
+    relay: Relay, side: str
+) -> None:
+    """What it had sent before the reset, it may have read: it gets the end of the stream then."""
+
+    async def mixed() -> object:
+        is_unix = next(kinds) != side
+        return await (unix_pair() if is_unix else tcp_pair())
+
+    kinds = iter(["client", "backend"])
+    async with relaying(relay, pair=mixed) as running:
+        far, other = running.far(side), running.other(side)
+        await send_all(far, bytes(1000))
+        while running.moved(side) < 1000:
+            await trio.sleep(0.001)
+        reset(far)
+        await trio.sleep(0.05)  # the reset is noticed; what was sent is waited for
+        await send_all(other, b"unread")
+        assert await read_to_end(other) == (bytes(1000), True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sees by SIOCOUTQ what was acknowledged")
+@SIDES
+async def test_what_was_acknowledged_before_a_reset_is_delivered_before_it(
+    relay: Relay, side: str
+) -> None:
+    """However much, and whether its reader is quick, slow, or pauses for less than two seconds."""
+
+    async def one(size: int, pause: float, room: int | None) -> None:
+        async with relaying(relay) as running:
+            far, other = running.far(side), running.other(side)
+            if room is not None:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+            sent = await send_some(far, size)
+            with trio.move_on_after(0.2):
+                while unacknowledged(far):
+                    await trio.sleep(0.001)
+            acknowledged = sent - unacknowledged(far)
+            reset(far)
+            await trio.sleep(pause)
+            got, was_reset = await read_to_end(other)
+            assert was_reset
+            assert acknowledged <= len(got) <= size
+            await running.done.wait()
+        assert running.end is LOST[side]
+
+    async with trio.open_nursery() as nursery:
+        for size, pause in itertools.product([1, 1_000, 221_454, 3_000_000], [0, 1.7]):
+            nursery.start_soon(one, size, pause, None)
+        for pause in (0, 1.7):  # a window so small that it takes some seconds
+            nursery.start_soon(one, 221_454, pause, 4096)
 
 
 Event = tuple[str, str]
@@ -466,6 +606,26 @@ async def send_until_error(sock: SocketType) -> None:
     with pytest.raises(OSError, match=r"reset|Broken pipe"):
         while True:
             await sock.send(bytes(BLOCK))
+
+
+@SIDES
+async def test_a_reset_stays_one_if_the_idle_limit_comes_first(
+    relay: Relay, side: str, mock_clock: MockClock
+) -> None:
+    async with relaying(relay, idle_timeout=1.5, buffers=32 * 1024) as running:
+        with plain_twin(running.far(side)) as sender:
+            for _ in range(50):  # more than there is room for
+                with contextlib.suppress(BlockingIOError):
+                    sender.send(bytes(BLOCK))
+                await wait_all_tasks_blocked(0.001)
+        reset(running.far(side))
+        await wait_all_tasks_blocked(0.02)
+        for _ in range(10):
+            mock_clock.jump(1)
+            await wait_all_tasks_blocked(0.02)
+        assert (await read_to_end(running.other(side)))[1]
+        await running.done.wait()
+    assert running.end is not None
 
 
 async def test_off_means_off(relay: Relay, mock_clock: MockClock) -> None:

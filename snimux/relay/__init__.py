@@ -36,10 +36,12 @@ class Relay(Protocol):
     """Move bytes both ways until both directions have ended.
 
     A direction ends with its source's FIN, which is passed on; the other goes on for as long as
-    it wants. If a side is lost (reset, or unreachable), what it had sent is delivered first, for
-    which there are two seconds, and then the other side is reset (or closed, if it is a UNIX
-    socket, which knows no reset). A slow reader costs a bounded amount of memory; a connection on
-    which nothing moves holds no buffer.
+    it wants. If a side is lost (reset, or unreachable), what it had sent is delivered first, as
+    fast as the other takes it, and then the other side is reset; never is it shown a FIN. It may
+    read nothing for two seconds meanwhile. A UNIX socket knows no reset: see ``reset``.
+
+    A slow reader costs a bounded amount of memory; a connection on which nothing moves holds no
+    buffer.
     """
 
     async def __call__(

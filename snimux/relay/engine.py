@@ -9,6 +9,7 @@ Source: epoll(7) for what an edge tells, splice(2).
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -46,6 +47,9 @@ _MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
 _TO_READ = select.EPOLLIN | _MORE
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 _SPLICE = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+
+# What splice says of the pipe or of the call, and not of the socket.
+_NOT_THE_SOCKETS = frozenset({errno.EAGAIN, errno.EINVAL, errno.ENOMEM})
 
 
 def _family(sock: socket.socket) -> int:
@@ -316,7 +320,9 @@ class _Engine:
                 return self.copy(way)
         try:
             count = os.splice(way.source.fd, way.pipe.writer, _TURN, flags=_SPLICE)
-        except OSError:
+        except OSError as error:
+            # The kernel tells of a reset once: the next read would show no more than a FIN.
+            way.source.lost = way.source.lost or error.errno not in _NOT_THE_SOCKETS
             count = 0
         if not count:
             # Dry, or the end, or an urgent byte, which splice does not step over: reading tells.
@@ -393,6 +399,14 @@ class _Engine:
         if connection.task is not None:
             trio.lowlevel.reschedule(connection.task)
 
+    def give_up(self, connection: _Connection) -> None:
+        """Nothing has moved for the idle limit: a reset that could not be passed on yet is now."""
+        for way in (connection.up, connection.down):
+            if way.source.lost:
+                self.finish(connection, way.source.when_lost, reset=way.sink)
+                return
+        self.finish(connection, End.IDLE)
+
     def release_pipe(self, way: _Way) -> None:
         """Give the pipe back, or close it if there are bytes in it that nobody wants any more."""
         if way.pipe is not None:
@@ -411,6 +425,6 @@ class _Engine:
             connections = {side.outward.connection for side in self.sides.values()}
             for connection in connections:
                 if connection.moved + connection.idle_timeout <= now:
-                    self.finish(connection, End.IDLE)
+                    self.give_up(connection)
             limits = (c.moved + c.idle_timeout for c in connections if c.end is None)
             self.idle = trio.CancelScope(deadline=max(min(limits, default=inf), now + _IDLE_EVERY))

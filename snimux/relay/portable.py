@@ -55,13 +55,22 @@ class _PortableRelay:
         self.idle = trio.CancelScope(deadline=trio.current_time() + idle_timeout)
         self.pumps = trio.CancelScope()
         self.end = End.EOF
+        self.reset: _Side | None = None  # the side to reset in the end
 
     async def run(self, head: bytearray) -> End:
         with self.idle, self.pumps:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.pump, self.backend, self.client, bytearray())
                 await self.pump(self.client, self.backend, head)
-        return End.IDLE if self.idle.cancelled_caught else self.end
+        if self.idle.cancelled_caught:
+            self.end = End.IDLE
+            for lost, other in ((self.client, self.backend), (self.backend, self.client)):
+                # A reset that nobody saw, since what came before it was not taken.
+                if lost.lost or lost.plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    self.lose(lost, other)
+        if self.reset is not None:
+            await prepare_reset(self.reset.plain)
+        return self.end
 
     async def pump(self, source: _Side, sink: _Side, head: bytearray) -> None:
         """One direction, until the source's FIN or until one of the two is lost."""
@@ -73,9 +82,9 @@ class _PortableRelay:
             # What the lost sink had sent is still to be read: the other direction does that, and
             # ends in the reset. Unless it has ended before.
             if sink.finished:
-                await self.lose(sink, source)
+                self.lose(sink, source)
         elif source.lost:
-            await self.lose(source, sink)
+            self.lose(source, sink)
         elif self.finish(source, sink):
             await self.watch(source, sink)
 
@@ -97,7 +106,13 @@ class _PortableRelay:
         rest = memoryview(data)
         try:
             while rest:
-                sent = await sink.socket.send(rest)
+                # Not by trio's send, which lets others run before it raises: the kernel tells of a
+                # reset once, and the other direction would read no more than a FIN meanwhile.
+                try:
+                    sent = sink.plain.send(rest)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(sink.plain)
+                    continue
                 rest = rest[sent:]
                 now = trio.current_time()
                 if sink is self.backend:
@@ -123,10 +138,9 @@ class _PortableRelay:
         """Find out that a side which has sent its FIN is then lost, though nobody writes to it."""
         while not finished.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # noqa: ASYNC110
             await trio.sleep(_WATCH_EVERY)
-        await self.lose(finished, other)
+        self.lose(finished, other)
 
-    async def lose(self, lost: _Side, other: _Side) -> None:
-        """One side is lost: let the other have what came before, then reset it."""
-        self.end = lost.when_lost
-        await prepare_reset(other.plain)
+    def lose(self, lost: _Side, other: _Side) -> None:
+        """One side is lost, and the other has what came before: it is to be reset."""
+        self.end, self.reset = lost.when_lost, other
         self.pumps.cancel()

@@ -11,21 +11,31 @@ import sys
 
 import trio
 
-# Bytes that were handed to the kernel get this long to arrive (seconds), looked at this often.
-_DELIVERY_TIMEOUT = 2.0
-_DELIVERY_POLL = 0.01
+# A peer may read nothing for two seconds. What it had no room for is then sent again by the kernel,
+# after pauses that double, so that the first of it may be acknowledged after more than twice that.
+# How much is acknowledged is looked at this often, and more seldom if it takes long. Seconds.
+_PATIENCE = 6.0
+_OFTEN, _SELDOM = 0.01, 0.1
 
 
 async def prepare_reset(sock: socket.socket) -> None:
-    """Wait until the peer has acknowledged all that was sent, and make the next close a reset.
+    """Make the next close a reset, and wait until the peer has acknowledged all that was sent.
 
-    Waits for two seconds at most: a peer that does not read must not keep its place for ever.
+    The wait is over when nothing was acknowledged for six seconds: a peer that does not read must
+    not keep its place for ever. Cancelled, it leaves a socket whose close is a reset all the same.
+    A UNIX socket has no reset. What was sent stays readable when it is closed; then its peer gets
+    ECONNRESET if it had sent what was not read here, and else the end of the stream.
     """
     with contextlib.suppress(OSError):  # lost as well: there is nobody to reset
-        with trio.move_on_after(_DELIVERY_TIMEOUT):
-            while _unacknowledged(sock):  # noqa: ASYNC110
-                await trio.sleep(_DELIVERY_POLL)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        left, pause = _unacknowledged(sock), _OFTEN
+        until = trio.current_time() + _PATIENCE
+        while left and trio.current_time() < until:
+            await trio.sleep(pause)
+            pause = min(2 * pause, _SELDOM)
+            before, left = left, _unacknowledged(sock)
+            if left < before:
+                until = trio.current_time() + _PATIENCE
 
 
 if sys.platform == "darwin":
