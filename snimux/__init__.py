@@ -23,8 +23,8 @@ no trio, no socket, no clock and no log:
    package itself first, ``judge`` last), ``case`` (a name, or bytes -> a hello),
    ``explanation`` (why it goes where it goes), ``overview`` (the pages of a running snimux -> a
    tree of rows), ``columns`` (rows -> text)
-3. ``background`` (long work beside who serves), ``log`` (fields -> one line on a stream),
-   ``batching`` (many in one go),
+3. ``background`` (long work beside who serves), ``clock`` (time, which stands while the process is
+   stopped), ``log`` (fields -> one line on a stream), ``batching`` (many in one go),
    ``relay`` (two sockets until both are done),
    ``transparent`` (dial as a client), ``upstream`` (dial an address), ``backends`` (dial one of
    several, or wait for it), ``names`` (look names up), ``listeners`` (listen), ``places`` (count

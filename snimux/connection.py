@@ -410,11 +410,11 @@ async def _read(
         try:
             data = client.recv(_READ_SIZE)
         except BlockingIOError:
+            if late:
+                break  # and nothing came that was not read
             with trio.move_on_at(deadline) as waiting:
                 await trio.lowlevel.wait_readable(client)
             late = waiting.cancelled_caught
-            if late:
-                break
             continue
         except OSError:
             break

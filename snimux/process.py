@@ -18,6 +18,7 @@ from functools import partial
 import trio
 
 from snimux.background import settle
+from snimux.clock import RunningClock
 from snimux.config import Config, ConfigError, Limits
 from snimux.extra import install
 from snimux.handed import Handed, sockets
@@ -175,7 +176,7 @@ def _run_until_stopped(main: Callable[[], Awaitable[None]]) -> None:
     # ignored would not wait; ignored in the end, because Python takes its handlers away first.)
     signal.pthread_sigmask(signal.SIG_BLOCK, _WISHES)
     _handle_wishes(lambda *_: None)
-    trio.run(main)
+    trio.run(main, clock=RunningClock())
     _handle_wishes(signal.SIG_IGN)
 
 

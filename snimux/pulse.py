@@ -9,6 +9,7 @@ Knows nothing of who wants to know.
 
 import math
 import socket
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -16,6 +17,10 @@ from functools import partial
 import trio
 
 from snimux.relay import Relay, Tally
+
+# A process that was stopped shows life this soon after (seconds): the clock of who waits for it
+# went on.
+_SOON = 1.0
 
 
 async def pulse(relay: Relay, felt: Callable[[], None], *, every: float) -> None:
@@ -41,4 +46,13 @@ async def pulse(relay: Relay, felt: Callable[[], None], *, every: float) -> None
                 await trio.lowlevel.wait_readable(far)
                 far.recv(1)
                 felt()
-                await trio.sleep(every)
+                await _sleep(every)
+
+
+async def _sleep(seconds: float) -> None:
+    """Sleep, but no longer than until just after so much time has passed for others, too."""
+    until, at_the_latest = trio.current_time() + seconds, time.monotonic() + seconds
+    while (left := until - trio.current_time()) > 0:
+        await trio.sleep(min(left, _SOON))
+        if time.monotonic() > at_the_latest:
+            break

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import math
+import os
 import random
 import socket
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 from trio.socket import SocketType
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 if sys.platform != "linux":
     pytest.skip("the engine is Linux's", allow_module_level=True)
@@ -53,21 +54,25 @@ class Relayed:
     end: End | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
+    idle_timeout: float = math.inf
 
     async def run(self, running: _Engine) -> None:
         try:
             with self.near[0], self.near[1], self.scope:
                 self.end = await running.relay(
-                    *self.near, self.tally, head=bytearray(), idle_timeout=math.inf
+                    *self.near, self.tally, head=bytearray(), idle_timeout=self.idle_timeout
                 )
         finally:
             self.done.set()
 
 
-async def relayed(running: _Engine, nursery: trio.Nursery) -> Relayed:
+async def relayed(
+    running: _Engine, nursery: trio.Nursery, *, idle_timeout: float = math.inf
+) -> Relayed:
     near_client, client = await tcp_pair()
     near_backend, backend = await tcp_pair()
-    connection = Relayed((near_client, near_backend), client, backend)
+    near = near_client, near_backend
+    connection = Relayed(near, client, backend, idle_timeout=idle_timeout)
     nursery.start_soon(connection.run, running)
     await wait_all_tasks_blocked(0.001)
     return connection
@@ -305,3 +310,44 @@ async def test_an_error_that_nobody_expected_ends_only_its_connection(
     with contextlib.ExitStack() as stack:
         for sock in (client, backend, good.client, good.backend):
             stack.enter_context(sock)
+
+
+async def test_who_spoke_before_the_limit_was_looked_at_is_not_idle(
+    running: _Engine, nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    """A process that was stopped finds what was sent meanwhile, and all limits past, at once."""
+    connections = [await relayed(running, nursery, idle_timeout=60) for _ in range(200)]
+    mock_clock.jump(1)
+    with contextlib.ExitStack() as stack:
+        for connection in connections:
+            sender = stack.enter_context(socket.socket(fileno=os.dup(connection.client.fileno())))
+            sender.send(b"x")
+        mock_clock.jump(60)
+        for connection in connections:
+            assert await read(connection.backend, 1) == b"x"
+            assert connection.end is None
+    for connection in connections:
+        connection.scope.cancel()
+        connection.client.close()
+        connection.backend.close()
+
+
+async def test_a_turn_that_ended_before_its_bytes_goes_on_after_the_limit_was_looked_at(
+    running: _Engine, nursery: trio.Nursery
+) -> None:
+    connection = await relayed(running, nursery)
+    size = 30_000_000
+
+    async def look() -> None:
+        while True:
+            await running.catch_up()
+            await trio.sleep(0.001)
+
+    async with trio.open_nursery() as looking:
+        looking.start_soon(look)
+        looking.start_soon(send_all, connection.client, bytes(size))
+        assert len(await read(connection.backend, size)) == size
+        looking.cancel_scope.cancel()
+    connection.scope.cancel()
+    connection.client.close()
+    connection.backend.close()

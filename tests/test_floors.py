@@ -47,6 +47,7 @@ FLOORS = (
     ),
     (
         "background",
+        "clock",
         "log",
         "batching",
         "files",

@@ -211,13 +211,14 @@ class _Engine:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self.epoll.fileno())
-            self.now = trio.current_time()
             self.serve()
 
-    def serve(self) -> None:
-        """Give everything that is ready one turn."""
+    def serve(self) -> bool:
+        """Give what is ready one turn; True if there may be more that is."""
+        self.now = trio.current_time()
         waiting, self.again = self.again, []
-        for fd, events in self.epoll.poll(0, _EVENTS):
+        ready = self.epoll.poll(0, _EVENTS)
+        for fd, events in ready:
             side = self.sides.get(fd)
             if side is not None:  # else it ended earlier in this pass
                 try:
@@ -231,6 +232,7 @@ class _Engine:
                     self.step(way)
                 except Exception as error:
                     self.fail(way.connection, error)
+        return len(ready) == _EVENTS
 
     def fail(self, connection: _Connection, error: Exception) -> None:
         """Hand an error that nobody expected to the connection's own task: the others go on."""
@@ -399,6 +401,15 @@ class _Engine:
         if connection.task is not None:
             trio.lowlevel.reschedule(connection.task)
 
+    async def catch_up(self) -> None:
+        """Serve all that is ready by now: what is there is read before anybody is judged."""
+        for _ in range(len(self.sides) // _EVENTS + 1):
+            if not self.serve():
+                break
+            await trio.lowlevel.checkpoint()
+        for way in self.again:  # ``run`` may wait for an edge: here is one
+            self.epoll.modify(way.source.fd, _EDGES)
+
     def give_up(self, connection: _Connection) -> None:
         """Nothing has moved for the idle limit: a reset that could not be passed on yet is now."""
         for way in (connection.up, connection.down):
@@ -421,7 +432,8 @@ class _Engine:
         while True:
             with self.idle:
                 await trio.sleep_forever()
-            now = trio.current_time()
+            await self.catch_up()
+            now = self.now
             connections = {side.outward.connection for side in self.sides.values()}
             for connection in connections:
                 if connection.moved + connection.idle_timeout <= now:
