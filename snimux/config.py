@@ -16,7 +16,6 @@ from snimux.balance import Balance
 from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.http_head import HTTP
 from snimux.overlap import is_covered, is_own, overlaps
-from snimux.pace import Pace
 from snimux.routes import Check, Pattern, Route
 from snimux.settings import SETTINGS
 from snimux.sources import NOT_EXEMPT, OFF, Source, read_flags, read_toml
@@ -49,16 +48,9 @@ class Limits:
     """So many at once, whatever the rate is."""
 
     @property
-    def pace(self) -> Pace | None:
-        """How fast new connections of one source may come; None: no limit."""
-        if self.max_rate_per_source is None:
-            return None
-        return Pace(self.max_rate_per_source, self.max_burst_per_source)
-
-    @property
     def by_source(self) -> bool:
         """Whether anything is counted by source."""
-        return self.max_connections_per_source is not None or self.pace is not None
+        return (self.max_connections_per_source, self.max_rate_per_source) != (None, None)
 
 
 @dataclass(frozen=True, slots=True)

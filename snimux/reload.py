@@ -26,6 +26,7 @@ from snimux.listeners import Listener, ListenError, besides, open_listeners
 from snimux.log import Field, Log
 from snimux.orders import Gone, Order, send
 from snimux.sources import LARGEST
+from snimux.status import Reloaded
 from snimux.systemd import Manager
 from snimux.watch import State, look, watch
 
@@ -54,16 +55,6 @@ class Source:
     """How many connections there may be."""
     settle: Callable[[Config], None] = lambda config: None
     """Called when another configuration is in effect, and the old one is no longer needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """How it went to read the configuration again."""
-
-    time: float
-    """When: Unix time."""
-    problems: Sequence[str] = ()
-    """Why nothing came of it, if so."""
 
 
 class Target(Protocol):

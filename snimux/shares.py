@@ -9,6 +9,7 @@ import time
 
 from snimux.config import Limits
 from snimux.connection import Entry
+from snimux.pace import Pace
 from snimux.places import Places
 from snimux.proxy_header import Endpoint
 from snimux.verdict import Reason
@@ -44,8 +45,10 @@ class Shares:
     def enter_of(self, key: bytes) -> Entry | Reason:
         """Count one more of a source, or say why there may not be one more."""
         limits = self.limits
-        if limits.pace and not self.places.arrive(key, limits.pace, time.monotonic_ns()):
-            return Reason.RATE_LIMITED
+        if limits.max_rate_per_source is not None:
+            pace = Pace(limits.max_rate_per_source, limits.max_burst_per_source)
+            if not self.places.arrive(key, pace, time.monotonic_ns()):
+                return Reason.RATE_LIMITED
         if limits.max_connections_per_source is None:
             return Entry(lambda: None)
         leave = self.places.enter(key, limits.max_connections_per_source)

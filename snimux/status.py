@@ -17,7 +17,6 @@ import trio
 from snimux import __version__
 from snimux.figures import Snapshot
 from snimux.pages import Page, Pages
-from snimux.reload import Reloaded
 from snimux.view import MOST_CONNECTIONS
 
 _MOST_REFUSED = 100
@@ -45,6 +44,16 @@ class Whole:
     """Whether each has answered; empty where there are none."""
     processes: Mapping[str, int] = field(default_factory=dict)
     """By what they are called, "" where there is but one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """How it went to read the configuration again."""
+
+    time: float
+    """When: Unix time."""
+    problems: Sequence[str] = ()
+    """Why nothing came of it, if so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from snimux.checkup import Checkup
 from snimux.figures import OTHERS, Figures, Piece, snapshot
 from snimux.live import Live, all_pages, shown
 from snimux.pages import Page, Stream
-from snimux.reload import Reloaded
-from snimux.status import Answers, Past, Whole
+from snimux.status import Answers, Past, Reloaded, Whole
 
 HEAD = {
     "limit": 7,
