@@ -77,8 +77,9 @@ def _start(
     }
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
+        # Nothing of the working directory, and no site; but PYTHONHOME, if it needs that.
         return subprocess.Popen(
-            [command[0], "-I", "-S", "-c", _SHIM, *words, *command],
+            [command[0], "-P", "-S", "-c", _SHIM, *words, *command],
             env=handed,
             pass_fds={*numbers, *kept[:2]},
             start_new_session=new_session,
