@@ -42,6 +42,8 @@ def test_every_flag_is_written_of_and_no_other() -> None:
         "--signal",
         "--upgrade",
         "--svg",
+        "--only",
+        "--seconds",
     }
     assert words - others - {"--help"} <= there
     assert {flag for flag in there if flag.startswith("--")} - words == {"--version"}
