@@ -32,7 +32,7 @@ from bench.works import Steady
 _WORKS = ("connect", "round-trips", "bulk")
 _BEFORE, _AFTER = "before", "after"
 _STATUS = ("--status", "unix/@{directory}/status")
-_STARTS = 3
+_STARTS = 4  # even: each is started, and its load opened, first as often as second
 _SHORTEST = 0.05  # seconds of a burst, in which a proxy on a busy machine gets to run
 _BESIDES = 0.08  # seconds of a burst that are not measured: what it leaves to do, reading /proc
 
@@ -91,7 +91,7 @@ def main(before: Path, only: str | None, seconds: float, status: str | None, sca
         raise click.ClickException(str(error)) from error
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     for side in sides:
-        console.print(f"{side.name}: {side.tree} {' '.join(side.command[5:])}", markup=False)
+        console.print(f"{side.name}: {side.tree} {' '.join(side.command[5:6])}", markup=False)
     console.print(_table(samples))
 
 
@@ -103,16 +103,17 @@ def _measure(
     *rest, last = sorted(os.sched_getaffinity(0))
     for start in range(starts):
         click.echo(f"start {start + 1} of {starts}", err=True)
+        in_order = sides[:: -1 if start % 2 else 1]
         with (
             tempfile.TemporaryDirectory(prefix="bench-") as directory,
             _on(rest or [last]),
             Bed(Path(directory)) as bed,
         ):
             with _on([last]):
-                for side in sides:
+                for side in in_order:
                     _start(bed, side)
             for each in work:
-                for name, some in slices.measure(bed, each, sides, rounds, seconds).items():
+                for name, some in slices.measure(bed, each, in_order, rounds, seconds).items():
                     samples[each][name] += some
     return samples
 
