@@ -11,7 +11,7 @@ import ssl
 import trio
 
 from snimux.address import DialAddress
-from snimux.extra import install
+from snimux.extras import install
 from snimux.facts import Certificate, Down, NoHandshake, Outcome, Unread
 from snimux.itself import NOWHERE, Own
 from snimux.proxy_header import Version, build

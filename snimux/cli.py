@@ -21,8 +21,11 @@ from typing import Any
 import click
 import trio
 
-from snimux import __version__, account, advice, dump, explanation, meant, report
+from snimux import __version__, advice, dump, meant
+from snimux import account as account
 from snimux import case as cases
+from snimux import explanation as explanation
+from snimux import report as report
 from snimux.address import AdminAddress, FdAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
@@ -32,7 +35,7 @@ from snimux.config import Config, ConfigError, load
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
-from snimux.extra import install
+from snimux.extras import install
 from snimux.facts import Facts
 from snimux.fetch import FetchError, fetch
 from snimux.files import read_stream

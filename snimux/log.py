@@ -1,21 +1,20 @@
-"""One line on a stream for each thing that happens, as logfmt (``key=value``) or JSON.
+"""Write one line for each thing that happens, on one stream; of many at once, in one go.
 
-Whatever a client sent cannot break out of its value: spaces, quotes and control characters are
-quoted, and what is long is cut. A stream that cannot be written to, or not now, loses lines, never
-the server; how many were lost is said when it can be. (Two workers that see the last room in a pipe
-at once are the exception: one of them waits for its reader.)
-
-Source: brandur.org/logfmt for the form; a quoted value is a JSON string.
+Knows nothing of what happens. A line is lost rather than waited for: the stream may be a pipe that
+nobody reads.
 """
 
+import contextlib
 import json
 import os
 import re
 import select
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TextIO
+
+import trio
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
@@ -200,3 +199,31 @@ def json_line(fields: Mapping[str, Field]) -> str:
             if value is not None
         }
     )
+
+
+class _Flusher(trio.abc.Instrument):
+    """Writes the lines of a batched log when there is nothing else to do."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Called by trio, which waits for so many seconds next."""
+        if timeout > 0:
+            self.log.flush()
+        else:
+            self.log.flush_if_due()
+
+
+@contextlib.contextmanager
+def batching(log: Log) -> Iterator[None]:
+    """Write the log's lines when the event loop is about to wait, many in one go under load."""
+    flusher = _Flusher(log)
+    trio.lowlevel.add_instrument(flusher)
+    log.batches = True
+    try:
+        yield
+    finally:
+        log.batches = False
+        trio.lowlevel.remove_instrument(flusher)
+        log.flush()

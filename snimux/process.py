@@ -20,7 +20,7 @@ import trio
 from snimux.background import settle
 from snimux.clock import RunningClock
 from snimux.config import Config, ConfigError, Limits
-from snimux.extra import install
+from snimux.extras import install
 from snimux.handed import Handed, sockets
 from snimux.life import STOP_SIGNALS
 from snimux.listeners import ListenError, open_listeners

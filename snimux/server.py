@@ -18,7 +18,6 @@ import trio
 
 from snimux.address import AdminAddress, DialAddress, UnixAddress
 from snimux.backends import Backends
-from snimux.batching import batching
 from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
 from snimux.client_hello import TLS
@@ -33,7 +32,7 @@ from snimux.itself import Own, own
 from snimux.kept import LONGEST
 from snimux.life import SIGNALS, STOP_SIGNALS, Life
 from snimux.listeners import Listener
-from snimux.log import Log
+from snimux.log import Log, batching
 from snimux.names import Names
 from snimux.places import Places
 from snimux.proxy_auto import Asked, Prober, asked

@@ -18,7 +18,7 @@ import pytest
 import trio
 import trustme
 
-from snimux import doctor
+from snimux import doctor as doctor
 from snimux.address import TcpAddress, UnixAddress
 from snimux.config import load
 from snimux.diagnosis.judge import diagnose

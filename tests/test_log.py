@@ -1,8 +1,9 @@
-"""``snimux.log``: one line for each thing, whatever is in it, and never an error."""
+"""``log``: one line for each thing, whatever is in it, and never an error."""
 
 import contextlib
 import io
 import json
+import math
 import os
 import resource
 import shlex
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
-from snimux.log import LEVELS, Field, Level, Log, json_line, logfmt
+from snimux.log import LEVELS, Field, Level, Log, batching, json_line, logfmt
 
 
 def test_logfmt_quotes_only_what_needs_it() -> None:
@@ -202,3 +205,33 @@ def test_form_and_level_can_change() -> None:
     log.write("debug", "thing", {"n": 2})
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["n"] == 2
+
+
+async def test_lines_are_written_when_the_loop_is_about_to_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("snimux.log._LONGEST_WAIT", math.inf)  # however slow this machine is
+    stream = io.StringIO()
+    log = Log(stream)
+    with batching(log):
+        log.write("info", "first", {})
+        await trio.lowlevel.checkpoint()  # another has its turn at once: there is no wait
+        log.write("info", "second", {})
+        assert not stream.getvalue()
+        await wait_all_tasks_blocked(0.01)
+        assert stream.getvalue().count("\n") == 2
+        log.write("info", "third", {})
+    assert stream.getvalue().count("\n") == 3  # also where the loop has not waited since
+    log.write("info", "fourth", {})
+    assert stream.getvalue().count("\n") == 4  # at once
+
+
+async def test_lines_are_not_kept_for_long_where_there_is_always_something_to_do() -> None:
+    stream = io.StringIO()
+    log = Log(stream)
+    with batching(log):
+        log.write("info", "first", {})
+        with trio.fail_after(60):
+            while not stream.getvalue():
+                await trio.lowlevel.checkpoint()
+    assert stream.getvalue().count("\n") == 1

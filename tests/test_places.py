@@ -15,7 +15,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from snimux import places as module
 from snimux.pace import Pace
 from snimux.places import (
     Leave,
@@ -233,7 +232,7 @@ def scan(places: Places, count: int, now: int) -> list[bool]:
 
 
 def test_a_scan_from_many_sources_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_PACED", 100)
+    monkeypatch.setattr("snimux.places._MOST_PACED", 100)
     places = LocalPlaces(1)
     assert scan(places, 1000, now=1) == [True] * 1000
     assert len(places._expected) == 100
@@ -266,7 +265,7 @@ def test_in_memory_that_is_shared_the_bound_is_the_file_s() -> None:
 
 
 def test_more_sources_than_can_be_paced_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PACED_SLOTS", 64)
+    monkeypatch.setattr("snimux.places._PACED_SLOTS", 64)
     with shared(1, 1) as file:
         places = SharedPlaces(file.fileno(), 1, most=1)
         assert scan(places, 1000, now=1) == [True] * 1000

@@ -10,7 +10,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux import questions as module
 from snimux.log import Log
 from snimux.questions import Respondent, answer
 
@@ -116,8 +115,8 @@ async def test_nested_nonsense_is_no_answer() -> None:
 async def test_neither_a_question_nor_an_answer_without_an_end_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LARGEST_PIECE", 2**17)
-    monkeypatch.setattr(module, "_PATIENCE", 600.0)
+    monkeypatch.setattr("snimux.questions._LARGEST_PIECE", 2**17)
+    monkeypatch.setattr("snimux.questions._PATIENCE", 600.0)
     here, there = socket.socketpair()
     worker, stream = Respondent(here), io.StringIO()
     endless = trio.SocketStream(trio.socket.from_stdlib_socket(there))

@@ -1,4 +1,4 @@
-"""``snimux.extra``: the command is one that pip takes, for this Python."""
+"""``extras``: the command is one that pip takes, for this Python."""
 
 import shlex
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from snimux.extra import install
+from snimux.extras import install
 
 
 def test_the_command_is_for_this_python() -> None:
