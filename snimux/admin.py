@@ -15,12 +15,12 @@ from functools import partial
 
 import trio
 
-from snimux import files
 from snimux.address import AdminAddress, FileAddress, TcpAddress
-from snimux.background import ProcessError, in_process, in_thread
 from snimux.caddy import Sites
 from snimux.caddy_json import NotCaddyError, parse, unpack
 from snimux.fetch import LARGEST, FetchError, StatusError, StrangeError, cut, fetch
+from snimux.runtime import files
+from snimux.runtime.background import ProcessError, in_process, in_thread
 
 # Bytes of a refusal that are looked at.
 _LARGEST_REFUSAL = 4 * 1024

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from snimux.background import OWN_VARIABLES
+from snimux.runtime.background import OWN_VARIABLES
 
 # Seconds that it may take: it bounds itself to half of that, on a machine that is not busy.
 _PATIENCE = 60.0

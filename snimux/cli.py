@@ -38,7 +38,6 @@ from snimux.discovery import planned
 from snimux.extras import install
 from snimux.facts import Facts
 from snimux.fetch import FetchError, fetch
-from snimux.files import read_stream
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
 from snimux.handed import Handed, handed_to_worker
 from snimux.looking import Eye, Lost, glance
@@ -48,9 +47,10 @@ from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.reload import File
 from snimux.routes import Route
 from snimux.running import Refused, Running, RunningError, beside, read_refused, read_routes
+from snimux.runtime.files import read_stream
+from snimux.runtime.filewatch import State
+from snimux.runtime.filewatch import look as look_at_file
 from snimux.sources import OFF, read_toml
-from snimux.watch import State
-from snimux.watch import look as look_at_file
 
 _EPILOG = """\b
 EXAMPLES

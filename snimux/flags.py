@@ -12,8 +12,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from snimux.config import Activated, Config, ConfigError, load
-from snimux.files import read_stream
 from snimux.listeners import ListenError, activated
+from snimux.runtime.files import read_stream
 from snimux.settings import SETTINGS
 from snimux.sources import LARGEST
 from snimux.systemd import Named

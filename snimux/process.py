@@ -17,8 +17,6 @@ from functools import partial
 
 import trio
 
-from snimux.background import settle
-from snimux.clock import RunningClock
 from snimux.config import Config, ConfigError, Limits
 from snimux.extras import install
 from snimux.handed import Handed, sockets
@@ -29,6 +27,8 @@ from snimux.pages import AT_A_TIME
 from snimux.places import LocalPlaces, SharedPlaces
 from snimux.relay.pipes import MOST
 from snimux.reload import File, Source
+from snimux.runtime.background import settle
+from snimux.runtime.clock import RunningClock
 from snimux.server import serve
 from snimux.supervisor import Team, processors, supervise
 from snimux.systemd import HandoverError, Manager, manager, receive

@@ -18,17 +18,17 @@ from typing import Protocol
 import trio
 
 from snimux.address import parse_listen
-from snimux.background import giving_way
 from snimux.config import Config, ConfigError, Limits
 from snimux.difference import Difference, difference, in_effect
-from snimux.files import read, read_shared
 from snimux.listeners import Listener, ListenError, besides, open_listeners
 from snimux.log import Field, Log
 from snimux.orders import Gone, Order, send
+from snimux.runtime.background import giving_way
+from snimux.runtime.files import read, read_shared
+from snimux.runtime.filewatch import State, look, watch
 from snimux.sources import LARGEST
 from snimux.status import Reloaded
 from snimux.systemd import Manager
-from snimux.watch import State, look, watch
 
 # Problems of one file that are said, one a line; one slip may have a thousand.
 _MOST_PROBLEMS = 20

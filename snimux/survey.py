@@ -31,7 +31,7 @@ from snimux.address import (
     parse_admin,
 )
 from snimux.facts import Port, Process
-from snimux.files import open_regular, read
+from snimux.runtime.files import open_regular, read
 
 _LARGEST = 8 * 1024 * 1024  # bytes of a Caddyfile
 # Bytes of a program that are looked through: Caddy has 50 million, and 150 with many modules.

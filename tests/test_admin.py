@@ -354,7 +354,7 @@ async def test_a_process_that_does_not_read_an_answer_is_a_fault_of_one_line(
     file = tmp_path / "autosave.json"
     file.write_bytes(b'{"apps":{},"x":"' + b"x" * 10**6 + b'"}')
     with monkeypatch.context() as patch:
-        patch.setattr("snimux.background._PATIENCE", 0.0)
+        patch.setattr("snimux.runtime.background._PATIENCE", 0.0)
         with pytest.raises(AdminError, match=r"^the answer was not read: it took longer than 0 s$"):
             await look(FileAddress(str(file)))
     monkeypatch.setattr("sys.executable", "/does/not/exist")

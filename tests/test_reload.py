@@ -25,8 +25,8 @@ from snimux.listeners import Listener, besides, open_listeners
 from snimux.log import Log
 from snimux.orders import Order, Orders
 from snimux.reload import File, Follower, NotFollowed, Reloader, Source
+from snimux.runtime.filewatch import look
 from snimux.systemd import Manager
-from snimux.watch import look
 from tests import muxes
 from tests.caddy import free_port, short_directory, until
 from tests.hellos import load as load_hellos

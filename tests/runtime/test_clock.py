@@ -1,10 +1,10 @@
-"""``snimux.clock``: it stands while the process does not run, and goes on in any case."""
+"""``runtime.clock``: it stands while the process does not run, and goes on in any case."""
 
 import math
 
 import pytest
 
-from snimux.clock import RunningClock
+from snimux.runtime.clock import RunningClock
 
 
 class Machine:

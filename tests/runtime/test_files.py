@@ -1,4 +1,4 @@
-"""``snimux.files``: what a path leads to is read within a limit, or refused in words, at once."""
+"""``runtime.files``: what a path leads to is read within a limit, or refused in words, at once."""
 
 import os
 import pty
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from snimux.files import open_regular, read, read_shared, read_stream
+from snimux.runtime.files import open_regular, read, read_shared, read_stream
 from tests.caddy import short_directory
 from tests.sockets import open_descriptors
 
@@ -19,7 +19,7 @@ LIMIT = 2**20
 
 STREAM = [
     sys.executable, "-c",
-    "import sys\nfrom snimux.files import read_stream\n"
+    "import sys\nfrom snimux.runtime.files import read_stream\n"
     "sys.stdout.buffer.write(read_stream(sys.argv[1], 2**20))",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""``snimux.watch``: real files; the seconds are the test's."""
+"""``runtime.filewatch``: real files; the seconds are the test's."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.watch import State, look, watch
+from snimux.runtime.filewatch import State, look, watch
 
 
 @dataclass
@@ -153,7 +153,7 @@ async def test_a_file_that_nobody_can_look_at_holds_up_nobody(
         return look(path)
 
     async with watched(tmp_path / "f", mock_clock) as seen:
-        monkeypatch.setattr("snimux.watch.look", recording)
+        monkeypatch.setattr("snimux.runtime.filewatch.look", recording)
         await seen.second()
     assert threads
     assert threading.get_ident() not in threads

@@ -1,4 +1,4 @@
-"""``snimux.background``: long work stops nobody, and leaves the interpreter as it was."""
+"""``runtime.background``: long work stops nobody, and leaves the interpreter as it was."""
 
 import gc
 import sys
@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import trio
 
-from snimux.background import ProcessError, giving_way, in_process, in_thread
+from snimux.runtime.background import ProcessError, giving_way, in_process, in_thread
 
 
 def how() -> tuple[float, bool]:
