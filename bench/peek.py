@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from snimux import client_hello, hostname
-from snimux.verdict import START, Hello, NeedMore
+from snimux.proto import client_hello, hostname
+from snimux.proto.verdict import START, Hello, NeedMore
 from tests.hellos import load
 
 _AIM = 25.0  # microseconds, for a Chrome-size hello

@@ -14,8 +14,8 @@ from construct import ConstructError
 
 from fuzz import mutation, peeks
 from fuzz.target import Target
-from snimux import hostname
-from snimux.client_hello import (
+from snimux.proto import hostname
+from snimux.proto.client_hello import (
     ALPN,
     CLIENT_HELLO,
     ENCRYPTED_CLIENT_HELLO,
@@ -23,10 +23,10 @@ from snimux.client_hello import (
     SERVER_NAME,
     peek,
 )
-from snimux.verdict import Foreign, Hello, Malformed, NeedMore
+from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore
 from tests import hellos
-from tests.test_client_hello import alpn, body, message, record, records_of, recut, sni
-from tests.test_hellos import parse
+from tests.proto.test_client_hello import alpn, body, message, record, records_of, recut, sni
+from tests.proto.test_hellos import parse
 
 # With the smallest bound, 512 bytes and a header of four in records of one byte each, and one more.
 _MOST = 6 * (512 + 4) + 6

@@ -13,9 +13,9 @@ from typing import Any
 
 from fuzz import mutation
 from fuzz.target import Target
-from snimux import hostname
 from snimux.address import parse_dial
 from snimux.config import Config, ConfigError, load
+from snimux.proto import hostname
 from snimux.routes import parse_pattern
 from snimux.settings import SETTINGS
 

@@ -9,9 +9,9 @@ from random import Random
 
 from fuzz import mutation, peeks
 from fuzz.target import Target
-from snimux.http_head import peek, redirect
-from snimux.verdict import Foreign, Hello, Malformed, NeedMore, Request
-from tests.test_http_head import FIREFOX, HTTP2, agrees, answer, get
+from snimux.proto.http_head import peek, redirect
+from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore, Request
+from tests.proto.test_http_head import FIREFOX, HTTP2, agrees, answer, get
 
 _WORDS = (
     b"GET / HTTP/1.1", b"POST * HTTP/1.0", b"CONNECT a.example:1 HTTP/1.1", b"Host: a.example",

@@ -7,9 +7,9 @@ comes within the bound; and a name is canonical.
 import zlib
 from random import Random
 
-from snimux import hostname
-from snimux.client_hello import DEFAULT_MAX_HELLO
-from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Verdict
+from snimux.proto import hostname
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO
+from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Verdict
 from tests.drip import Peek, drip
 
 _SMALL = 512  # the smallest bound there is, so that it is reached

@@ -10,8 +10,8 @@ from random import Random
 
 from fuzz import mutation
 from fuzz.target import Target
-from snimux.proxy_header import Endpoint, Header, build, peek
-from snimux.verdict import Malformed, NeedMore
+from snimux.proto.proxy_header import Endpoint, Header, build, peek
+from snimux.proto.verdict import Malformed, NeedMore
 
 _MOST = 4096
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from snimux.networks import Networks
-from snimux.verdict import Hello
+from snimux.proto.verdict import Hello
 
 _ACME_TLS = (b"acme-tls/1",)
 _HTTP_01 = re.compile(r"/\.well-known/acme-challenge/[A-Za-z0-9_-]+")

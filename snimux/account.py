@@ -7,15 +7,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from snimux import hostname
 from snimux.explanation import End, Explanation, Result
 from snimux.networks import UNIX
+from snimux.proto import hostname
+from snimux.proto.reason import MEANINGS
+from snimux.proto.verdict import Hello
 from snimux.proxy_auto import Remark
-from snimux.reasons import MEANINGS
 from snimux.report import plain
 from snimux.routes import Backend, Pattern
 from snimux.running import Beside
-from snimux.verdict import Hello
 
 _WIDTH = 10  # of the words on the left
 _PATTERN_WIDTH = 28

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from snimux.hostname import HostnameError, from_user
+from snimux.proto.hostname import HostnameError, from_user
 
 # sun_path less its NUL: 104 bytes on macOS and the BSDs, 108 on Linux. The smaller one everywhere,
 # so that a configuration does not work on one system only.

@@ -31,7 +31,7 @@ from snimux.health import UP, Checked
 from snimux.itself import NOWHERE, Own
 from snimux.lanes import Lane, Lanes
 from snimux.log import Log, notify
-from snimux.proxy_header import Endpoint
+from snimux.proto.proxy_header import Endpoint
 from snimux.relay import Tally
 from snimux.routes import Backend
 from snimux.upstream import Dialled, NotDialled, dial

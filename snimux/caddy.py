@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
-from snimux import hostname
 from snimux.address import AddressError, AdminAddress, DialAddress, TcpAddress, parse_dial
+from snimux.proto import hostname
 from snimux.routes import Backend, Pattern, Route
 
 _HTTP_PORT, _HTTPS_PORT = 80, 443  # Caddy's, where its configuration names none

@@ -12,22 +12,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from snimux import hostname
-from snimux.client_hello import TLS
-from snimux.http_head import HTTP
 from snimux.networks import UNIX
-from snimux.routes import PatternError, parse_pattern
-from snimux.verdict import (
+from snimux.proto import hostname
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import (
     START,
     Foreign,
     Hello,
     Malformed,
     NeedMore,
     Protocol,
-    Reason,
     Request,
     Verdict,
 )
+from snimux.routes import PatternError, parse_pattern
 
 _SCHEMES = {"https": TLS, "wss": TLS, "http": HTTP, "ws": HTTP}
 _URL = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)([^#]*).*", re.DOTALL)

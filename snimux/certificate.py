@@ -14,7 +14,7 @@ from snimux.address import DialAddress
 from snimux.extras import install
 from snimux.facts import Certificate, Down, NoHandshake, Outcome, Unread
 from snimux.itself import NOWHERE, Own
-from snimux.proxy_header import Version, build
+from snimux.proto.proxy_header import Version, build
 from snimux.upstream import NotDialled, dial
 
 

@@ -14,13 +14,13 @@ from functools import partial
 
 import trio
 
-from snimux import proxy_header
 from snimux.address import DialAddress
 from snimux.backends import Backends
 from snimux.config import BackendDefaults
 from snimux.lanes import Lane, Lanes
 from snimux.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_tls
-from snimux.proxy_header import Version
+from snimux.proto import proxy_header
+from snimux.proto.proxy_header import Version
 from snimux.routes import Route
 from snimux.upstream import Dialled, dial
 

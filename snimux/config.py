@@ -13,9 +13,9 @@ from typing import Any
 from snimux.access import Access, Admission
 from snimux.address import AdminAddress, FdAddress, ListenAddress, TcpAddress, parse_listen
 from snimux.balance import Balance
-from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
-from snimux.http_head import HTTP
 from snimux.overlap import is_covered, is_own, overlaps
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
+from snimux.proto.http_head import HTTP
 from snimux.routes import Check, Pattern, Route
 from snimux.settings import SETTINGS
 from snimux.sources import NOT_EXEMPT, OFF, Source, read_flags, read_toml

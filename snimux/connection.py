@@ -13,17 +13,18 @@ from typing import Any, TypeVar
 
 import trio
 
-from snimux import proxy_header
 from snimux.access import Admission
 from snimux.address import DialAddress
 from snimux.backends import Backends
 from snimux.config import Limits
 from snimux.log import Field, Log, notify
-from snimux.proxy_header import Endpoint, Header, Version
+from snimux.proto import proxy_header
+from snimux.proto.proxy_header import Endpoint, Header, Version
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
 from snimux.relay import Relay, Tally
 from snimux.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
 from snimux.upstream import NotDialled
-from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Reason, Verdict
 
 V = TypeVar("V")
 

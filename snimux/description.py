@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import zip_longest
 
-from snimux import hostname
 from snimux.access import Access, Admission
 from snimux.address import AdminAddress
 from snimux.caddy import Plan, Sites
 from snimux.config import BackendDefaults, Config
 from snimux.networks import Networks
+from snimux.proto import hostname
 from snimux.proxy_auto import Remark
 from snimux.routes import Backend
 

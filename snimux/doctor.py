@@ -31,7 +31,7 @@ from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, 
 from snimux.itself import NOWHERE, Own
 from snimux.overlap import is_own
 from snimux.probe import Unreached, ask, ask_both, by_http, by_tls
-from snimux.proxy_header import Version, build
+from snimux.proto.proxy_header import Version, build
 from snimux.routes import Route
 from snimux.survey import Running, Survey, survey
 from snimux.upstream import RESERVED, Dialled, NotDialled, dial

@@ -18,7 +18,7 @@ from snimux.connection import serve as serve_connection
 from snimux.listeners import Listener
 from snimux.log import Log
 from snimux.places import Places
-from snimux.proxy_header import Endpoint
+from snimux.proto.proxy_header import Endpoint
 
 # accept(2): these are the client's doing or the network's, and gone with the next call.
 _PASSING = frozenset(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 
-from snimux import hostname
 from snimux.access import Access
 from snimux.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
 from snimux.balance import Balance, by_source
@@ -18,10 +17,12 @@ from snimux.caddy import Plan, Sites
 from snimux.case import Case
 from snimux.config import Config, https_port
 from snimux.farewells import Farewell, read
-from snimux.http_head import HTTP
 from snimux.networks import UNIX
+from snimux.proto import hostname
+from snimux.proto.http_head import HTTP
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore, Redirect
 from snimux.routes import NO_SOURCE, Backend, Pattern, Route, RouteTable
-from snimux.verdict import Foreign, Hello, Malformed, NeedMore, Reason, Redirect
 
 # Names that are like the one that has no route: more would not be read.
 _MOST_LIKE_IT = 3

@@ -24,7 +24,7 @@ from snimux import __version__
 from snimux.checkup import Checkup
 from snimux.figures import BOUNDS, Snapshot
 from snimux.pages import Page, Pages, Stream
-from snimux.reasons import MEANINGS, REMEDIES
+from snimux.proto.reason import MEANINGS, REMEDIES, Reason
 from snimux.status import (
     NONE,
     Answers,
@@ -37,7 +37,6 @@ from snimux.status import (
     pages,
     total,
 )
-from snimux.verdict import Reason
 from snimux.view import MOST_LAST, MOST_LIVE
 
 # Seconds from one to the next; but with very many routes, to put one together takes no more than a

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from snimux import hostname
 from snimux.access import Access
 from snimux.address import DialAddress, TcpAddress
 from snimux.balance import Balance
-from snimux.proxy_header import Version
+from snimux.proto import hostname
+from snimux.proto.proxy_header import Version
 
 Check = Literal["off", "tcp", "tls"]
 """How an address is asked whether it is up: not; by a connection; by a hello for its name."""

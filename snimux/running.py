@@ -15,12 +15,12 @@ from snimux.access import Access
 from snimux.address import AddressError, TcpAddress, parse_dial
 from snimux.caddy import Plan
 from snimux.case import Case, of_bytes
-from snimux.client_hello import TLS
 from snimux.config import Config
 from snimux.explanation import Decision, Explanation, decide
-from snimux.http_head import HTTP
 from snimux.kept import LONGEST
 from snimux.networks import Networks, parse_networks
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.routes import Backend, Pattern, PatternError, Route, RouteTable, parse_pattern
 
 _ROUTE_KEYS = ("pattern", "backend", "proxy", "http", "http_proxy", "list")

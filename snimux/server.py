@@ -20,14 +20,12 @@ from snimux.address import AdminAddress, DialAddress, UnixAddress
 from snimux.backends import Backends
 from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
-from snimux.client_hello import TLS
 from snimux.config import Config, https_port
 from snimux.connection import Service
 from snimux.discovery import Discovery, reserved
 from snimux.doors import Doors
 from snimux.ends import Ends
 from snimux.figures import Figures
-from snimux.http_head import HTTP
 from snimux.itself import Own, own
 from snimux.kept import LONGEST
 from snimux.life import SIGNALS, STOP_SIGNALS, Life
@@ -35,6 +33,8 @@ from snimux.listeners import Listener
 from snimux.log import Log, batching
 from snimux.names import Names
 from snimux.places import Places
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.proxy_auto import Asked, Prober, asked
 from snimux.pulse import pulse
 from snimux.questions import answer

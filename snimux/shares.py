@@ -11,8 +11,8 @@ from snimux.config import Limits
 from snimux.connection import Entry
 from snimux.pace import Pace
 from snimux.places import Places
-from snimux.proxy_header import Endpoint
-from snimux.verdict import Reason
+from snimux.proto.proxy_header import Endpoint
+from snimux.proto.reason import Reason
 
 
 class Shares:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, cast
 
-from snimux import hostname, meant
+from snimux import meant
 from snimux.access import Access
 from snimux.address import (
     AddressError,
@@ -26,7 +26,8 @@ from snimux.address import (
 )
 from snimux.networks import UNIX, NetworkError, Networks, parse_network
 from snimux.overlap import is_same, overlaps
-from snimux.proxy_header import Version
+from snimux.proto import hostname
+from snimux.proto.proxy_header import Version
 from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
 from snimux.settings import SETTINGS, Setting, choice, shown, weight
 

@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Iterable
 
-from snimux.proxy_header import Endpoint
+from snimux.proto.proxy_header import Endpoint
 from snimux.routes import Route
 
 # linux/in.h, linux/in6.h; Python has no names for them.

@@ -13,7 +13,7 @@ import trio
 
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.itself import NOWHERE, Own, found_at, found_behind, is_behind, reserved_at
-from snimux.proxy_header import Endpoint
+from snimux.proto.proxy_header import Endpoint
 from snimux.transparent import bind_as
 
 # What socket() and connect() say when this process or machine has nothing left to dial with:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from snimux.client_hello import DEFAULT_MAX_HELLO
-from snimux.verdict import START, NeedMore, Verdict
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO
+from snimux.proto.verdict import START, NeedMore, Verdict
 
 Peek = Callable[[bytes | bytearray, NeedMore, int], Verdict]
 

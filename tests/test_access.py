@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from snimux.access import Access, Admission, is_validation
-from snimux.client_hello import TLS
-from snimux.http_head import HTTP
 from snimux.networks import Networks, parse_network
-from snimux.verdict import START, Hello
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
+from snimux.proto.verdict import START, Hello
 from tests.hellos import load
 
 CHALLENGE = "/.well-known/acme-challenge/evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA"

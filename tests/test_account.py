@@ -6,10 +6,10 @@ from snimux.account import as_json, status, text
 from snimux.address import AdminAddress, TcpAddress
 from snimux.caddy import Listener, Site, Sites
 from snimux.case import Case, of_bytes, of_name
-from snimux.client_hello import DEFAULT_MAX_HELLO
 from snimux.config import load
 from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO
 from snimux.proxy_auto import Remark
 from snimux.running import Beside
 

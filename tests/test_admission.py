@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from snimux.client_hello import alert
+from snimux.proto.client_hello import alert
 from tests import caddy, muxes
 from tests.caddy import Caddy, free_port, listens, short_directory, until
 from tests.clients import environment

@@ -21,8 +21,8 @@ from bench.figures import AIM, ITSELF, MOST, SHORT, UNKNOWN, Goal
 from bench.load import LoadError, RoundTrips
 from bench.subjects import SUBJECTS, Subject
 from bench.works import Row, groups
-from snimux import client_hello
-from snimux.verdict import Hello
+from snimux.proto import client_hello
+from snimux.proto.verdict import Hello
 
 ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

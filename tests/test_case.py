@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.case import Case, CaseError, of_both, of_bytes, of_name, protocols, source
-from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
-from snimux.http_head import HTTP
-from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Reason
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
+from snimux.proto.http_head import HTTP
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol
 from tests.hellos import HERE, load
 
 REQUEST = b"GET /a?b HTTP/1.1\r\nHost: dao.ciso.com:81\r\n\r\n"

@@ -15,7 +15,7 @@ import trustme
 from snimux.address import TcpAddress
 from snimux.certificate import _read, certificate
 from snimux.facts import Certificate, Down, NoHandshake, Unread
-from snimux.proxy_header import build
+from snimux.proto.proxy_header import build
 from tests import caddy
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]

@@ -16,17 +16,18 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.access import Access, Admission
 from snimux.address import TcpAddress, UnixAddress
-from snimux.client_hello import TLS, alert
 from snimux.config import Limits
 from snimux.connection import Entry, Outcome, Service, Watcher, endpoint, serve, tune
-from snimux.http_head import HTTP, farewell
 from snimux.log import Field, logfmt
 from snimux.networks import Networks, parse_network
-from snimux.proxy_header import Endpoint, build
-from snimux.proxy_header import Version as ProxyVersion
+from snimux.proto.client_hello import TLS, alert
+from snimux.proto.http_head import HTTP, farewell
+from snimux.proto.proxy_header import Endpoint, build
+from snimux.proto.proxy_header import Version as ProxyVersion
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import START
 from snimux.relay import End, Relay, Tally, portable
 from snimux.routes import Backend, Route, RouteTable, parse_pattern
-from snimux.verdict import START, Reason
 from tests.hellos import load
 from tests.sockets import (
     fin,

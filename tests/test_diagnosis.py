@@ -43,7 +43,7 @@ from snimux.facts import (
     Process,
     Unread,
 )
-from snimux.proxy_header import Version
+from snimux.proto.proxy_header import Version
 from snimux.routes import Backend, Pattern, Route
 from tests import caddyfiles
 

@@ -30,7 +30,6 @@ from snimux.address import (
 )
 from snimux.admin import Back, Changed, Lost
 from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
-from snimux.client_hello import alert
 from snimux.config import Config, Limits
 from snimux.config import load as load_config
 from snimux.discovery import Discovery, listed, planned
@@ -38,6 +37,7 @@ from snimux.listeners import open_listeners
 from snimux.log import Log
 from snimux.overlap import is_own
 from snimux.places import LocalPlaces
+from snimux.proto.client_hello import alert
 from snimux.reload import File, Source
 from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.server import serve

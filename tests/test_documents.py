@@ -7,7 +7,7 @@ import click
 import pytest
 
 from snimux.cli import main
-from snimux.verdict import Reason
+from snimux.proto.reason import Reason
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]

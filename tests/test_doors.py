@@ -16,14 +16,14 @@ from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.address import TcpAddress
-from snimux.client_hello import TLS, alert
 from snimux.config import Limits
 from snimux.connection import Outcome, Service
 from snimux.doors import Doors
-from snimux.http_head import HTTP
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.places import LocalPlaces
+from snimux.proto.client_hello import TLS, alert
+from snimux.proto.http_head import HTTP
 from snimux.relay.portable import relay
 from snimux.routes import RouteTable
 from tests.hellos import load

@@ -13,9 +13,9 @@ from snimux.address import TcpAddress
 from snimux.connection import Outcome
 from snimux.ends import Ends
 from snimux.log import Log
+from snimux.proto.reason import Reason
 from snimux.relay import Tally
 from snimux.routes import Backend
-from snimux.verdict import Reason
 
 SCANNERS = [Reason.NO_BYTES, Reason.HTTP, Reason.TLS, Reason.SSH, Reason.SSLV2, Reason.NOISE]
 BACKEND = Backend((TcpAddress("127.0.0.1", 8443),))

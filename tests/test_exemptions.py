@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from snimux.access import is_validation
-from snimux.http_head import HTTP
-from snimux.verdict import START, Hello
+from snimux.proto.http_head import HTTP
+from snimux.proto.verdict import START, Hello
 from tests import caddy
 from tests.caddy import free_port, short_directory
 

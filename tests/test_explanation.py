@@ -8,22 +8,22 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux import client_hello
 from snimux.access import Access, Admission
 from snimux.address import AdminAddress, TcpAddress, UnixAddress
 from snimux.backends import Backends
 from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
 from snimux.case import Case, of_bytes, of_name
-from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.config import Config, Limits, https_port, load
 from snimux.connection import Outcome, Service, serve
 from snimux.discovery import planned
 from snimux.explanation import End, Explanation, Result, explain
-from snimux.http_head import HTTP
 from snimux.networks import Networks, parse_network
+from snimux.proto import client_hello
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
+from snimux.proto.http_head import HTTP
+from snimux.proto.reason import Reason
 from snimux.relay import portable
 from snimux.routes import Backend, Pattern, Route, RouteTable
-from snimux.verdict import Reason
 from tests.hellos import load as load_hellos
 
 FIRST, SECOND = TcpAddress("localhost", 2019), TcpAddress("localhost", 2020)

@@ -7,9 +7,10 @@ import pytest
 import trio
 import trustme
 
-from snimux import client_hello, http_head
 from snimux.farewells import read
-from snimux.verdict import Hello, Reason, Request
+from snimux.proto import client_hello, http_head
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import Hello, Request
 from tests import clients
 
 ALERTS = [10, 22, 49, 50, 80, 112]

@@ -17,8 +17,8 @@ import httpx
 import pytest
 import trio
 
-from snimux.http_head import peek
-from snimux.verdict import Hello
+from snimux.proto.http_head import peek
+from snimux.proto.verdict import Hello
 from tests import caddy, muxes
 from tests.caddy import free_port, listens, short_directory, until
 from tests.clients import environment

@@ -17,7 +17,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from snimux import client_hello, hostname
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.probe import (
     LOCAL_HEADER,
@@ -37,7 +36,8 @@ from snimux.probe import (
     by_tls,
     is_understood,
 )
-from snimux.verdict import Hello
+from snimux.proto import client_hello, hostname
+from snimux.proto.verdict import Hello
 from tests import caddy
 from tests.caddy import Caddy
 from tests.conftest import need

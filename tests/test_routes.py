@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.address import TcpAddress, UnixAddress, parse_dial
-from snimux.hostname import patterns_matching
+from snimux.proto.hostname import patterns_matching
 from snimux.routes import (
     Backend,
     LiveTable,

@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 
 from snimux.address import TcpAddress
 from snimux.case import of_name
-from snimux.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.config import Config, load
 from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.figures import Figures
-from snimux.http_head import HTTP
 from snimux.kept import LONGEST
 from snimux.places import LocalPlaces
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
+from snimux.proto.http_head import HTTP
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import Hello
 from snimux.routes import LiveTable, RouteTable, parse_pattern
 from snimux.running import Running, RunningError, beside, read_refused, read_routes
 from snimux.status import gathered
-from snimux.verdict import Hello, Reason
 from snimux.view import View
 from tests.hellos import HERE
 

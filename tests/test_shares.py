@@ -5,9 +5,9 @@ import pytest
 from snimux.config import Limits
 from snimux.connection import Entry
 from snimux.places import LocalPlaces
-from snimux.proxy_header import Endpoint
+from snimux.proto.proxy_header import Endpoint
+from snimux.proto.reason import Reason
 from snimux.shares import Shares, _source_key
-from snimux.verdict import Reason
 
 ONE, OTHER = ("192.0.2.1", 1), ("192.0.2.2", 1)
 

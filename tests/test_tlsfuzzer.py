@@ -16,8 +16,9 @@ import pytest
 from fuzz import tlsfuzzer
 from fuzz.targets import TARGETS
 from fuzz.tlsfuzzer import Compared, Difference, Lane, Verdict, differing, read, said
-from snimux.client_hello import DEFAULT_MAX_HELLO, peek
-from snimux.verdict import Foreign, Hello, Malformed, NeedMore, Reason
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO, peek
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore
 
 HELLOS = TARGETS["client_hello"].seeds()
 

@@ -19,8 +19,8 @@ from snimux.figures import Figures, snapshot
 from snimux.listeners import Listener
 from snimux.networks import parse_networks
 from snimux.places import LocalPlaces
+from snimux.proto.reason import Reason
 from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
-from snimux.verdict import Reason
 from snimux.view import View
 
 ONE, TWO, ADMIN = (TcpAddress("127.0.0.1", port) for port in (1, 2, 2019))

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import formatdate
 
-from snimux import hostname
 from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.advice import PROXY, STRICT
 from snimux.caddy import ProxyProtocol
@@ -19,6 +18,7 @@ from snimux.diagnosis import (
     tls_servers,
 )
 from snimux.facts import Caddy, Certificate, Contact, Down, Facts, NoHandshake, Probed, Unread
+from snimux.proto import hostname
 from snimux.routes import Backend
 
 # Caddy renews when a third of the lifetime is left, and looks every ten minutes; certbot does when

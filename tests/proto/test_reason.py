@@ -1,12 +1,11 @@
-"""``snimux.reasons``: words for each reason, for people."""
+"""``proto.reason``: words for each reason, for people."""
 
 import re
 
 import pytest
 
-from snimux.reasons import MEANINGS, REMEDIES
+from snimux.proto.reason import MEANINGS, REMEDIES, Reason
 from snimux.settings import SETTINGS
-from snimux.verdict import Reason
 
 FLAGS = {setting.flag for setting in SETTINGS} | {"--route", "--allow", "--deny", "--proxy-from"}
 

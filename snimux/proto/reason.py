@@ -1,11 +1,44 @@
-"""Why a connection was refused, in words for whoever runs snimux: what was so, and what to do.
+"""Why a connection is refused: the word in the log, what is wrong, and what to do about it.
 
-Source: the reasons of ``verdict``; ``client_hello`` and ``http_head`` say when each is meant.
+Source: ``client_hello`` and ``http_head`` say when each of their reasons is meant.
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 
-from snimux.verdict import Reason
+
+class Reason(StrEnum):
+    """Why a connection was refused; the value is the word in the log."""
+
+    # Nothing came, or not this protocol: scanners, health probes, clients at the wrong port.
+    NO_BYTES = "no-bytes"
+    HTTP = "http"
+    TLS = "tls"
+    SSH = "ssh"
+    SSLV2 = "sslv2"
+    PROXY_PROTOCOL = "proxy-protocol"
+    NOISE = "noise"
+    # This protocol, and wrong.
+    MALFORMED_HELLO = "malformed-hello"
+    BAD_SERVER_NAME = "bad-server-name"
+    UNEXPECTED_MESSAGE = "unexpected-message"
+    RECORD_OVERFLOW = "record-overflow"
+    HELLO_TOO_LARGE = "hello-too-large"
+    HELLO_TIMEOUT = "hello-timeout"
+    HELLO_CUT_SHORT = "hello-cut-short"
+    # From a balancer that is trusted to say who the client is.
+    BAD_PROXY_HEADER = "bad-proxy-header"
+    # Who is not to be served, whatever it asks for, or not that.
+    ACCESS_DENIED = "access-denied"
+    # A good hello that cannot be served.
+    NO_ROUTE = "no-route"
+    NO_HTTP = "no-http"
+    BACKEND_DOWN = "backend-down"
+    NO_SOURCE = "no-source"
+    OUT_OF_RESOURCES = "out-of-resources"
+    TOO_MANY_FROM_SOURCE = "too-many-from-source"
+    RATE_LIMITED = "rate-limited"
+
 
 MEANINGS: Mapping[Reason, str] = {
     Reason.NO_BYTES: "it says nothing",

@@ -1,10 +1,10 @@
-"""``snimux.hostname``: one spelling for a name, and the patterns that match it."""
+"""``proto.hostname``: one spelling for a name, and the patterns that match it."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.hostname import (
+from snimux.proto.hostname import (
     HostnameError,
     for_people,
     from_user,

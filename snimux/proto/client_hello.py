@@ -35,17 +35,9 @@ from construct import (
     this,
 )
 
-from snimux import hostname
-from snimux.verdict import (
-    START,
-    Foreign,
-    Hello,
-    Malformed,
-    NeedMore,
-    Protocol,
-    Reason,
-    Verdict,
-)
+from snimux.proto import hostname
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
 
 # Bounds on a hello: a Chrome hello has 1.8 KB, one with post-quantum shares and tickets 3 to 6 KB.
 # 64 KiB in one-byte records are 384 KiB on the wire: what a connection may hold in memory until its

@@ -1,4 +1,4 @@
-"""``snimux.http_head``: every byte sequence gets its verdict, however it is cut.
+"""``proto.http_head``: every byte sequence gets its verdict, however it is cut.
 
 Good heads and bad ones are read whole, byte by byte and with bytes behind them; Hypothesis looks
 for what nobody thought of; and where there is a Hello, a server's own reading of the Host agrees.
@@ -11,15 +11,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from snimux.client_hello import DEFAULT_MAX_HELLO
-from snimux.http_head import HTTP, farewell, peek, redirect
-from snimux.verdict import (
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO
+from snimux.proto.http_head import HTTP, farewell, peek, redirect
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import (
     START,
     Foreign,
     Hello,
     Malformed,
     NeedMore,
-    Reason,
     Redirect,
     Request,
     Verdict,

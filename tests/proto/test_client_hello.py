@@ -1,4 +1,4 @@
-"""``snimux.client_hello``: every byte sequence gets its verdict, however it is cut.
+"""``proto.client_hello``: every byte sequence gets its verdict, however it is cut.
 
 Real hellos (``tests/hellos``) are read whole, byte by byte, cut at every place and re-cut into
 records at every place; built ones are bent in every way that a rule of RFC 8446, 6066 or 7301
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from snimux.client_hello import (
+from snimux.proto.client_hello import (
     ALPN,
     CLIENT_HELLO,
     DEFAULT_MAX_HELLO,
@@ -30,7 +30,8 @@ from snimux.client_hello import (
     farewell,
     peek,
 )
-from snimux.verdict import START, Foreign, Hello, Malformed, NeedMore, Reason, Verdict
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Verdict
 from tests.drip import drip
 from tests.hellos import RealHello, load
 

@@ -17,16 +17,16 @@ from http import HTTPStatus
 
 import h11
 
-from snimux import hostname
-from snimux.client_hello import DEFAULT_MAX_HELLO, first_bytes
-from snimux.verdict import (
+from snimux.proto import hostname
+from snimux.proto.client_hello import DEFAULT_MAX_HELLO, first_bytes
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import (
     START,
     Foreign,
     Hello,
     Malformed,
     NeedMore,
     Protocol,
-    Reason,
     Redirect,
     Request,
     Verdict,

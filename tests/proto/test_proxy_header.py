@@ -1,4 +1,4 @@
-"""``snimux.proxy_header``: the headers as "The PROXY protocol" spells them."""
+"""``proto.proxy_header``: the headers as "The PROXY protocol" spells them."""
 
 import ipaddress
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.proxy_header import (
+from snimux.proto.proxy_header import (
     HEADER_V2,
     LOCAL,
     PROXY,
@@ -19,7 +19,8 @@ from snimux.proxy_header import (
     build,
     peek,
 )
-from snimux.verdict import Malformed, NeedMore, Reason
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import Malformed, NeedMore
 
 V4 = ("192.0.2.1", 56324), ("192.0.2.2", 443)
 V6 = ("2001:db8::1", 56324), ("2001:db8::2", 443)

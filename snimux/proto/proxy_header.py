@@ -26,7 +26,8 @@ from construct import (
     this,
 )
 
-from snimux.verdict import START, Malformed, NeedMore, Reason
+from snimux.proto.reason import Reason
+from snimux.proto.verdict import START, Malformed, NeedMore
 
 Version = Literal["v1", "v2"]
 Endpoint = tuple[str, int]
