@@ -32,7 +32,7 @@ from snimux.itself import NOWHERE, Own
 from snimux.lanes import Lane, Lanes
 from snimux.log import Log, notify
 from snimux.proto.proxy_header import Endpoint
-from snimux.relay import Tally
+from snimux.relay.interface import Tally
 from snimux.routes import Backend
 from snimux.upstream import Dialled, NotDialled, dial
 from snimux.window import Window

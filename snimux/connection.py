@@ -22,7 +22,7 @@ from snimux.proto import proxy_header
 from snimux.proto.proxy_header import Endpoint, Header, Version
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
-from snimux.relay import Relay, Tally
+from snimux.relay.interface import Relay, Tally
 from snimux.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
 from snimux.upstream import NotDialled
 

@@ -20,7 +20,7 @@ from snimux.address import DialAddress
 from snimux.connection import Outcome
 from snimux.kept import Kept
 from snimux.proto.reason import Reason
-from snimux.relay import End
+from snimux.relay.interface import End
 
 Piece = dict[str, Any]
 """A part of an answer, of what JSON knows: so small that others have their turn between two."""

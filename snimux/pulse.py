@@ -16,7 +16,7 @@ from functools import partial
 
 import trio
 
-from snimux.relay import Relay, Tally
+from snimux.relay.interface import Relay, Tally
 
 # A process that was stopped shows life this soon after (seconds): the clock of who waits for it
 # went on.

@@ -38,7 +38,8 @@ from snimux.proto.http_head import HTTP
 from snimux.proxy_auto import Asked, Prober, asked
 from snimux.pulse import pulse
 from snimux.questions import answer
-from snimux.relay import Relay, portable
+from snimux.relay import portable
+from snimux.relay.interface import Relay
 from snimux.reload import Follower, Reloader, Source, say_listeners
 from snimux.routes import Backend, LiveTable, RouteTable
 from snimux.shares import Shares

@@ -21,7 +21,7 @@ from snimux.backends import Backends
 from snimux.config import BackendDefaults
 from snimux.itself import Own
 from snimux.log import Log
-from snimux.relay import Tally
+from snimux.relay.interface import Tally
 from snimux.routes import Backend, Route, parse_pattern
 from snimux.upstream import Dialled, NotDialled, dial
 from tests.sockets import fin, open_descriptors, reset, send_all, tcp_pair

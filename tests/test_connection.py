@@ -26,7 +26,8 @@ from snimux.proto.proxy_header import Endpoint, build
 from snimux.proto.proxy_header import Version as ProxyVersion
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import START
-from snimux.relay import End, Relay, Tally, portable
+from snimux.relay import portable
+from snimux.relay.interface import End, Relay, Tally
 from snimux.routes import Backend, Route, RouteTable, parse_pattern
 from tests.hellos import load
 from tests.sockets import (

@@ -14,7 +14,7 @@ from snimux.connection import Outcome
 from snimux.ends import Ends
 from snimux.log import Log
 from snimux.proto.reason import Reason
-from snimux.relay import Tally
+from snimux.relay.interface import Tally
 from snimux.routes import Backend
 
 SCANNERS = [Reason.NO_BYTES, Reason.HTTP, Reason.TLS, Reason.SSH, Reason.SSLV2, Reason.NOISE]

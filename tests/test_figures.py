@@ -15,7 +15,7 @@ from snimux.figures import OTHERS, Figures, Snapshot, Totals, connections, snaps
 from snimux.proto.client_hello import LARGEST_MAX_HELLO
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Request
-from snimux.relay import End
+from snimux.relay.interface import End
 from snimux.routes import Backend, Route, parse_pattern
 
 ONE, TWO = TcpAddress("127.0.0.1", 1), TcpAddress("127.0.0.1", 2)

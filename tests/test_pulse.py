@@ -10,7 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from snimux.pulse import pulse
-from snimux.relay import End, Relay, Tally, portable
+from snimux.relay import portable
+from snimux.relay.interface import End, Relay, Tally
 from tests.sockets import open_descriptors
 
 

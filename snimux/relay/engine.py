@@ -20,7 +20,7 @@ from math import inf
 import outcome
 import trio
 
-from snimux.relay import End, Relay, Tally
+from snimux.relay.interface import End, Relay, Tally
 from snimux.relay.pipes import Pipe, Pipes
 from snimux.relay.reset import prepare_reset
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import trio
 from trio.socket import SocketType, from_stdlib_socket
 
-from snimux.relay import End, Tally
+from snimux.relay.interface import End, Tally
 from snimux.relay.reset import prepare_reset
 
 # What one direction holds in memory at the most, besides the kernel's buffers.

@@ -22,7 +22,8 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.relay import End, Relay, Tally, portable
+from snimux.relay import portable
+from snimux.relay.interface import End, Relay, Tally
 from tests.sockets import (
     BLOCK,
     fin,

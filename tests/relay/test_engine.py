@@ -18,8 +18,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 if sys.platform != "linux":
     pytest.skip("the engine is Linux's", allow_module_level=True)
 
-from snimux.relay import End, Tally, engine, pipes
+from snimux.relay import engine, pipes
 from snimux.relay.engine import _Engine
+from snimux.relay.interface import End, Tally
 from tests.sockets import (
     BLOCK,
     fin,
