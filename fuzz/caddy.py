@@ -12,8 +12,8 @@ from typing import Any
 
 from fuzz import mutation
 from fuzz.target import Target
-from snimux.address import parse_dial
 from snimux.caddy import read
+from snimux.routing.address import parse_dial
 from tests import caddyfiles, test_caddy
 
 _LEAVES = (

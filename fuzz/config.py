@@ -13,10 +13,10 @@ from typing import Any
 
 from fuzz import mutation
 from fuzz.target import Target
-from snimux.address import parse_dial
 from snimux.config import Config, ConfigError, load
 from snimux.proto import hostname
-from snimux.routes import parse_pattern
+from snimux.routing.address import parse_dial
+from snimux.routing.routes import parse_pattern
 from snimux.settings import SETTINGS
 
 _FILE = "snimux.toml"

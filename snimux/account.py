@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from snimux.explanation import End, Explanation, Result
-from snimux.networks import UNIX
 from snimux.proto import hostname
 from snimux.proto.reason import MEANINGS
 from snimux.proto.verdict import Hello
 from snimux.proxy_auto import Remark
 from snimux.report import plain
-from snimux.routes import Backend, Pattern
+from snimux.routing.networks import UNIX
+from snimux.routing.routes import Backend, Pattern
 from snimux.running import Beside
 
 _WIDTH = 10  # of the words on the left

@@ -13,9 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from snimux.address import AdminAddress, FileAddress, ListenAddress, TcpAddress, UnixAddress
 from snimux.facts import Caddy, Facts, Port
-from snimux.overlap import is_same
+from snimux.routing.address import (
+    AdminAddress,
+    FileAddress,
+    ListenAddress,
+    TcpAddress,
+    UnixAddress,
+    is_same,
+)
 
 _ADMIN, _HTTP, _HTTPS = 2019, 8080, 8443  # from here up; the first is Caddy's default
 _EVERYWHERE = ("", "0.0.0.0", "::")

@@ -24,7 +24,6 @@ from typing import Literal
 
 import trio
 
-from snimux.address import DialAddress, TcpAddress
 from snimux.balance import Turns, by_source, well_first
 from snimux.config import BackendDefaults
 from snimux.health import UP, Checked
@@ -33,7 +32,8 @@ from snimux.lanes import Lane, Lanes
 from snimux.log import Log, notify
 from snimux.proto.proxy_header import Endpoint
 from snimux.relay.interface import Tally
-from snimux.routes import Backend
+from snimux.routing.address import DialAddress, TcpAddress
+from snimux.routing.routes import Backend
 from snimux.upstream import Dialled, NotDialled, dial
 from snimux.window import Window
 

@@ -13,13 +13,6 @@ import hashlib
 import ipaddress
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
-
-Balance = Literal["first", "round_robin", "least_conn", "ip_hash"]
-"""How to choose among addresses: the first that is well; by turns; the one that has the fewest
-connections for its weight; always the same for a source."""
-
-BALANCES: tuple[Balance, ...] = get_args(Balance)
 
 # An IPv6 /64 is one household, whose hosts change their addresses by themselves (RFC 8981).
 _HOUSEHOLD = 8

@@ -11,16 +11,16 @@ Source: Caddy 2.6.2 and 2.11.7, modules/caddyhttp/autohttps.go (automaticHTTPSPh
 (Start, for what makes a listener speak TLS) and listeners.go (ParseNetworkAddress).
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
-from snimux.address import AddressError, AdminAddress, DialAddress, TcpAddress, parse_dial
 from snimux.proto import hostname
-from snimux.routes import Backend, Pattern, Route
+from snimux.routing.address import AddressError, AdminAddress, DialAddress, TcpAddress, parse_dial
+from snimux.routing.routes import Backend, Pattern, Route
+from snimux.routing.served import ProxyProtocol, Served
 
 _HTTP_PORT, _HTTPS_PORT = 80, 443  # Caddy's, where its configuration names none
 
@@ -32,40 +32,12 @@ _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
-class ProxyProtocol:
-    """A listener's wrapper ``proxy_protocol``: whom it believes.
-
-    ``before_tls``, or without TLS: else the header is looked for behind the handshake, where none
-    comes.
-    """
-
-    allow: tuple[str, ...]
-    deny: tuple[str, ...]
-    fallback_policy: str
-    before_tls: bool
-
-    def believes(self, source: str) -> bool:
-        """Whether the client's address is taken from headers that come from an IP address."""
-        if self.fallback_policy in ("USE", "REQUIRE"):
-            return True
-        return any(_is_in(source, network) for network in self.allow)
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Where a server of Caddy's can be dialled, and its wrapper, if it has one."""
-
-    address: DialAddress
-    proxy_protocol: ProxyProtocol | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Site:
     """A host pattern, and where it is served by TLS and in plain; either may be nowhere."""
 
     host: str
-    https: tuple[Listener, ...]
-    http: tuple[Listener, ...]
+    https: tuple[Served, ...]
+    http: tuple[Served, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +56,7 @@ class Unrouted:
 class TlsServer:
     """What one of Caddy's servers does, beside serving, that shows through what is in front."""
 
-    listeners: tuple[Listener, ...]
+    listeners: tuple[Served, ...]
     """Where it speaks TLS."""
     redirect_port: int | None
     """What its redirects have in their address; None: no port."""
@@ -125,7 +97,7 @@ class Plan:
     claims: tuple[Claim, ...]
     loops: tuple[Unrouted, ...]
     """Sites that are left out, since they are served where snimux itself listens."""
-    listeners: Mapping[DialAddress, Listener] = field(default_factory=dict)
+    listeners: Mapping[DialAddress, Served] = field(default_factory=dict)
     """What is known of the addresses at which the Caddys serve."""
     has: Mapping[str, AdminAddress] = field(default_factory=dict)
     """Of the hosts whose routes were found, which Caddy they are from."""
@@ -168,7 +140,7 @@ def plan(
     def is_left_out(address: DialAddress) -> bool:
         return is_own(address) or reserved_for(address) is not None
 
-    listeners: dict[DialAddress, Listener] = {}
+    listeners: dict[DialAddress, Served] = {}
     served = [(admin, site) for admin, sites in caddys for site in sites.sites]
     # A name is first of all who serves it by TLS: he answers for it on port 80, too.
     served.sort(key=lambda each: not each[1].https)
@@ -228,20 +200,13 @@ def _with_lists(host: str, above: Mapping[str, Sequence[Route]]) -> Route | None
 
 
 def _backend(
-    listeners: Iterable[Listener],
+    listeners: Iterable[Served],
     is_left_out: Callable[[DialAddress], bool],
     proxy: Literal["auto"] | None,
 ) -> Backend | None:
     # Whether the wrapper proxy_protocol works is not known from its being there: hence not v2.
     addresses = tuple(x.address for x in listeners if not is_left_out(x.address))
     return Backend(addresses, proxy) if addresses else None
-
-
-def _is_in(source: str, network: str) -> bool:
-    try:
-        return ipaddress.ip_address(source) in ipaddress.ip_network(network, strict=False)
-    except ValueError:
-        return False
 
 
 def read(config: object) -> Sites:
@@ -346,12 +311,12 @@ class _Server:
 
 def _dialled(
     places: Iterable[tuple[_Network, int]], wrapper: ProxyProtocol | None
-) -> tuple[tuple[Listener, ...], list[str]]:
+) -> tuple[tuple[Served, ...], list[str]]:
     """Where the places with their ports can be dialled, and why those cannot that cannot."""
     found, faults = [], []
     for where, port in places:
         try:
-            found.append(Listener(where.dialled(port), wrapper))
+            found.append(Served(where.dialled(port), wrapper))
         except ValueError as error:
             faults.append(f"the listener {_shown(where.text)}: {error}")
     return _once(found), faults
@@ -446,15 +411,15 @@ class _Reader:
     tls: Mapping[str, Any]
     sites: dict[str, Site] = field(default_factory=dict)
     unrouted: dict[Unrouted, None] = field(default_factory=dict)
-    plain: dict[str, tuple[Listener, ...]] = field(default_factory=dict)
+    plain: dict[str, tuple[Served, ...]] = field(default_factory=dict)
     """By pattern: where it is served in plain by routes of its own."""
     public_names: tuple[str, ...] = ()
     """Those of Encrypted Client Hello that have no site yet."""
-    any_plain: dict[Listener, None] = field(default_factory=dict)
+    any_plain: dict[Served, None] = field(default_factory=dict)
     """Where any name is: each HTTP server of a Caddy answers all its ACME challenges."""
-    on_http: dict[str, dict[DialAddress, Listener]] = field(default_factory=dict)
+    on_http: dict[str, dict[DialAddress, Served]] = field(default_factory=dict)
     """By host as it is written: who listens on the HTTP port; the first of each address."""
-    redirects_of: dict[str, list[Listener]] = field(default_factory=dict)
+    redirects_of: dict[str, list[Served]] = field(default_factory=dict)
     """By host as it is written: where the redirects are."""
 
     def read(self) -> Sites:
@@ -517,14 +482,14 @@ class _Reader:
         for host in self.patterns(public_names):
             self.sites.setdefault(host, Site(host, listeners, self.http(host) or redirects))
 
-    def http(self, host: str) -> tuple[Listener, ...]:
+    def http(self, host: str) -> tuple[Served, ...]:
         """Where a pattern is served in plain by routes of its own."""
         if host.startswith("*"):
             return self.plain.get(host, ())
         patterns = hostname.patterns_matching(host)
         return next((self.plain[p] for p in patterns if p in self.plain), ())
 
-    def redirects(self, server: _Server) -> tuple[Listener, ...]:
+    def redirects(self, server: _Server) -> tuple[Served, ...]:
         """Where automatic HTTPS serves a server's redirects: its hosts, on the HTTP port.
 
         A server that listens there already gets them; on Linux that is also one that listens on
@@ -532,7 +497,7 @@ class _Reader:
         """
         # On a UNIX socket they are behind the TLS, as all is there.
         own = [where for where in server.listen if where.is_tcp] if server.redirects else []
-        found: dict[DialAddress, Listener] = {}
+        found: dict[DialAddress, Served] = {}
         for where in own:
             if where.host not in self.redirects_of:
                 hosts = [where.host, ""] if where.host else list(self.on_http)
@@ -578,12 +543,12 @@ def _pattern(host: str) -> str:
         raise hostname.HostnameError(why) from None
 
 
-def _places(listeners: Sequence[Listener]) -> str:
+def _places(listeners: Sequence[Served]) -> str:
     more = ", ..." if len(listeners) > 3 else ""
     return ", ".join(str(listener.address) for listener in listeners[:3]) + more
 
 
-def _once(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+def _once(listeners: Iterable[Served]) -> tuple[Served, ...]:
     return tuple(dict.fromkeys(listeners))
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from snimux.networks import UNIX
 from snimux.proto import hostname
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
@@ -27,7 +26,8 @@ from snimux.proto.verdict import (
     Request,
     Verdict,
 )
-from snimux.routes import PatternError, parse_pattern
+from snimux.routing.networks import UNIX
+from snimux.routing.routes import PatternError, parse_pattern
 
 _SCHEMES = {"https": TLS, "wss": TLS, "http": HTTP, "ws": HTTP}
 _URL = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)([^#]*).*", re.DOTALL)

@@ -10,11 +10,11 @@ import ssl
 
 import trio
 
-from snimux.address import DialAddress
 from snimux.extras import install
 from snimux.facts import Certificate, Down, NoHandshake, Outcome, Unread
 from snimux.itself import NOWHERE, Own
 from snimux.proto.proxy_header import Version, build
+from snimux.routing.address import DialAddress
 from snimux.upstream import NotDialled, dial
 
 

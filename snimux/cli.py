@@ -26,7 +26,6 @@ from snimux import account as account
 from snimux import case as cases
 from snimux import explanation as explanation
 from snimux import report as report
-from snimux.address import AdminAddress, FdAddress
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
 from snimux.columns import table
@@ -45,7 +44,8 @@ from snimux.overview import lines, plain
 from snimux.process import StartError, handed_over, hold_wishes, run, run_worker
 from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.reload import File
-from snimux.routes import Route
+from snimux.routing.address import AdminAddress, FdAddress
+from snimux.routing.routes import Route
 from snimux.running import Refused, Running, RunningError, beside, read_refused, read_routes
 from snimux.runtime.files import read_stream
 from snimux.runtime.filewatch import State

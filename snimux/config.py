@@ -10,13 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from snimux.access import Access, Admission
-from snimux.address import AdminAddress, FdAddress, ListenAddress, TcpAddress, parse_listen
-from snimux.balance import Balance
-from snimux.overlap import is_covered, is_own, overlaps
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
-from snimux.routes import Check, Pattern, Route
+from snimux.routing.access import Access, Admission
+from snimux.routing.address import (
+    Activated,
+    AdminAddress,
+    FdAddress,
+    ListenAddress,
+    TcpAddress,
+    is_covered,
+    is_own,
+    overlaps,
+    parse_listen,
+)
+from snimux.routing.routes import Balance, Check, Pattern, Route
 from snimux.settings import SETTINGS
 from snimux.sources import NOT_EXEMPT, OFF, Source, read_flags, read_toml
 
@@ -65,17 +73,6 @@ class BackendDefaults:
     """Seconds."""
     rise: int = 2
     fall: int = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Activated:
-    """A listening socket that was handed over, as by systemd's socket activation."""
-
-    descriptor: FdAddress
-    protocol: str
-    """What is to be served on it."""
-    address: ListenAddress
-    """Where it listens."""
 
 
 @dataclass(frozen=True, slots=True)

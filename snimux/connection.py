@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 
 import trio
 
-from snimux.access import Admission
-from snimux.address import DialAddress
 from snimux.backends import Backends
 from snimux.config import Limits
 from snimux.log import Field, Log, notify
@@ -23,7 +21,9 @@ from snimux.proto.proxy_header import Endpoint, Header, Version
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
 from snimux.relay.interface import Relay, Tally
-from snimux.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
+from snimux.routing.access import Admission
+from snimux.routing.address import DialAddress
+from snimux.routing.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
 from snimux.upstream import NotDialled
 
 V = TypeVar("V")

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import zip_longest
 
-from snimux.access import Access, Admission
-from snimux.address import AdminAddress
 from snimux.caddy import Plan, Sites
 from snimux.config import BackendDefaults, Config
-from snimux.networks import Networks
 from snimux.proto import hostname
 from snimux.proxy_auto import Remark
-from snimux.routes import Backend
+from snimux.routing.access import Access, Admission
+from snimux.routing.address import AdminAddress
+from snimux.routing.networks import Networks
+from snimux.routing.routes import Backend
 
 _MOST_SHOWN = 5  # networks of a list
 

@@ -12,12 +12,19 @@ from typing import Generic, TypeVar
 
 import trio
 
-from snimux.address import AdminAddress, DialAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.admin import Back, Changed, Lost, News, follow
 from snimux.caddy import Plan, Site, Sites, plan
 from snimux.config import Config
 from snimux.log import Log
-from snimux.overlap import is_own, reserved_for
+from snimux.routing.address import (
+    AdminAddress,
+    DialAddress,
+    FileAddress,
+    TcpAddress,
+    UnixAddress,
+    is_own,
+    reserved_for,
+)
 from snimux.runtime.background import in_thread
 
 Made = TypeVar("Made")

@@ -13,14 +13,6 @@ from typing import Literal
 
 import trio
 
-from snimux.address import (
-    AddressError,
-    AdminAddress,
-    DialAddress,
-    FileAddress,
-    TcpAddress,
-    parse_admin,
-)
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Unrouted
 from snimux.certificate import certificate
@@ -29,10 +21,18 @@ from snimux.diagnosis import listed
 from snimux.discovery import DEFAULT_ADMIN, planned, reserved
 from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread
 from snimux.itself import NOWHERE, Own
-from snimux.overlap import is_own
 from snimux.probe import Unreached, ask, ask_both, by_http, by_tls
 from snimux.proto.proxy_header import Version, build
-from snimux.routes import Route
+from snimux.routing.address import (
+    AddressError,
+    AdminAddress,
+    DialAddress,
+    FileAddress,
+    TcpAddress,
+    is_own,
+    parse_admin,
+)
+from snimux.routing.routes import Route
 from snimux.survey import Running, Survey, survey
 from snimux.upstream import RESERVED, Dialled, NotDialled, dial
 

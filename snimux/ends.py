@@ -11,7 +11,7 @@ import trio
 from snimux.connection import Outcome
 from snimux.log import Level, Log, notify
 from snimux.proto.reason import Reason
-from snimux.routes import Backend
+from snimux.routing.routes import Backend
 
 # They come to every open port of the Internet by the minute: counted, not listed.
 _SCANNERS = frozenset(

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 
-from snimux.access import Access
-from snimux.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
-from snimux.balance import Balance, by_source
+from snimux.balance import by_source
 from snimux.caddy import Plan, Sites
 from snimux.case import Case
 from snimux.config import Config, https_port
 from snimux.farewells import Farewell, read
-from snimux.networks import UNIX
 from snimux.proto import hostname
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore, Redirect
-from snimux.routes import NO_SOURCE, Backend, Pattern, Route, RouteTable
+from snimux.routing.access import Access
+from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
+from snimux.routing.networks import UNIX
+from snimux.routing.routes import NO_SOURCE, Backend, Balance, Pattern, Route, RouteTable
 
 # Names that are like the one that has no route: more would not be read.
 _MOST_LIKE_IT = 3

@@ -6,8 +6,8 @@ Knows no way to find anything out; that is for ``survey`` (the system), ``admin`
 
 from dataclasses import dataclass
 
-from snimux.address import AdminAddress, DialAddress, ListenAddress, TcpAddress, UnixAddress
 from snimux.caddy import Plan, Sites
+from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress, UnixAddress
 
 
 @dataclass(frozen=True, slots=True)

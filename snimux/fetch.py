@@ -13,7 +13,7 @@ import socket
 import h11
 import trio
 
-from snimux.address import DialAddress, TcpAddress
+from snimux.routing.address import DialAddress, TcpAddress
 from snimux.upstream import NotDialled, dial
 
 LARGEST = 8 * 1024 * 1024

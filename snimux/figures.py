@@ -16,11 +16,11 @@ from itertools import chain, islice
 from operator import add
 from typing import Any
 
-from snimux.address import DialAddress
 from snimux.connection import Outcome
 from snimux.kept import Kept
 from snimux.proto.reason import Reason
 from snimux.relay.interface import End
+from snimux.routing.address import DialAddress
 
 Piece = dict[str, Any]
 """A part of an answer, of what JSON knows: so small that others have their turn between two."""

@@ -11,8 +11,9 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from snimux.config import Activated, Config, ConfigError, load
+from snimux.config import Config, ConfigError, load
 from snimux.listeners import ListenError, activated
+from snimux.routing.address import Activated
 from snimux.runtime.files import read_stream
 from snimux.settings import SETTINGS
 from snimux.sources import LARGEST

@@ -10,10 +10,10 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from snimux.address import DialAddress, FdAddress, parse_dial, parse_listen
 from snimux.listeners import Listener
 from snimux.orders import Order
 from snimux.reload import content
+from snimux.routing.address import DialAddress, FdAddress, parse_dial, parse_listen
 from snimux.systemd import Named
 
 _WORKER, _PLACES, _CONFIG, _STATUS = "worker-", "places", "config", "status"

@@ -18,9 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from snimux.address import DialAddress, UnixAddress
 from snimux.listeners import Listener
-from snimux.overlap import plain_host
+from snimux.routing.address import DialAddress, UnixAddress, plain_host
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h; Python has no names for
 # them.

@@ -14,9 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress
-from snimux.config import Activated
-from snimux.overlap import overlaps
+from snimux.routing.address import (
+    Activated,
+    FdAddress,
+    ListenAddress,
+    TcpAddress,
+    UnixAddress,
+    overlaps,
+)
 
 # As much as the kernel lets be queued (it takes the lesser of this and its own bound): at the
 # connection limit, new connections wait here.

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import trio
 
-from snimux.address import DialAddress
 from snimux.itself import NOWHERE, Own
 from snimux.proto import proxy_header
+from snimux.routing.address import DialAddress
 from snimux.upstream import NotDialled, dial
 
 LOCAL_HEADER = proxy_header.build("v2", None, None)

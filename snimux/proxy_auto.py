@@ -17,14 +17,14 @@ from functools import partial
 
 import trio
 
-from snimux.address import DialAddress, UnixAddress
 from snimux.backends import Backends
-from snimux.caddy import Listener
 from snimux.itself import NOWHERE, Own
 from snimux.lanes import Lane, Lanes
 from snimux.log import Field, Level, Log
 from snimux.probe import Found, Unreached, ask_both, by_http, by_tls
-from snimux.routes import Backend, Route
+from snimux.routing.address import DialAddress, UnixAddress
+from snimux.routing.routes import Backend, Route
+from snimux.routing.served import Served
 
 # Seconds between two questions to a backend. A connection that fails asks at once; so this is for
 # one that was exchanged for another in the meantime, while nobody came.
@@ -64,7 +64,7 @@ class Asked:
     is_http: bool
     name: str | None
     """One that is served there; None where only patterns are known."""
-    listener: Listener | None = None
+    listener: Served | None = None
     """None: no Caddy that is asked for its configuration has it."""
 
     async def ask(self, address: DialAddress, own: Own = NOWHERE) -> Found:
@@ -74,7 +74,7 @@ class Asked:
 
 
 def asked(
-    routes: Iterable[Route], listeners: Mapping[DialAddress, Listener]
+    routes: Iterable[Route], listeners: Mapping[DialAddress, Served]
 ) -> dict[DialAddress, Asked]:
     """What there is to ask for some routes: the addresses of their backends that are "auto".
 
@@ -269,7 +269,7 @@ def words(standing: Standing, found: Found) -> str:
             return f"not known ({found.without})"
 
 
-def mismatch(address: DialAddress, standing: Standing, listener: Listener | None) -> str:
+def mismatch(address: DialAddress, standing: Standing, listener: Served | None) -> str:
     """What the configuration says otherwise, and what to do; empty if nothing."""
     if listener is None or standing is Standing.UNKNOWN:
         return ""

@@ -17,12 +17,12 @@ from typing import Protocol
 
 import trio
 
-from snimux.address import parse_listen
 from snimux.config import Config, ConfigError, Limits
 from snimux.difference import Difference, difference, in_effect
 from snimux.listeners import Listener, ListenError, besides, open_listeners
 from snimux.log import Field, Log
 from snimux.orders import Gone, Order, send
+from snimux.routing.address import parse_listen
 from snimux.runtime.background import giving_way
 from snimux.runtime.files import read, read_shared
 from snimux.runtime.filewatch import State, look, watch

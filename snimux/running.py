@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from snimux.access import Access
-from snimux.address import AddressError, TcpAddress, parse_dial
 from snimux.caddy import Plan
 from snimux.case import Case, of_bytes
 from snimux.config import Config
 from snimux.explanation import Decision, Explanation, decide
 from snimux.kept import LONGEST
-from snimux.networks import Networks, parse_networks
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
-from snimux.routes import Backend, Pattern, PatternError, Route, RouteTable, parse_pattern
+from snimux.routing.access import Access
+from snimux.routing.address import AddressError, TcpAddress, parse_dial
+from snimux.routing.networks import Networks, parse_networks
+from snimux.routing.routes import Backend, Pattern, PatternError, Route, RouteTable, parse_pattern
 
 _ROUTE_KEYS = ("pattern", "backend", "proxy", "http", "http_proxy", "list")
 

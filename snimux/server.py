@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import trio
 
-from snimux.address import AdminAddress, DialAddress, UnixAddress
 from snimux.backends import Backends
 from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
@@ -41,7 +40,8 @@ from snimux.questions import answer
 from snimux.relay import portable
 from snimux.relay.interface import Relay
 from snimux.reload import Follower, Reloader, Source, say_listeners
-from snimux.routes import Backend, LiveTable, RouteTable
+from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
+from snimux.routing.routes import Backend, LiveTable, RouteTable
 from snimux.shares import Shares
 from snimux.showing import Alone, Showing
 from snimux.systemd import Manager

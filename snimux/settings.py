@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from snimux import meant
-from snimux.address import AddressError, FdAddress, ListenAddress, TcpAddress, parse_listen
-from snimux.balance import BALANCES
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
+from snimux.routing.address import AddressError, FdAddress, ListenAddress, TcpAddress, parse_listen
+from snimux.routing.routes import BALANCES
 
 # Seconds: thirty years, which is off; and not inf or nan.
 _LONGEST = 10**9

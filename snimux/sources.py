@@ -13,22 +13,23 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar, cast
 
 from snimux import meant
-from snimux.access import Access
-from snimux.address import (
+from snimux.proto import hostname
+from snimux.proto.proxy_header import Version
+from snimux.routing.access import Access
+from snimux.routing.address import (
     AddressError,
     AdminAddress,
     DialAddress,
     ListenAddress,
     TcpAddress,
+    is_same,
+    overlaps,
     parse_admin,
     parse_dial,
     parse_listen,
 )
-from snimux.networks import UNIX, NetworkError, Networks, parse_network
-from snimux.overlap import is_same, overlaps
-from snimux.proto import hostname
-from snimux.proto.proxy_header import Version
-from snimux.routes import Backend, Pattern, PatternError, Route, parse_pattern
+from snimux.routing.networks import UNIX, NetworkError, Networks, parse_network
+from snimux.routing.routes import Backend, Pattern, PatternError, Route, parse_pattern
 from snimux.settings import SETTINGS, Setting, choice, shown, weight
 
 T = TypeVar("T")

@@ -22,7 +22,8 @@ from typing import Any
 
 import psutil
 
-from snimux.address import (
+from snimux.facts import Port, Process
+from snimux.routing.address import (
     AddressError,
     AdminAddress,
     FileAddress,
@@ -30,7 +31,6 @@ from snimux.address import (
     UnixAddress,
     parse_admin,
 )
-from snimux.facts import Port, Process
 from snimux.runtime.files import open_regular, read
 
 _LARGEST = 8 * 1024 * 1024  # bytes of a Caddyfile

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 
 from snimux.proto.proxy_header import Endpoint
-from snimux.routes import Route
+from snimux.routing.routes import Route
 
 # linux/in.h, linux/in6.h; Python has no names for them.
 _IP_TRANSPARENT = 19

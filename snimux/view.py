@@ -12,13 +12,13 @@ from itertools import islice
 import trio
 
 from snimux import __version__, figures
-from snimux.access import Access
-from snimux.address import AdminAddress, DialAddress
 from snimux.backends import State
 from snimux.figures import Figures, Piece
 from snimux.listeners import Listener
 from snimux.places import Places
-from snimux.routes import Backend, LiveTable, Route
+from snimux.routing.access import Access
+from snimux.routing.address import AdminAddress, DialAddress
+from snimux.routing.routes import Backend, LiveTable, Route
 
 MOST_CONNECTIONS = 1_000
 """So many can be looked through; how many there are in all is told."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import trio
 
 from snimux import places, spawn
-from snimux.address import DialAddress
 from snimux.handed import alone, variable
 from snimux.life import STOP_SIGNALS
 from snimux.orders import Gone, Order, Orders, send
 from snimux.questions import Respondent
+from snimux.routing.address import DialAddress
 from snimux.systemd import Named
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 

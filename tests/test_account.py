@@ -3,14 +3,15 @@
 import json
 
 from snimux.account import as_json, status, text
-from snimux.address import AdminAddress, TcpAddress
-from snimux.caddy import Listener, Site, Sites
+from snimux.caddy import Site, Sites
 from snimux.case import Case, of_bytes, of_name
 from snimux.config import load
 from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO
 from snimux.proxy_auto import Remark
+from snimux.routing.address import AdminAddress, TcpAddress
+from snimux.routing.served import Served
 from snimux.running import Beside
 
 FILE = """
@@ -29,7 +30,7 @@ CADDY = TcpAddress("localhost", 2019)
 
 
 def explained(case: str | Case, source: str | None = None) -> Explanation:
-    here = Listener(TcpAddress("127.0.0.1", 1))
+    here = Served(TcpAddress("127.0.0.1", 1))
     sites: dict[AdminAddress, Sites] = {CADDY: Sites((Site("dao.ciso.com", (here,), ()),))}
     config = load({"caddy": (str(CADDY),)}, "snimux.toml", FILE)
     case = of_name(case) if isinstance(case, str) else case

@@ -17,7 +17,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.admin import (
     AdminError,
     Back,
@@ -30,6 +29,7 @@ from snimux.admin import (
     look,
 )
 from snimux.caddy import Sites, read
+from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from tests import caddy
 from tests.caddy import short_directory, until
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from snimux.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.advice import (
     PROXY,
     QUIET,
@@ -19,9 +18,11 @@ from snimux.advice import (
     places,
     toml,
 )
-from snimux.caddy import Listener, Plan, Site, Sites, TlsServer
+from snimux.caddy import Plan, Site, Sites, TlsServer
 from snimux.config import load
 from snimux.facts import Caddy, Facts, Port, Process
+from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
+from snimux.routing.served import Served
 from tests import caddy as caddys
 
 with_caddy = pytest.mark.needs(lambda: caddys.missing() is not None, str(caddys.missing()))
@@ -43,8 +44,8 @@ def caddy(
     http3: bool = False,
     process: Process | None = PROCESS,
 ) -> Caddy:
-    listener = Listener(TcpAddress("127.0.0.1", https))
-    site = Site("a.example", (listener,), (Listener(TcpAddress("127.0.0.1", http)),))
+    listener = Served(TcpAddress("127.0.0.1", https))
+    site = Site("a.example", (listener,), (Served(TcpAddress("127.0.0.1", http)),))
     server = TlsServer((listener,), None, http3, strict_sni_host=True)
     return Caddy(admin, Sites((site,), servers=(server,)), process=process)
 

@@ -16,13 +16,13 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock
 
-from snimux.address import DialAddress, TcpAddress
 from snimux.backends import Backends
 from snimux.config import BackendDefaults
 from snimux.itself import Own
 from snimux.log import Log
 from snimux.relay.interface import Tally
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.routing.address import DialAddress, TcpAddress
+from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.upstream import Dialled, NotDialled, dial
 from tests.sockets import fin, open_descriptors, reset, send_all, tcp_pair
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.access import Access
-from snimux.address import DialAddress, TcpAddress, UnixAddress
-from snimux.caddy import Claim, Listener, ProxyProtocol, Site, Sites, Unrouted, plan, read
-from snimux.networks import Networks, parse_network
-from snimux.routes import Backend, Pattern, Route, parse_pattern
+from snimux.caddy import Claim, Site, Sites, Unrouted, plan, read
+from snimux.routing.access import Access
+from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
+from snimux.routing.networks import Networks, parse_network
+from snimux.routing.routes import Backend, Pattern, Route, parse_pattern
+from snimux.routing.served import ProxyProtocol, Served
 from tests import caddyfiles
 from tests.caddyfiles import Adapted
 
@@ -32,11 +33,11 @@ def served(sites: Sites) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def places(listeners: tuple[Listener, ...]) -> str:
+def places(listeners: tuple[Served, ...]) -> str:
     return ", ".join(map(place, listeners)) or "nowhere"
 
 
-def place(listener: Listener) -> str:
+def place(listener: Served) -> str:
     wrapper = listener.proxy_protocol
     if wrapper is None:
         return str(listener.address)
@@ -288,8 +289,8 @@ def never(_: DialAddress) -> bool:
 
 
 def sites(*hosts: str, port: int = 8443, http: int | None = 8080) -> Sites:
-    https = (Listener(TcpAddress("127.0.0.1", port)),)
-    plain = (Listener(TcpAddress("127.0.0.1", http)),) if http else ()
+    https = (Served(TcpAddress("127.0.0.1", port)),)
+    plain = (Served(TcpAddress("127.0.0.1", http)),) if http else ()
     return Sites(tuple(Site(host, https, plain) for host in hosts))
 
 
@@ -333,9 +334,9 @@ def test_a_site_where_snimux_itself_listens_is_left_out() -> None:
 
 def test_of_several_addresses_only_snimuxs_own_are_left_out() -> None:
     own = TcpAddress("127.0.0.1", 443), TcpAddress("127.0.0.1", 80)
-    https = (Listener(own[0]), Listener(UnixAddress("/run/x.sock")))
+    https = (Served(own[0]), Served(UnixAddress("/run/x.sock")))
     found = plan(
-        [(FIRST, Sites((Site("a.example", https, (Listener(own[1]),)),)))], [], own.__contains__
+        [(FIRST, Sites((Site("a.example", https, (Served(own[1]),)),)))], [], own.__contains__
     )
     assert found.routes == (Route(Pattern("a.example"), Backend((UnixAddress("/run/x.sock"),))),)
     assert not found.loops
@@ -360,7 +361,7 @@ def test_a_site_at_a_reserved_address_is_refused_and_said() -> None:
 
 def test_of_several_addresses_only_reserved_ones_are_left_out() -> None:
     admin, good = TcpAddress("127.0.0.1", 2019), UnixAddress("/run/x.sock")
-    both = (Listener(admin), Listener(good))
+    both = (Served(admin), Served(good))
     for https, http in ((both, both), ((), both), (both, ())):
         site = Site("a.example", https, http)
         found = plan(
@@ -376,7 +377,7 @@ def test_of_several_addresses_only_reserved_ones_are_left_out() -> None:
         assert len(found.refused) == 1
 
 
-PLAIN = Sites((Site("a.example", (), (Listener(TcpAddress("127.0.0.1", 8081)),)),))
+PLAIN = Sites((Site("a.example", (), (Served(TcpAddress("127.0.0.1", 8081)),)),))
 
 
 def test_a_site_in_plain_only_has_a_route_for_that() -> None:
@@ -407,7 +408,7 @@ def test_what_is_automatic_and_what_is_known_of_its_addresses() -> None:
     )
     ports = (8443, 8080, 8444)
     addresses = [TcpAddress("127.0.0.1", port) for port in ports]
-    assert found.listeners == {address: Listener(address) for address in addresses}
+    assert found.listeners == {address: Served(address) for address in addresses}
 
 
 def test_whom_the_wrapper_believes() -> None:

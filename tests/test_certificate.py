@@ -12,10 +12,10 @@ import pytest
 import trio
 import trustme
 
-from snimux.address import TcpAddress
 from snimux.certificate import _read, certificate
 from snimux.facts import Certificate, Down, NoHandshake, Unread
 from snimux.proto.proxy_header import build
+from snimux.routing.address import TcpAddress
 from tests import caddy
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]

@@ -13,13 +13,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.backends import Backends
 from snimux.checks import Checker, Wanted, wanted
 from snimux.config import BackendDefaults
 from snimux.log import Log
 from snimux.probe import LOCAL_HEADER
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
+from snimux.routing.routes import Backend, Route, parse_pattern
 from tests.sockets import open_descriptors
 
 A, B, C = (TcpAddress("127.0.0.1", port) for port in (1, 2, 3))

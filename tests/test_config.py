@@ -7,20 +7,11 @@ from typing import Any
 
 import pytest
 
-from snimux.access import Access, Admission
-from snimux.address import FdAddress, TcpAddress, UnixAddress, parse_listen
-from snimux.config import (
-    Activated,
-    BackendDefaults,
-    Config,
-    ConfigError,
-    Limits,
-    https_port,
-    load,
-    with_found,
-)
-from snimux.networks import Networks, parse_network
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.config import BackendDefaults, Config, ConfigError, Limits, https_port, load, with_found
+from snimux.routing.access import Access, Admission
+from snimux.routing.address import Activated, FdAddress, TcpAddress, UnixAddress, parse_listen
+from snimux.routing.networks import Networks, parse_network
+from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.settings import SETTINGS
 
 SECURE = TcpAddress("127.0.0.1", 8443)

@@ -14,12 +14,9 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.access import Access, Admission
-from snimux.address import TcpAddress, UnixAddress
 from snimux.config import Limits
 from snimux.connection import Entry, Outcome, Service, Watcher, endpoint, serve, tune
 from snimux.log import Field, logfmt
-from snimux.networks import Networks, parse_network
 from snimux.proto.client_hello import TLS, alert
 from snimux.proto.http_head import HTTP, farewell
 from snimux.proto.proxy_header import Endpoint, build
@@ -28,7 +25,10 @@ from snimux.proto.reason import Reason
 from snimux.proto.verdict import START
 from snimux.relay import portable
 from snimux.relay.interface import End, Relay, Tally
-from snimux.routes import Backend, Route, RouteTable, parse_pattern
+from snimux.routing.access import Access, Admission
+from snimux.routing.address import TcpAddress, UnixAddress
+from snimux.routing.networks import Networks, parse_network
+from snimux.routing.routes import Backend, Route, RouteTable, parse_pattern
 from tests.hellos import load
 from tests.sockets import (
     fin,

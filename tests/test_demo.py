@@ -26,8 +26,8 @@ from demo import doctor, story
 from demo.client import Answer, Failure
 from demo.processes import Caddy, DemoError, Program, Snimux, find_caddy, start_snimux
 from demo.report import Row
-from snimux.address import TcpAddress
 from snimux.fetch import fetch
+from snimux.routing.address import TcpAddress
 
 TOP = Path(__file__).parents[1]
 DEMO = (sys.executable, "-m", "demo")

@@ -1,13 +1,13 @@
 """``snimux.description``: what people read of a configuration that is understood."""
 
-from snimux.access import Access
-from snimux.address import AdminAddress, TcpAddress
 from snimux.caddy import Claim, Plan, Sites, Unrouted
 from snimux.config import Config, load
 from snimux.description import describe
-from snimux.networks import Networks, parse_network
 from snimux.proxy_auto import Remark
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.routing.access import Access
+from snimux.routing.address import AdminAddress, TcpAddress
+from snimux.routing.networks import Networks, parse_network
+from snimux.routing.routes import Backend, Route, parse_pattern
 
 STORY = ("secure.ciso.com=127.0.0.1:8443", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444")
 

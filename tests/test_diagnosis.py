@@ -8,26 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.address import (
-    AdminAddress,
-    DialAddress,
-    FdAddress,
-    FileAddress,
-    TcpAddress,
-    UnixAddress,
-)
-from snimux.caddy import (
-    Claim,
-    Listener,
-    Plan,
-    ProxyProtocol,
-    Site,
-    Sites,
-    TlsServer,
-    Unrouted,
-    plan,
-    read,
-)
+from snimux.caddy import Claim, Plan, Site, Sites, TlsServer, Unrouted, plan, read
 from snimux.diagnosis import Colour, Finding
 from snimux.diagnosis.judge import diagnose
 from snimux.facts import (
@@ -44,7 +25,16 @@ from snimux.facts import (
     Unread,
 )
 from snimux.proto.proxy_header import Version
-from snimux.routes import Backend, Pattern, Route
+from snimux.routing.address import (
+    AdminAddress,
+    DialAddress,
+    FdAddress,
+    FileAddress,
+    TcpAddress,
+    UnixAddress,
+)
+from snimux.routing.routes import Backend, Pattern, Route
+from snimux.routing.served import ProxyProtocol, Served
 from tests import caddyfiles
 
 Proxy = Version | Literal["auto"] | None
@@ -66,7 +56,7 @@ def serving(
     http3: bool = False,
     strict: bool = True,
 ) -> Sites:
-    listeners = (Listener(at, wrapper),)
+    listeners = (Served(at, wrapper),)
     sites = tuple(Site(name, listeners, ()) for name in names)
     return Sites(sites, servers=(TlsServer(listeners, redirect_port, http3, strict),))
 

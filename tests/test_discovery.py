@@ -19,7 +19,17 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.address import (
+from snimux.admin import Back, Changed, Lost
+from snimux.caddy import Plan, Site, Sites, Unrouted
+from snimux.config import Config, Limits
+from snimux.config import load as load_config
+from snimux.discovery import Discovery, listed, planned
+from snimux.listeners import open_listeners
+from snimux.log import Log
+from snimux.places import LocalPlaces
+from snimux.proto.client_hello import alert
+from snimux.reload import File, Source
+from snimux.routing.address import (
     AdminAddress,
     DialAddress,
     FdAddress,
@@ -27,19 +37,10 @@ from snimux.address import (
     ListenAddress,
     TcpAddress,
     UnixAddress,
+    is_own,
 )
-from snimux.admin import Back, Changed, Lost
-from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
-from snimux.config import Config, Limits
-from snimux.config import load as load_config
-from snimux.discovery import Discovery, listed, planned
-from snimux.listeners import open_listeners
-from snimux.log import Log
-from snimux.overlap import is_own
-from snimux.places import LocalPlaces
-from snimux.proto.client_hello import alert
-from snimux.reload import File, Source
-from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.routing.served import Served
 from snimux.server import serve
 from tests import caddy, muxes
 from tests.caddy import Caddy, short_directory
@@ -54,7 +55,7 @@ EXPLICIT = Route(parse_pattern("explicit.example"), Backend((TcpAddress("127.0.0
 
 
 def sites(*hosts: str, port: int = 8443) -> Sites:
-    https = (Listener(TcpAddress("127.0.0.1", port)),)
+    https = (Served(TcpAddress("127.0.0.1", port)),)
     return Sites(tuple(Site(host, https, ()) for host in hosts))
 
 
@@ -173,7 +174,7 @@ async def test_a_change_is_one_line() -> None:
     await told.discovery.hear(ONE, Changed(sites("a.example", "b.example", "c.example")))
     changed = sites("b.example", "c.example", "d.example", port=8444)
     odd = (Unrouted("127.0.0.1:8445", "a catch-all"), Unrouted("{env.X}", "a placeholder"))
-    at_home = Site("e.example", (Listener(TcpAddress("127.0.0.1", 443)),), ())
+    at_home = Site("e.example", (Served(TcpAddress("127.0.0.1", 443)),), ())
     await told.discovery.hear(TWO, Changed(Sites((*changed.sites, at_home), odd)))
     assert told.last() == {
         "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 4,

@@ -19,11 +19,11 @@ import trio
 import trustme
 
 from snimux import doctor as doctor
-from snimux.address import TcpAddress, UnixAddress
 from snimux.config import load
 from snimux.diagnosis.judge import diagnose
 from snimux.doctor import examine
 from snimux.facts import Process
+from snimux.routing.address import TcpAddress, UnixAddress
 from snimux.survey import Running, Survey
 from tests import caddy, muxes
 from tests.caddy import Caddy, short_directory, until

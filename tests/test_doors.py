@@ -15,7 +15,6 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.address import TcpAddress
 from snimux.config import Limits
 from snimux.connection import Outcome, Service
 from snimux.doors import Doors
@@ -25,7 +24,8 @@ from snimux.places import LocalPlaces
 from snimux.proto.client_hello import TLS, alert
 from snimux.proto.http_head import HTTP
 from snimux.relay.portable import relay
-from snimux.routes import RouteTable
+from snimux.routing.address import TcpAddress
+from snimux.routing.routes import RouteTable
 from tests.hellos import load
 from tests.sockets import fin, open_descriptors, read_to_end, send_all
 

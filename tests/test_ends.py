@@ -9,13 +9,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import TcpAddress
 from snimux.connection import Outcome
 from snimux.ends import Ends
 from snimux.log import Log
 from snimux.proto.reason import Reason
 from snimux.relay.interface import Tally
-from snimux.routes import Backend
+from snimux.routing.address import TcpAddress
+from snimux.routing.routes import Backend
 
 SCANNERS = [Reason.NO_BYTES, Reason.HTTP, Reason.TLS, Reason.SSH, Reason.SSLV2, Reason.NOISE]
 BACKEND = Backend((TcpAddress("127.0.0.1", 8443),))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from snimux.access import is_validation
 from snimux.proto.http_head import HTTP
 from snimux.proto.verdict import START, Hello
+from snimux.routing.access import is_validation
 from tests import caddy
 from tests.caddy import free_port, short_directory
 

@@ -12,9 +12,9 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from snimux.address import parse_dial
 from snimux.cli import main
 from snimux.fetch import fetch
+from snimux.routing.address import parse_dial
 from tests import caddy, muxes
 from tests.caddy import closed_port, free_port
 from tests.conftest import Sites

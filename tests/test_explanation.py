@@ -8,22 +8,23 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.access import Access, Admission
-from snimux.address import AdminAddress, TcpAddress, UnixAddress
 from snimux.backends import Backends
-from snimux.caddy import Listener, Plan, Site, Sites, Unrouted
+from snimux.caddy import Plan, Site, Sites, Unrouted
 from snimux.case import Case, of_bytes, of_name
 from snimux.config import Config, Limits, https_port, load
 from snimux.connection import Outcome, Service, serve
 from snimux.discovery import planned
 from snimux.explanation import End, Explanation, Result, explain
-from snimux.networks import Networks, parse_network
 from snimux.proto import client_hello
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
 from snimux.relay import portable
-from snimux.routes import Backend, Pattern, Route, RouteTable
+from snimux.routing.access import Access, Admission
+from snimux.routing.address import AdminAddress, TcpAddress, UnixAddress
+from snimux.routing.networks import Networks, parse_network
+from snimux.routing.routes import Backend, Pattern, Route, RouteTable
+from snimux.routing.served import Served
 from tests.hellos import load as load_hellos
 
 FIRST, SECOND = TcpAddress("localhost", 2019), TcpAddress("localhost", 2020)
@@ -144,7 +145,7 @@ def test_where_a_route_is_from() -> None:
 
 
 def site(host: str, port: int) -> Site:
-    return Site(host, (Listener(TcpAddress("127.0.0.1", port)),), ())
+    return Site(host, (Served(TcpAddress("127.0.0.1", port)),), ())
 
 
 def test_which_caddy_has_a_name_and_which_serves_it_too() -> None:

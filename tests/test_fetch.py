@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.fetch import FetchError, StatusError, StrangeError, cut, fetch
+from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from tests.caddy import closed_port, short_directory
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nwords"

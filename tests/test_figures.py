@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from snimux import figures as module
-from snimux.address import TcpAddress
 from snimux.connection import Outcome
 from snimux.figures import OTHERS, Figures, Snapshot, Totals, connections, snapshot
 from snimux.proto.client_hello import LARGEST_MAX_HELLO
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Request
 from snimux.relay.interface import End
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.routing.address import TcpAddress
+from snimux.routing.routes import Backend, Route, parse_pattern
 
 ONE, TWO = TcpAddress("127.0.0.1", 1), TcpAddress("127.0.0.1", 2)
 

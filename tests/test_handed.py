@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from snimux.address import FdAddress, parse_dial, parse_listen
 from snimux.handed import Handed, handed_to_worker, shared, sockets, variable
 from snimux.listeners import Listener
+from snimux.routing.address import FdAddress, parse_dial, parse_listen
 
 
 def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from snimux.address import TcpAddress, UnixAddress
 from snimux.itself import NOWHERE, Own, _ends_here, found_at, found_behind, own
 from snimux.listeners import Listener, open_listeners
+from snimux.routing.address import TcpAddress, UnixAddress
 
 WILD = Own({443: {"0.0.0.0": "0.0.0.0:443", "::": "[::]:443"}})
 

@@ -13,9 +13,15 @@ from pathlib import Path
 import pytest
 
 from snimux import listeners as module
-from snimux.address import FdAddress, ListenAddress, TcpAddress, UnixAddress, parse_listen
-from snimux.config import Activated
 from snimux.listeners import Listener, ListenError, activated, adopted, besides, open_listeners
+from snimux.routing.address import (
+    Activated,
+    FdAddress,
+    ListenAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_listen,
+)
 from tests import caddy
 from tests.caddy import short_directory
 from tests.sockets import open_descriptors

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 
-from snimux.address import TcpAddress
 from snimux.listeners import open_listeners
 from snimux.log import Log
 from snimux.looking import Eye, Found, Looking, Lost, glance
 from snimux.overview import Overview, Rates, State
 from snimux.pages import Page, serve_pages
+from snimux.routing.address import TcpAddress
 from tests.caddy import free_port
 from tests.test_overview import Pages, bodies, pages, route, share
 

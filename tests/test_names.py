@@ -13,9 +13,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import TcpAddress
 from snimux.log import Log
 from snimux.names import Answer, Names
+from snimux.routing.address import TcpAddress
 from snimux.upstream import Dialled, dial
 
 GONE = socket.gaierror(socket.EAI_NONAME, "Name or service not known")

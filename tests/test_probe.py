@@ -17,7 +17,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.probe import (
     LOCAL_HEADER,
     Alert,
@@ -38,6 +37,7 @@ from snimux.probe import (
 )
 from snimux.proto import client_hello, hostname
 from snimux.proto.verdict import Hello
+from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from tests import caddy
 from tests.caddy import Caddy
 from tests.conftest import need

@@ -14,8 +14,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.address import DialAddress, TcpAddress, UnixAddress
-from snimux.caddy import Listener, ProxyProtocol
 from snimux.itself import Own
 from snimux.log import Log
 from snimux.probe import (
@@ -33,7 +31,9 @@ from snimux.probe import (
     by_tls,
 )
 from snimux.proxy_auto import Asked, Prober, Standing, asked, concluded, mismatch, remark
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
+from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.served import ProxyProtocol, Served
 from tests import caddy, muxes
 from tests.caddy import Caddy, until
 from tests.muxes import Line, Mux
@@ -66,7 +66,7 @@ def wrapper(
 def test_what_there_is_to_ask() -> None:
     given = Route(parse_pattern("v2.test"), Backend((TcpAddress("127.0.0.1", 1),), "v2"))
     none = Route(parse_pattern("none.test"), Backend((TcpAddress("127.0.0.1", 2),)))
-    listener = Listener(THERE)
+    listener = Served(THERE)
     routes = [
         given,
         none,
@@ -127,23 +127,23 @@ def test_what_was_known_holds_where_no_answer_says_otherwise() -> None:
     [
         (HERE, Standing.UNDERSTOOD, None, ""),
         (HERE, Standing.REFUSED, None, ""),
-        (HERE, Standing.UNDERSTOOD, Listener(HERE, wrapper("127.0.0.1/32")), ""),
-        (HERE, Standing.UNDERSTOOD, Listener(HERE, wrapper("10.0.0.0/8", "127.0.0.0/8")), ""),
-        (HERE, Standing.UNDERSTOOD, Listener(HERE, wrapper(policy="USE")), ""),
-        (HERE, Standing.REQUIRED, Listener(HERE, wrapper(policy="REQUIRE")), ""),
-        (HERE, Standing.UNKNOWN, Listener(HERE, wrapper()), ""),
-        (HERE, Standing.REFUSED, Listener(HERE), ""),
-        (SOCKET, Standing.UNDERSTOOD, Listener(SOCKET, wrapper()), ""),
-        (TcpAddress("a.test", 1), Standing.UNDERSTOOD, Listener(HERE, wrapper()), ""),
-        (HERE, Standing.UNDERSTOOD, Listener(HERE, wrapper()), "allow 127.0.0.1/32"),
-        (HERE, Standing.UNDERSTOOD, Listener(HERE, wrapper("::1", "no")), "allow 127.0.0.1/32"),
-        (HERE, Standing.UNDERSTOOD, Listener(HERE), "its configuration has no proxy_protocol"),
-        (HERE, Standing.REFUSED, Listener(HERE, wrapper(before_tls=False)), "before tls"),
-        (HERE, Standing.REFUSED, Listener(HERE, wrapper(deny=("127.0.0.1/32",))), "deny"),
+        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper("127.0.0.1/32")), ""),
+        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper("10.0.0.0/8", "127.0.0.0/8")), ""),
+        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper(policy="USE")), ""),
+        (HERE, Standing.REQUIRED, Served(HERE, wrapper(policy="REQUIRE")), ""),
+        (HERE, Standing.UNKNOWN, Served(HERE, wrapper()), ""),
+        (HERE, Standing.REFUSED, Served(HERE), ""),
+        (SOCKET, Standing.UNDERSTOOD, Served(SOCKET, wrapper()), ""),
+        (TcpAddress("a.test", 1), Standing.UNDERSTOOD, Served(HERE, wrapper()), ""),
+        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper()), "allow 127.0.0.1/32"),
+        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper("::1", "no")), "allow 127.0.0.1/32"),
+        (HERE, Standing.UNDERSTOOD, Served(HERE), "its configuration has no proxy_protocol"),
+        (HERE, Standing.REFUSED, Served(HERE, wrapper(before_tls=False)), "before tls"),
+        (HERE, Standing.REFUSED, Served(HERE, wrapper(deny=("127.0.0.1/32",))), "deny"),
     ],
 )
 def test_where_the_configuration_says_otherwise(
-    address: DialAddress, standing: Standing, listener: Listener | None, words: str
+    address: DialAddress, standing: Standing, listener: Served | None, words: str
 ) -> None:
     said = mismatch(address, standing, listener)
     assert words in said
@@ -155,7 +155,7 @@ def test_a_remark_says_by_which_answers() -> None:
     assert remark(HERE, Standing.UNDERSTOOD, UNDERSTANDS, plain).fields() == {
         "backend": "127.0.0.1:8443", "header": "v2", "detail": "understood (a ServerHello)"
     }  # fmt: skip
-    odd = Asked(is_http=False, name="a.test", listener=Listener(HERE, wrapper()))
+    odd = Asked(is_http=False, name="a.test", listener=Served(HERE, wrapper()))
     said = remark(HERE, Standing.REQUIRED, REQUIRES, odd)
     assert (said.header, said.level) == ("v2", "warning")
     assert said.detail == (
@@ -205,8 +205,8 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> Backends:
 
 def routed(*addresses: DialAddress, **listeners: ProxyProtocol | None) -> dict[DialAddress, Asked]:
     """What is asked; each listener is a wrapper, or None, of the address that is named so."""
-    known: dict[DialAddress, Listener] = {
-        address: Listener(address, listeners[name])
+    known: dict[DialAddress, Served] = {
+        address: Served(address, listeners[name])
         for name, address in (("here", HERE), ("there", THERE))
         if name in listeners
     }

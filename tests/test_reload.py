@@ -19,12 +19,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from snimux.address import TcpAddress
 from snimux.config import Config, load
 from snimux.listeners import Listener, besides, open_listeners
 from snimux.log import Log
 from snimux.orders import Order, Orders
 from snimux.reload import File, Follower, NotFollowed, Reloader, Source
+from snimux.routing.address import TcpAddress
 from snimux.runtime.filewatch import look
 from snimux.systemd import Manager
 from tests import muxes

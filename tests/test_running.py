@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.address import TcpAddress
 from snimux.case import of_name
 from snimux.config import Config, load
 from snimux.discovery import planned
@@ -22,7 +21,8 @@ from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello
-from snimux.routes import LiveTable, RouteTable, parse_pattern
+from snimux.routing.address import TcpAddress
+from snimux.routing.routes import LiveTable, RouteTable, parse_pattern
 from snimux.running import Running, RunningError, beside, read_refused, read_routes
 from snimux.status import gathered
 from snimux.view import View

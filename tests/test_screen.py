@@ -10,9 +10,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from snimux.address import TcpAddress
 from snimux.columns import cut
 from snimux.looking import Eye
+from snimux.routing.address import TcpAddress
 from snimux.screen import Seen, Top, Tree
 from tests.caddy import closed_port
 from tests.test_overview import ONE, Pages, connection, pages, refusal, route, share, state

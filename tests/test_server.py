@@ -18,17 +18,17 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.access import Access, Admission
-from snimux.address import TcpAddress, UnixAddress, parse_listen
 from snimux.config import BackendDefaults, Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
-from snimux.networks import Networks, parse_network
 from snimux.orders import Order, send
 from snimux.places import LocalPlaces
 from snimux.proto.client_hello import alert
 from snimux.proto.proxy_header import build
-from snimux.routes import Backend, Check, Route, parse_pattern
+from snimux.routing.access import Access, Admission
+from snimux.routing.address import TcpAddress, UnixAddress, parse_listen
+from snimux.routing.networks import Networks, parse_network
+from snimux.routing.routes import Backend, Check, Route, parse_pattern
 from snimux.server import _https_port, serve, status
 from snimux.systemd import Manager
 from tests.caddy import short_directory

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from snimux.address import AddressError
+from snimux.routing.address import AddressError
 from snimux.settings import SETTINGS, choice, shown
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from snimux.address import TcpAddress
 from snimux.figures import Figures
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.places import LocalPlaces
-from snimux.routes import LiveTable, RouteTable
+from snimux.routing.address import TcpAddress
+from snimux.routing.routes import LiveTable, RouteTable
 from snimux.showing import Alone, Showing
 from snimux.systemd import Manager
 from snimux.upgrade import Inheritance, Succession

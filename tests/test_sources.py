@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.access import Access
-from snimux.address import FdAddress, TcpAddress
-from snimux.networks import Networks, parse_network
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.routing.access import Access
+from snimux.routing.address import FdAddress, TcpAddress
+from snimux.routing.networks import Networks, parse_network
+from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.sources import Source, read_flags, read_toml
 
 

@@ -18,13 +18,13 @@ import h11
 import pytest
 import trio
 
-from snimux.address import TcpAddress
 from snimux.checkup import Checkup
 from snimux.figures import Figures, snapshot
 from snimux.live import all_pages, shown
 from snimux.pages import Page
 from snimux.places import LocalPlaces
-from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.routing.address import TcpAddress
+from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.status import Answers, Past, Whole, pages
 from snimux.view import View
 from tests import muxes, test_upgrade

@@ -18,10 +18,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.config import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
+from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.supervisor import Team, pause, processors, supervise
 from snimux.systemd import Manager
 from tests.caddy import free_port, short_directory, until

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from snimux import survey as module
-from snimux.address import FileAddress, TcpAddress, UnixAddress
 from snimux.facts import Port, Process
+from snimux.routing.address import FileAddress, TcpAddress, UnixAddress
 from snimux.survey import Survey, _written_admin, survey
 from tests import caddy
 from tests.caddy import until

@@ -16,9 +16,9 @@ import pytest
 import trio
 import trustme
 
-from snimux.address import TcpAddress
 from snimux.backends import Backends
-from snimux.routes import Backend, Route, parse_pattern
+from snimux.routing.address import TcpAddress
+from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.transparent import bind_as, missing
 from snimux.upstream import Dialled, NotDialled, dial
 from tests import muxes

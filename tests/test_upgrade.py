@@ -26,9 +26,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import FdAddress, TcpAddress, UnixAddress
 from snimux.listeners import Listener, adopted, open_listeners
 from snimux.log import Log
+from snimux.routing.address import FdAddress, TcpAddress, UnixAddress
 from snimux.systemd import HandoverError, Manager
 from snimux.upgrade import Inheritance, Succession, inheritance
 from tests import muxes

@@ -16,9 +16,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.itself import NOWHERE, Own, own, reserved_at
 from snimux.listeners import open_listeners
+from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.upstream import Dialled, NotDialled, _cause, _refuse_itself, _socket_address, dial
 from tests.sockets import open_descriptors
 

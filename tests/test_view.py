@@ -11,16 +11,16 @@ from trio.testing import MockClock
 
 from snimux import __version__
 from snimux import view as module
-from snimux.access import Access
-from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.backends import State
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
 from snimux.listeners import Listener
-from snimux.networks import parse_networks
 from snimux.places import LocalPlaces
 from snimux.proto.reason import Reason
-from snimux.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.routing.access import Access
+from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
+from snimux.routing.networks import parse_networks
+from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.view import View
 
 ONE, TWO, ADMIN = (TcpAddress("127.0.0.1", port) for port in (1, 2, 2019))

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from snimux.address import DialAddress, ListenAddress, TcpAddress
 from snimux.advice import is_everywhere
-from snimux.caddy import Listener, TlsServer
+from snimux.caddy import TlsServer
 from snimux.facts import Caddy, Facts, Port
-from snimux.overlap import is_own
+from snimux.routing.address import DialAddress, ListenAddress, TcpAddress, is_own
+from snimux.routing.served import Served
 
 _LISTED = 6  # of names, in a line
 
@@ -57,7 +57,7 @@ def tls_servers(caddy: Caddy) -> tuple[TlsServer, ...]:
     return caddy.sites.servers if caddy.sites else ()
 
 
-def tls_listeners(facts: Facts) -> dict[DialAddress, tuple[Caddy, Listener]]:
+def tls_listeners(facts: Facts) -> dict[DialAddress, tuple[Caddy, Served]]:
     """Where Caddys speak TLS, as far as they tell."""
     return {
         listener.address: (caddy, listener)

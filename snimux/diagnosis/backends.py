@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import formatdate
 
-from snimux.address import DialAddress, TcpAddress, UnixAddress
 from snimux.advice import PROXY, STRICT
-from snimux.caddy import ProxyProtocol
 from snimux.diagnosis import (
     Colour,
     Finding,
@@ -19,7 +17,9 @@ from snimux.diagnosis import (
 )
 from snimux.facts import Caddy, Certificate, Contact, Down, Facts, NoHandshake, Probed, Unread
 from snimux.proto import hostname
-from snimux.routes import Backend
+from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
+from snimux.routing.routes import Backend
+from snimux.routing.served import ProxyProtocol
 
 # Caddy renews when a third of the lifetime is left, and looks every ten minutes; certbot does when
 # a third of 90 days is left. What has less was due for some time.

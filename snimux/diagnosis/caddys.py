@@ -3,13 +3,13 @@
 import shlex
 from collections.abc import Iterable, Iterator
 
-from snimux.address import TcpAddress
 from snimux.advice import QUIET, places
-from snimux.caddy import Listener, Sites
+from snimux.caddy import Sites
 from snimux.diagnosis import Colour, Finding, in_options, in_servers, listed, tls_servers
 from snimux.facts import Caddy, Facts, Port
-from snimux.overlap import is_own
-from snimux.routes import RouteTable
+from snimux.routing.address import TcpAddress, is_own
+from snimux.routing.routes import RouteTable
+from snimux.routing.served import Served
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -81,7 +81,7 @@ def _unrouted(caddy: Caddy, sites: Sites) -> Iterator[Finding]:
 
 
 def _unreached(caddy: Caddy, sites: Sites, reached: RouteTable) -> Iterator[Finding]:
-    def is_reached(host: str, listeners: Iterable[Listener]) -> bool:
+    def is_reached(host: str, listeners: Iterable[Served]) -> bool:
         route = reached.find(host, ())
         addresses = route.backend.addresses if route and route.backend else ()
         return any(listener.address in addresses for listener in listeners)
@@ -151,5 +151,5 @@ def _servers(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _is_public(facts: Facts, listeners: Iterable[Listener]) -> bool:
+def _is_public(facts: Facts, listeners: Iterable[Served]) -> bool:
     return any(is_own(facts.listen, listener.address) for listener in listeners)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 
-from snimux.address import FdAddress, FileAddress, ListenAddress, TcpAddress
 from snimux.advice import QUIET, Place, is_everywhere, places
 from snimux.diagnosis import (
     SEE,
@@ -15,7 +14,7 @@ from snimux.diagnosis import (
     tls_servers,
 )
 from snimux.facts import Caddy, Facts, Port, Process
-from snimux.overlap import is_own
+from snimux.routing.address import FdAddress, FileAddress, ListenAddress, TcpAddress, is_own
 
 
 def findings(facts: Facts) -> Iterator[Finding]:

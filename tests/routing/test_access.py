@@ -1,14 +1,14 @@
-"""``snimux.access``: allow and deny, and what may pass in spite of them."""
+"""``routing.access``: allow and deny, and what may pass in spite of them."""
 
 from dataclasses import replace
 
 import pytest
 
-from snimux.access import Access, Admission, is_validation
-from snimux.networks import Networks, parse_network
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.verdict import START, Hello
+from snimux.routing.access import Access, Admission, is_validation
+from snimux.routing.networks import Networks, parse_network
 from tests.hellos import load
 
 CHALLENGE = "/.well-known/acme-challenge/evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA"

@@ -1,4 +1,4 @@
-"""``snimux.routes``: exact beats longest suffix beats default, ALPN beats none."""
+"""``routing.routes``: exact beats longest suffix beats default, ALPN beats none."""
 
 import gc
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.address import TcpAddress, UnixAddress, parse_dial
 from snimux.proto.hostname import patterns_matching
-from snimux.routes import (
+from snimux.routing.address import TcpAddress, UnixAddress, parse_dial
+from snimux.routing.routes import (
     Backend,
     LiveTable,
     Pattern,

@@ -14,8 +14,8 @@ closes).
 import re
 from dataclasses import dataclass
 
-from snimux.networks import Networks
 from snimux.proto.verdict import Hello
+from snimux.routing.networks import Networks
 
 _ACME_TLS = (b"acme-tls/1",)
 _HTTP_01 = re.compile(r"/\.well-known/acme-challenge/[A-Za-z0-9_-]+")

@@ -1,4 +1,4 @@
-"""``snimux.networks``: spelling, membership, and that ``ipaddress`` agrees."""
+"""``routing.networks``: spelling, membership, and that ``ipaddress`` agrees."""
 
 import ipaddress
 from bisect import bisect_right
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.networks import Network, NetworkError, Networks, parse_network
+from snimux.routing.networks import Network, NetworkError, Networks, parse_network
 
 
 def networks(*texts: str) -> Networks:
@@ -146,7 +146,7 @@ def test_ten_thousand_networks_are_one_search(monkeypatch: pytest.MonkeyPatch) -
         searches.append(len(bounds))
         return bisect_right(bounds, value)
 
-    monkeypatch.setattr("snimux.networks.bisect_right", counted)
+    monkeypatch.setattr("snimux.routing.networks.bisect_right", counted)
     assert "0.0.16.255" in found
     assert "0.0.17.0" not in found
     assert searches == [20_000, 20_000]

@@ -9,13 +9,18 @@ Knows names and addresses as values; nothing of sockets, and not where the route
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from snimux.access import Access
-from snimux.address import DialAddress, TcpAddress
-from snimux.balance import Balance
 from snimux.proto import hostname
 from snimux.proto.proxy_header import Version
+from snimux.routing.access import Access
+from snimux.routing.address import DialAddress, TcpAddress
+
+Balance = Literal["first", "round_robin", "least_conn", "ip_hash"]
+"""How to choose among addresses: the first that is well; by turns; the one that has the fewest
+connections for its weight; always the same for a source."""
+
+BALANCES: tuple[Balance, ...] = get_args(Balance)
 
 Check = Literal["off", "tcp", "tls"]
 """How an address is asked whether it is up: not; by a connection; by a hello for its name."""
