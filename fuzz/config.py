@@ -13,11 +13,12 @@ from typing import Any
 
 from fuzz import mutation
 from fuzz.target import Target
-from snimux.config import Config, ConfigError, load
+from snimux.config.load import load
+from snimux.config.model import Config, ConfigError
+from snimux.config.settings import SETTINGS
 from snimux.proto import hostname
 from snimux.routing.address import parse_dial
 from snimux.routing.routes import parse_pattern
-from snimux.settings import SETTINGS
 
 _FILE = "snimux.toml"
 _EXAMPLE = Path(hostname.__file__).with_name("example.toml")

@@ -25,7 +25,7 @@ from typing import Literal
 import trio
 
 from snimux.balance import Turns, by_source, well_first
-from snimux.config import BackendDefaults
+from snimux.config.model import BackendDefaults
 from snimux.health import UP, Checked
 from snimux.itself import NOWHERE, Own
 from snimux.lanes import Lane, Lanes

@@ -15,7 +15,7 @@ from functools import partial
 import trio
 
 from snimux.backends import Backends
-from snimux.config import BackendDefaults
+from snimux.config.model import BackendDefaults
 from snimux.lanes import Lane, Lanes
 from snimux.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_tls
 from snimux.proto import proxy_header

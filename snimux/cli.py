@@ -21,7 +21,7 @@ from typing import Any
 import click
 import trio
 
-from snimux import __version__, advice, dump, meant
+from snimux import __version__, advice, dump
 from snimux import account as account
 from snimux import case as cases
 from snimux import explanation as explanation
@@ -30,7 +30,11 @@ from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Sites
 from snimux.columns import table
 from snimux.commands import Group
-from snimux.config import Config, ConfigError, load
+from snimux.config import hints
+from snimux.config.from_toml import read_toml
+from snimux.config.load import load
+from snimux.config.model import Config, ConfigError
+from snimux.config.source import OFF
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
@@ -50,7 +54,6 @@ from snimux.running import Refused, Running, RunningError, beside, read_refused,
 from snimux.runtime.files import read_stream
 from snimux.runtime.filewatch import State
 from snimux.runtime.filewatch import look as look_at_file
-from snimux.sources import OFF, read_toml
 
 _EPILOG = """\b
 EXAMPLES
@@ -559,7 +562,7 @@ def _interval(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        hint = meant.number(text, meant.SECONDS)
+        hint = hints.number(text, hints.SECONDS)
         fail(2, f"--interval: {text!r} is not a number of seconds{hint}")
     if not _SHORTEST_INTERVAL <= seconds <= _LONGEST_INTERVAL:
         limits = f"from {_SHORTEST_INTERVAL} to {_LONGEST_INTERVAL}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from snimux import meant
+from snimux.config import hints
 from snimux.flags import fail
 
 # What a full or broken disk says. That nobody reads any more click heeds.
@@ -73,7 +73,7 @@ class Group(click.Group):
         """Find the command that was typed; or exit."""
         name, known = args[0], self.list_commands(ctx)
         if name not in known:
-            guess = meant.near(name, known)
+            guess = hints.near(name, known)
             hint = f"did you mean {guess}?" if guess else f"{', '.join(known)}, or none to serve"
             fail(2, f"{name!r}: no such command; {_instead(name) or hint}")
         return super().resolve_command(ctx, args)
@@ -126,7 +126,7 @@ def _words(command: click.Command, ctx: click.Context, error: click.UsageError) 
         case click.NoSuchOption(option_name=flag):
             names = {x.lstrip("-").replace("-", "_"): x for x in by_flag}
             name = flag.lstrip("-").replace("-", "_")
-            guess = meant.key(name, list(names)) or meant.near(name, list(names))
+            guess = hints.key(name, list(names)) or hints.near(name, list(names))
             hint = f"did you mean {names[guess]}?" if guess else f"see {ctx.command_path} --help"
             return f"{flag}: no such flag; {hint}"
         case click.BadOptionUsage(option_name=flag) if flag in by_flag:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import trio
 
 from snimux.backends import Backends
-from snimux.config import Limits
+from snimux.config.model import Limits
 from snimux.log import Field, Log, notify
 from snimux.proto import proxy_header
 from snimux.proto.proxy_header import Endpoint, Header, Version

@@ -9,7 +9,7 @@ from dataclasses import fields
 from itertools import zip_longest
 
 from snimux.caddy import Plan, Sites
-from snimux.config import BackendDefaults, Config
+from snimux.config.model import BackendDefaults, Config
 from snimux.proto import hostname
 from snimux.proxy_auto import Remark
 from snimux.routing.access import Access, Admission

@@ -14,7 +14,7 @@ import trio
 
 from snimux.admin import Back, Changed, Lost, News, follow
 from snimux.caddy import Plan, Site, Sites, plan
-from snimux.config import Config
+from snimux.config.model import Config
 from snimux.log import Log
 from snimux.routing.address import (
     AdminAddress,

@@ -16,7 +16,8 @@ import trio
 from snimux.admin import AdminError, look
 from snimux.caddy import Plan, Unrouted
 from snimux.certificate import certificate
-from snimux.config import Config, with_found
+from snimux.config.load import with_found
+from snimux.config.model import Config
 from snimux.diagnosis import listed
 from snimux.discovery import DEFAULT_ADMIN, planned, reserved
 from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread

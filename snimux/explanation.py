@@ -13,7 +13,7 @@ from enum import StrEnum
 from snimux.balance import by_source
 from snimux.caddy import Plan, Sites
 from snimux.case import Case
-from snimux.config import Config, https_port
+from snimux.config.model import Config, https_port
 from snimux.farewells import Farewell, read
 from snimux.proto import hostname
 from snimux.proto.http_head import HTTP

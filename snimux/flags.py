@@ -11,12 +11,13 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from snimux.config import Config, ConfigError, load
+from snimux.config.from_toml import LARGEST
+from snimux.config.load import load
+from snimux.config.model import Config, ConfigError
+from snimux.config.settings import SETTINGS
 from snimux.listeners import ListenError, activated
 from snimux.routing.address import Activated
 from snimux.runtime.files import read_stream
-from snimux.settings import SETTINGS
-from snimux.sources import LARGEST
 from snimux.systemd import Named
 
 F = TypeVar("F", bound=Callable[..., Any])

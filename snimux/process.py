@@ -17,7 +17,7 @@ from functools import partial
 
 import trio
 
-from snimux.config import Config, ConfigError, Limits
+from snimux.config.model import Config, ConfigError, Limits
 from snimux.extras import install
 from snimux.handed import Handed, sockets
 from snimux.life import STOP_SIGNALS

@@ -17,8 +17,9 @@ from typing import Protocol
 
 import trio
 
-from snimux.config import Config, ConfigError, Limits
-from snimux.difference import Difference, difference, in_effect
+from snimux.config.diff import Difference, difference, in_effect
+from snimux.config.from_toml import LARGEST
+from snimux.config.model import Config, ConfigError, Limits
 from snimux.listeners import Listener, ListenError, besides, open_listeners
 from snimux.log import Field, Log
 from snimux.orders import Gone, Order, send
@@ -26,7 +27,6 @@ from snimux.routing.address import parse_listen
 from snimux.runtime.background import giving_way
 from snimux.runtime.files import read, read_shared
 from snimux.runtime.filewatch import State, look, watch
-from snimux.sources import LARGEST
 from snimux.status import Reloaded
 from snimux.systemd import Manager
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from snimux.caddy import Plan
 from snimux.case import Case, of_bytes
-from snimux.config import Config
+from snimux.config.model import Config
 from snimux.explanation import Decision, Explanation, decide
 from snimux.kept import LONGEST
 from snimux.proto.client_hello import TLS

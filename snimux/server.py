@@ -19,7 +19,7 @@ import trio
 from snimux.backends import Backends
 from snimux.caddy import Plan
 from snimux.checks import Checker, Wanted, wanted
-from snimux.config import Config, https_port
+from snimux.config.model import Config, https_port
 from snimux.connection import Service
 from snimux.discovery import Discovery, reserved
 from snimux.doors import Doors

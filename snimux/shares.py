@@ -7,7 +7,7 @@ themselves are in ``places``, where all workers share them. Knows nothing of wha
 import socket
 import time
 
-from snimux.config import Limits
+from snimux.config.model import Limits
 from snimux.connection import Entry
 from snimux.pace import Pace
 from snimux.places import Places

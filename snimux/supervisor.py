@@ -28,7 +28,7 @@ from typing import Any
 import trio
 
 from snimux import __version__, places, systemd
-from snimux.config import Config
+from snimux.config.model import Config
 from snimux.figures import Totals, snapshot
 from snimux.handed import handing, shared
 from snimux.life import SIGNALS, STOP_SIGNALS

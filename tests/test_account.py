@@ -5,7 +5,7 @@ import json
 from snimux.account import as_json, status, text
 from snimux.caddy import Site, Sites
 from snimux.case import Case, of_bytes, of_name
-from snimux.config import load
+from snimux.config.load import load
 from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO

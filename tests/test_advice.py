@@ -19,7 +19,7 @@ from snimux.advice import (
     toml,
 )
 from snimux.caddy import Plan, Site, Sites, TlsServer
-from snimux.config import load
+from snimux.config.load import load
 from snimux.facts import Caddy, Facts, Port, Process
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.routing.served import Served

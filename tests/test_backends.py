@@ -17,7 +17,7 @@ from trio.socket import SocketType
 from trio.testing import MockClock
 
 from snimux.backends import Backends
-from snimux.config import BackendDefaults
+from snimux.config.model import BackendDefaults
 from snimux.itself import Own
 from snimux.log import Log
 from snimux.relay.interface import Tally

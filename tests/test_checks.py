@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from snimux.backends import Backends
 from snimux.checks import Checker, Wanted, wanted
-from snimux.config import BackendDefaults
+from snimux.config.model import BackendDefaults
 from snimux.log import Log
 from snimux.probe import LOCAL_HEADER
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress

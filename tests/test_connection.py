@@ -14,7 +14,7 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.config import Limits
+from snimux.config.model import Limits
 from snimux.connection import Entry, Outcome, Service, Watcher, endpoint, serve, tune
 from snimux.log import Field, logfmt
 from snimux.proto.client_hello import TLS, alert

@@ -1,7 +1,8 @@
 """``snimux.description``: what people read of a configuration that is understood."""
 
 from snimux.caddy import Claim, Plan, Sites, Unrouted
-from snimux.config import Config, load
+from snimux.config.load import load
+from snimux.config.model import Config
 from snimux.description import describe
 from snimux.proxy_auto import Remark
 from snimux.routing.access import Access

@@ -21,8 +21,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.admin import Back, Changed, Lost
 from snimux.caddy import Plan, Site, Sites, Unrouted
-from snimux.config import Config, Limits
-from snimux.config import load as load_config
+from snimux.config.load import load as load_config
+from snimux.config.model import Config, Limits
 from snimux.discovery import Discovery, listed, planned
 from snimux.listeners import open_listeners
 from snimux.log import Log

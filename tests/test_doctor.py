@@ -19,7 +19,7 @@ import trio
 import trustme
 
 from snimux import doctor as doctor
-from snimux.config import load
+from snimux.config.load import load
 from snimux.diagnosis.judge import diagnose
 from snimux.doctor import examine
 from snimux.facts import Process

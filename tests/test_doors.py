@@ -15,7 +15,7 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.config import Limits
+from snimux.config.model import Limits
 from snimux.connection import Outcome, Service
 from snimux.doors import Doors
 from snimux.listeners import Listener, open_listeners

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from snimux.backends import Backends
 from snimux.caddy import Plan, Site, Sites, Unrouted
 from snimux.case import Case, of_bytes, of_name
-from snimux.config import Config, Limits, https_port, load
+from snimux.config.load import load
+from snimux.config.model import Config, Limits, https_port
 from snimux.connection import Outcome, Service, serve
 from snimux.discovery import planned
 from snimux.explanation import End, Explanation, Result, explain

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from snimux.config import Config, Limits
+from snimux.config.model import Config, Limits
 from snimux.life import Life
 from snimux.listeners import Listener
 from snimux.log import Log

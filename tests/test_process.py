@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from snimux.cli import main
-from snimux.config import load
+from snimux.config.load import load
 from snimux.process import (
     StartError,
     _raise_descriptor_limit,

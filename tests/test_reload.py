@@ -19,7 +19,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from snimux.config import Config, load
+from snimux.config.load import load
+from snimux.config.model import Config
 from snimux.listeners import Listener, besides, open_listeners
 from snimux.log import Log
 from snimux.orders import Order, Orders

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.case import of_name
-from snimux.config import Config, load
+from snimux.config.load import load
+from snimux.config.model import Config
 from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.figures import Figures

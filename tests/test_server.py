@@ -18,7 +18,7 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.config import BackendDefaults, Config, Limits
+from snimux.config.model import BackendDefaults, Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.orders import Order, send

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snimux.config import Limits
+from snimux.config.model import Limits
 from snimux.connection import Entry
 from snimux.places import LocalPlaces
 from snimux.proto.proxy_header import Endpoint

@@ -18,7 +18,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.config import Config, Limits
+from snimux.config.model import Config, Limits
 from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress

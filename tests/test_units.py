@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from snimux.config import load
+from snimux.config.load import load
 from tests import caddy, machine
 from tests.caddy import Caddy, until
 from tests.conftest import need

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from snimux.config.settings import SETTINGS
 from snimux.proto.reason import MEANINGS, REMEDIES, Reason
-from snimux.settings import SETTINGS
 
 FLAGS = {setting.flag for setting in SETTINGS} | {"--route", "--allow", "--deny", "--proxy-from"}
 

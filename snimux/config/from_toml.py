@@ -1,44 +1,23 @@
-"""Flags, or a TOML text -> what this one source says, and each thing that is wrong with it.
-
-Knows nothing of the other source, of what holds where none says anything, and of what the two
-together mean: that is ``config``'s.
-"""
+"""Read the text of a TOML file."""
 
 import contextlib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from snimux import meant
+from snimux.config import hints
+from snimux.config.settings import SETTINGS, choice, shown, weight
+from snimux.config.source import CADDY_PROXIES, NOT_EXEMPT, OFF, PROXIES, Source, read_setting
 from snimux.proto import hostname
-from snimux.proto.proxy_header import Version
 from snimux.routing.access import Access
-from snimux.routing.address import (
-    AddressError,
-    AdminAddress,
-    DialAddress,
-    ListenAddress,
-    TcpAddress,
-    is_same,
-    overlaps,
-    parse_admin,
-    parse_dial,
-    parse_listen,
-)
-from snimux.routing.networks import UNIX, NetworkError, Networks, parse_network
-from snimux.routing.routes import Backend, Pattern, PatternError, Route, parse_pattern
-from snimux.settings import SETTINGS, Setting, choice, shown, weight
-
-T = TypeVar("T")
+from snimux.routing.address import AddressError, TcpAddress, parse_listen
+from snimux.routing.routes import Backend
 
 LARGEST = 16 * 2**20
 """Bytes of a configuration file: twice what 100,000 routes take. What is no configuration at all,
 such as a disk's image under the wrong name, would take the memory of those who are served."""
-OFF = "off"
-NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
 # Of known keys as many as can be read are listed.
 _LISTED = 12
 # Of so many problems it is no slip that made them, and a guess takes 0.1 ms.
@@ -67,8 +46,6 @@ _PLACES: tuple[tuple[Sequence[str], str], ...] = (
     (["weight"], 'to an address, as in to = [{ address = "127.0.0.1:8443", weight = 2 }]'),
     (["alpn"], 'into hosts, as in hosts = "secure.example.com/h2"'),
 )
-# Things with a comma or a space between them.
-_SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
 # Strings and comments, whole or not: what is in them is neither a key nor a number. Each branch
 # matches wherever it begins, so the time is linear.
 _QUOTED = re.compile(
@@ -80,185 +57,6 @@ _QUOTED = re.compile(
 # and a number of other than decimal digits it reads, but Python cannot say it again.
 _ENDLESS = re.compile(r"(?<![\w+-])(?:0[xob][0-9A-Fa-f_]{1000}|[\w+-]{10000})")
 _DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){16}")
-_PROXIES = ("v1", "v2", "auto", OFF)
-_CADDY_PROXIES = ("auto", OFF)
-
-
-@dataclass(slots=True)
-class Source:
-    """What one source (the flags, or a file) says, and what is wrong with it."""
-
-    problems: list[str] = field(default_factory=list)
-    listen: list[ListenAddress] = field(default_factory=list)
-    http: list[ListenAddress] | None = None
-    """None: not given; empty: off."""
-    rules: dict[str, Any] = field(default_factory=dict)
-    """Whom listeners let in, by key; for those that do not say it themselves."""
-    own_rules: dict[ListenAddress, dict[str, Any]] = field(default_factory=dict)
-    """What some listeners say themselves."""
-    routes: dict[Pattern, Route] = field(default_factory=dict)
-    places: dict[Pattern, str] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    caddys: list[AdminAddress] = field(default_factory=list)
-    caddy_proxies: dict[AdminAddress, str] = field(default_factory=dict)
-    """What is said of the PROXY protocol for some of them, auto or off."""
-
-    def attempt(self, where: str, parse: Callable[[Any], T], value: object) -> T | None:
-        """The parsed value; None where it is wrong, which is noted."""
-        try:
-            return parse(value)
-        except (AddressError, NetworkError, PatternError) as error:
-            self.problems.append(f"{where}: {shown(value)}: {_several(where, value) or error}")
-        except ValueError as error:
-            self.problems.append(f"{where}: {error}")
-        return None
-
-    def attempt_all(self, where: str, parse: Callable[[str], T], values: Iterable[str]) -> list[T]:
-        """Those of the values that can be parsed; the others are noted."""
-        parsed = [self.attempt(where, parse, value) for value in values]
-        return [value for value in parsed if value is not None]
-
-    def add_listen(self, where: str, values: Iterable[str]) -> None:
-        """Listen there for TLS."""
-        self.listen += self.listeners(where, values)
-
-    def add_http(self, where: str, values: Sequence[str]) -> None:
-        """Listen there for plain HTTP; nowhere where it is off."""
-        if OFF in values and len(values) > 1:
-            self.problems.append(f"{where}: off goes alone, without an address")
-        addresses = [value for value in values if value != OFF]
-        self.http = self.listeners(where, addresses)
-
-    def listeners(self, where: str, values: Iterable[str]) -> list[ListenAddress]:
-        """The addresses, which must not overlap."""
-        found: list[ListenAddress] = []
-        for address in self.attempt_all(where, parse_listen, values):
-            for other in found:
-                if overlaps(address, other):
-                    again = "given twice" if address == other else f"covered by {other} already"
-                    self.problems.append(f"{where}: {address} is {again}")
-            found.append(address)
-        return found
-
-    def networks(self, where: str, values: Iterable[str]) -> Networks:
-        """Those of the networks that are good."""
-        values = list(values)
-        listed = self.attempt_all(where, parse_network, (x for x in values if x != UNIX))
-        return Networks(tuple(listed), unix=UNIX in values)
-
-    def backend(self, where: str, to: Iterable[str], proxy: str | None) -> Backend:
-        """The backend at those of the addresses that are good."""
-        addresses = tuple(self.attempt_all(where, parse_dial, to))
-        if len(set(addresses)) < len(addresses):
-            twice = next(x for x in addresses if addresses.count(x) > 1)
-            share = "" if where.startswith("--") else "; weight gives one a larger share"
-            self.problems.append(f"{where}: {twice} is given twice{share}")
-        given = None if proxy == OFF else proxy
-        return _backend(addresses, cast("Version | Literal['auto'] | None", given))
-
-    def add_caddys(self, where: str, values: Iterable[str], proxy: str | None) -> None:
-        """Ask these for further routes; a version of the PROXY protocol is not for them."""
-        for address in self.attempt_all(where, parse_admin, values):
-            for other in self.caddys:
-                if is_same(address, other):
-                    again = "" if address == other else f", as {other}"
-                    self.problems.append(f"{where}: {address} is given twice{again}")
-            self.caddys.append(address)
-            if proxy in _CADDY_PROXIES:
-                self.caddy_proxies[address] = proxy
-
-    def add_route(
-        self,
-        where: str,
-        hosts: Sequence[str],
-        backend: Backend | None,
-        http: Backend | None = None,
-        access: Access | None = None,
-    ) -> None:
-        """Route each of the patterns so, where none is given twice."""
-        for pattern in self.attempt_all(where, parse_pattern, hosts):
-            if http is not None and pattern.alpn is not None:
-                self.problems.append(
-                    f"{where}: http: plain HTTP has no ALPN protocol, so it cannot be for "
-                    f"{pattern}; give http in a route for {pattern.host}"
-                )
-            if pattern in self.routes:
-                again = " (the default is it, too)" if str(pattern) == hostname.ANY else ""
-                first = self.places[pattern]
-                self.problems.append(
-                    f"{where}: the pattern {pattern}{again} is given twice, first in {first}; "
-                    "several addresses go into one route"
-                )
-            self.places.setdefault(pattern, where)
-            self.routes.setdefault(pattern, Route(pattern, backend, http, access))
-
-
-# Of 100,000 routes most lead to the same few.
-@lru_cache(1024)
-def _backend(
-    addresses: tuple[DialAddress, ...], proxy: Version | Literal["auto"] | None
-) -> Backend:
-    """A backend, which is the same one however many routes have it."""
-    return Backend(addresses, proxy)
-
-
-def read_flags(flags: Mapping[str, Any]) -> Source:
-    """What flags say; they are as ``config.load`` is given them."""
-    source = Source()
-    proxy = flags.get("proxy_protocol")
-    if proxy is not None:
-        proxy = source.attempt("--proxy-protocol", choice(*_PROXIES), proxy)
-    source.add_listen("--listen", flags.get("listen") or ())
-    if flags.get("http"):
-        source.add_http("--http", flags["http"])
-    for key in ("allow", "deny", "proxy_from"):
-        if flags.get(key):
-            flag = "--" + key.replace("_", "-")
-            source.rules[key] = source.networks(flag, flags[key])
-    for text in flags.get("route") or ():
-        hosts, equals, to = text.partition("=")
-        if not (hosts and equals and to):
-            source.problems.append(
-                f"--route: {shown(text)} is not HOST[,HOST...]=ADDR[,ADDR...], "
-                "such as secure.example.com=127.0.0.1:8443"
-            )
-        else:
-            backend = source.backend("--route", _split(to), proxy)
-            source.add_route("--route", _split(hosts), backend)
-    source.add_caddys("--caddy", flags.get("caddy") or (), proxy)
-    default = flags.get("default")
-    if default is not None:
-        backend = source.backend("--default", _split(default), proxy)
-        source.add_route("--default", [hostname.ANY], backend)
-    is_heeded = source.places or source.caddy_proxies
-    if proxy is not None and not is_heeded and not source.problems:
-        others = "; for --caddy it is auto or off" if source.caddys else ""
-        source.problems.append(
-            f"--proxy-protocol: is for --route and --default, and there is none{others}; "
-            'in the file, write proxy = "..." in a [[route]]'
-        )
-    for setting in SETTINGS:
-        text = flags.get(setting.key)
-        if text is not None:
-            _read_setting(source, setting.flag, setting, _number_or_word(text))
-    return source
-
-
-def _split(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",")]
-
-
-def _number_or_word(text: str) -> int | float | str:
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _read_setting(source: Source, where: str, setting: Setting, value: object) -> None:
-    source.settings[setting.key] = source.attempt(where, setting.parse, value)
 
 
 def read_toml(toml: str) -> Source:
@@ -275,7 +73,7 @@ def read_toml(toml: str) -> Source:
             raise RecursionError
         document = tomllib.loads(toml)
     except ValueError as error:  # TOMLDecodeError; or a number of thousands of digits
-        source.problems.append(f"not TOML: {error}{meant.toml(toml, str(error))}")
+        source.problems.append(f"not TOML: {error}{hints.toml(toml, str(error))}")
         return source
     except RecursionError:
         source.problems.append("not TOML that can be read: nested too deep")
@@ -296,7 +94,7 @@ def read_toml(toml: str) -> Source:
         source.add_route("default", [hostname.ANY], backend)
     for setting in SETTINGS:
         if setting.key in document:
-            _read_setting(source, setting.key, setting, document[setting.key])
+            read_setting(source, setting.key, setting, document[setting.key])
     return source
 
 
@@ -405,7 +203,7 @@ def _read_backend(
     """The backend that two keys of a route describe; None where it has none."""
     proxy = None
     if proxy_key in table:
-        proxy = source.attempt(f"{where}: {proxy_key}", choice(*_PROXIES), table[proxy_key])
+        proxy = source.attempt(f"{where}: {proxy_key}", choice(*PROXIES), table[proxy_key])
     if key not in table:
         return None
     to, weights = _addresses(source, f"{where}: {key}", table[key])
@@ -450,7 +248,7 @@ def _read_caddy(source: Source, where: str, table: Mapping[str, object]) -> None
     given = table.keys() | _check_keys(source, f"{where}: ", table, _CADDY_KEYS)
     admin, proxy = table.get("admin"), None
     if "proxy" in table:
-        proxy = source.attempt(f"{where}: proxy", choice(*_CADDY_PROXIES), table["proxy"])
+        proxy = source.attempt(f"{where}: proxy", choice(*CADDY_PROXIES), table["proxy"])
     if isinstance(admin, str):
         source.add_caddys(f"{where}: admin", [admin], proxy)
     elif "admin" not in given:
@@ -470,10 +268,10 @@ def _check_keys(
     for key in table:
         if key in known:
             continue
-        guess = meant.key(key, known)
+        guess = hints.key(key, known)
         elsewhere = None if guess else _elsewhere(key)
         if guess is None and elsewhere is None and len(source.problems) < _GUESSED:
-            guess = meant.near(key, known)
+            guess = hints.near(key, known)
         if guess is not None:
             guesses.add(guess)
             hint = f"did you mean {guess}?"
@@ -489,22 +287,12 @@ def _check_keys(
 
 def _elsewhere(key: str) -> str | None:
     """Where a key goes that is not known where it is; None if it is known nowhere."""
-    guess = meant.key(key, [each for known, _ in _PLACES for each in known])
+    guess = hints.key(key, [each for known, _ in _PLACES for each in known])
     if guess != key and guess in ("hosts", "to", "address"):
         return None  # by words that may mean anything
     places = [place for known, place in _PLACES if guess in known]
     called = "it" if guess == key else guess
     return f"{called} goes {' or '.join(places)}" if places else None
-
-
-def _several(where: str, value: object) -> str:
-    """What to do where one text has several things; empty where it has not."""
-    is_split = where in ("--route", "--default")
-    if not isinstance(value, str) or is_split or not _SEVERAL.search(value):
-        return ""
-    if where.startswith("--"):
-        return f"one at a time; give {where} again for each"
-    return "one at a time; several are a list, each in its own quotes: [..., ...]"
 
 
 def _tables(source: Source, key: str, document: Mapping[str, object]) -> list[Mapping[str, object]]:

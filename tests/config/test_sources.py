@@ -1,4 +1,4 @@
-"""``snimux.sources``: flags and file say the same things; every mistake in one has its line."""
+"""``config.from_toml``: flags and file say the same things; every mistake in one has its line."""
 
 import math
 from typing import Any
@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snimux.config.from_flags import read_flags
+from snimux.config.from_toml import read_toml
+from snimux.config.source import Source
 from snimux.routing.access import Access
 from snimux.routing.address import FdAddress, TcpAddress
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Route, parse_pattern
-from snimux.sources import Source, read_flags, read_toml
 
 
 def problems(source: Source) -> list[str]:

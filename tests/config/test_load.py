@@ -1,4 +1,4 @@
-"""``snimux.config``: flags, file and what was handed over, all together or all their mistakes."""
+"""``config.load``: flags, file and what was handed over, all together or all their mistakes."""
 
 import math
 import tomllib
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from snimux.config import BackendDefaults, Config, ConfigError, Limits, https_port, load, with_found
+from snimux.config.load import load, with_found
+from snimux.config.model import BackendDefaults, Config, ConfigError, Limits, https_port
+from snimux.config.settings import SETTINGS
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import Activated, FdAddress, TcpAddress, UnixAddress, parse_listen
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Route, parse_pattern
-from snimux.settings import SETTINGS
 
 SECURE = TcpAddress("127.0.0.1", 8443)
 DAO = TcpAddress("127.0.0.1", 8444)

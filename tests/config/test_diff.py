@@ -1,12 +1,13 @@
-"""``snimux.difference``: routes are counted, keys are named, and what cannot change does not."""
+"""``config.diff``: routes are counted, keys are named, and what cannot change does not."""
 
 from dataclasses import fields
 
 import pytest
 
-from snimux.config import Config, load
-from snimux.difference import _COMPARED, _FIXED, Difference, difference, in_effect
-from snimux.settings import SETTINGS, Setting
+from snimux.config.diff import _COMPARED, _FIXED, Difference, difference, in_effect
+from snimux.config.load import load
+from snimux.config.model import Config
+from snimux.config.settings import SETTINGS, Setting
 
 ROUTES = 'default = "127.0.0.1:1"\n'
 

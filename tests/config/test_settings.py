@@ -1,12 +1,12 @@
-"""``snimux.settings``: one table for keys, flags and help. What each accepts: ``test_sources``."""
+"""``config.settings``: one table for keys, flags and help. What each accepts: ``test_sources``."""
 
 import math
 import re
 
 import pytest
 
+from snimux.config.settings import SETTINGS, choice, shown
 from snimux.routing.address import AddressError
-from snimux.settings import SETTINGS, choice, shown
 
 
 def test_every_default_is_what_its_own_setting_accepts() -> None:

@@ -5,7 +5,7 @@ Knows nothing of how a configuration is put into effect, nor of what is running.
 
 from dataclasses import dataclass, fields, replace
 
-from snimux.config import Config
+from snimux.config.model import Config
 
 # What a running process cannot change: how many of it there are, what moves its bytes, and where it
 # is looked at.

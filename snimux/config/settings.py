@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from snimux import meant
+from snimux.config import hints
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
 from snimux.routing.address import AddressError, FdAddress, ListenAddress, TcpAddress, parse_listen
 from snimux.routing.routes import BALANCES
@@ -45,7 +45,7 @@ def _seconds(
         if off and value == "off":
             return off_is
         if isinstance(value, bool) or not isinstance(value, int | float):
-            hint = meant.number(value, meant.SECONDS, ["off"] if off else [])
+            hint = hints.number(value, hints.SECONDS, ["off"] if off else [])
             raise ValueError(f"{shown(value)} is not {wanted}{hint}")
         if not 0 <= value <= _LONGEST or (value == 0 and not zero):
             why = "for no limit" if off_is else "for no wait"
@@ -60,13 +60,13 @@ def _count(
     what: str, *, low: int = 1, high: int = 10**9, word: str = ""
 ) -> Callable[[object], int | None]:
     wanted = f"a number of {what}" + (f" or {word}" if word else "")
-    units = meant.BYTES if what == "bytes" else meant.COUNT
+    units = hints.BYTES if what == "bytes" else hints.COUNT
 
     def parse(value: object) -> int | None:
         if word and value == word:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
-            hint = meant.number(value, units, [word] if word else [])
+            hint = hints.number(value, units, [word] if word else [])
             raise ValueError(f"{shown(value)} is not {wanted}{hint}")
         if not low <= value <= high:
             raise ValueError(f"{shown(value)} is not {wanted} from {low} to {high}")
@@ -82,7 +82,7 @@ def _rate(what: str, *, low: float, high: int, word: str) -> Callable[[object], 
         if value == word:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            hint = meant.number(value, meant.A_SECOND, [word])
+            hint = hints.number(value, hints.A_SECOND, [word])
             raise ValueError(f"{shown(value)} is not {wanted}{hint}")
         if not low <= value <= high:
             raise ValueError(f"{shown(value)} is not {wanted}, from {low:g} to {high}")
@@ -96,7 +96,7 @@ def choice(*words: str) -> Callable[[object], str]:
 
     def parse(value: object) -> str:
         if not isinstance(value, str) or value not in words:
-            hint = meant.word(value, words)
+            hint = hints.word(value, words)
             raise ValueError(f"{shown(value)} is not one of {', '.join(words)}{hint}")
         return value
 

@@ -1,4 +1,4 @@
-"""``snimux.meant``: what people write by mistake, and what it is told that they meant."""
+"""``config.hints``: what people write by mistake, and what it is told that they meant."""
 
 import tomllib
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux import meant
+from snimux.config import hints
 
 
 @pytest.mark.parametrize(
@@ -25,30 +25,30 @@ from snimux import meant
     ],
 )
 def test_words(value: object, hint: str) -> None:
-    assert meant.word(value, ["off", "round_robin", "v2"]) == hint
+    assert hints.word(value, ["off", "round_robin", "v2"]) == hint
 
 
 @pytest.mark.parametrize(
     ("value", "units", "hint"),
     [
-        ("5s", meant.SECONDS, "; write 5, without a unit"),
-        ("5 S", meant.SECONDS, "; write 5, without a unit"),
-        ("500ms", meant.SECONDS, "; write 0.5, without a unit"),
-        ("1.5h", meant.SECONDS, "; write 5400, without a unit"),
-        ("5", meant.SECONDS, "; write 5, without quotes"),
-        ("16KiB", meant.BYTES, "; write 16384, without a unit"),
-        ("10/s", meant.A_SECOND, "; write 10, without a unit"),
-        ("5s", meant.COUNT, ""),
-        (16.0, meant.COUNT, "; write 16"),
-        (16.5, meant.COUNT, ""),
-        (True, meant.SECONDS, ""),
-        (False, meant.SECONDS, "; did you mean off?"),
-        ("Off", meant.SECONDS, "; did you mean off?"),
-        ("9" * 5000, meant.SECONDS, ""),
+        ("5s", hints.SECONDS, "; write 5, without a unit"),
+        ("5 S", hints.SECONDS, "; write 5, without a unit"),
+        ("500ms", hints.SECONDS, "; write 0.5, without a unit"),
+        ("1.5h", hints.SECONDS, "; write 5400, without a unit"),
+        ("5", hints.SECONDS, "; write 5, without quotes"),
+        ("16KiB", hints.BYTES, "; write 16384, without a unit"),
+        ("10/s", hints.A_SECOND, "; write 10, without a unit"),
+        ("5s", hints.COUNT, ""),
+        (16.0, hints.COUNT, "; write 16"),
+        (16.5, hints.COUNT, ""),
+        (True, hints.SECONDS, ""),
+        (False, hints.SECONDS, "; did you mean off?"),
+        ("Off", hints.SECONDS, "; did you mean off?"),
+        ("9" * 5000, hints.SECONDS, ""),
     ],
 )
 def test_numbers(value: object, units: dict[str, float], hint: str) -> None:
-    assert meant.number(value, units, ["off"]) == hint
+    assert hints.number(value, units, ["off"]) == hint
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_numbers(value: object, units: dict[str, float], hint: str) -> None:
     ],
 )
 def test_keys(key: str, known: list[str], guess: str | None) -> None:
-    assert meant.key(key, known) == guess
+    assert hints.key(key, known) == guess
 
 
 def test_keys_that_are_spelled_nearly_so() -> None:
-    assert meant.near("Drian", ["drain", "wait"]) == "drain"
-    assert meant.near("zebra", ["drain", "wait"]) is None
+    assert hints.near("Drian", ["drain", "wait"]) == "drain"
+    assert hints.near("zebra", ["drain", "wait"]) is None
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_keys_that_are_spelled_nearly_so() -> None:
 def test_lines_that_are_no_toml(toml: str, hint: str) -> None:
     with pytest.raises(tomllib.TOMLDecodeError) as caught:
         tomllib.loads(toml)
-    assert meant.toml(toml, str(caught.value)) == hint
+    assert hints.toml(toml, str(caught.value)) == hint
 
 
 @given(st.text(), st.sampled_from(["(at line 3, column 1)", "(at end of document)", "overwrite"]))
 def test_what_is_said_of_any_text_is_one_line(toml: str, fault: str) -> None:
-    assert meant.toml(toml, fault).isprintable()
+    assert hints.toml(toml, fault).isprintable()

@@ -1,0 +1,63 @@
+"""Read the flags."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from snimux.config.settings import SETTINGS, choice, shown
+from snimux.config.source import PROXIES, Source, read_setting
+from snimux.proto import hostname
+
+
+def read_flags(flags: Mapping[str, Any]) -> Source:
+    """What flags say; they are as ``config.load`` is given them."""
+    source = Source()
+    proxy = flags.get("proxy_protocol")
+    if proxy is not None:
+        proxy = source.attempt("--proxy-protocol", choice(*PROXIES), proxy)
+    source.add_listen("--listen", flags.get("listen") or ())
+    if flags.get("http"):
+        source.add_http("--http", flags["http"])
+    for key in ("allow", "deny", "proxy_from"):
+        if flags.get(key):
+            flag = "--" + key.replace("_", "-")
+            source.rules[key] = source.networks(flag, flags[key])
+    for text in flags.get("route") or ():
+        hosts, equals, to = text.partition("=")
+        if not (hosts and equals and to):
+            source.problems.append(
+                f"--route: {shown(text)} is not HOST[,HOST...]=ADDR[,ADDR...], "
+                "such as secure.example.com=127.0.0.1:8443"
+            )
+        else:
+            backend = source.backend("--route", _split(to), proxy)
+            source.add_route("--route", _split(hosts), backend)
+    source.add_caddys("--caddy", flags.get("caddy") or (), proxy)
+    default = flags.get("default")
+    if default is not None:
+        backend = source.backend("--default", _split(default), proxy)
+        source.add_route("--default", [hostname.ANY], backend)
+    is_heeded = source.places or source.caddy_proxies
+    if proxy is not None and not is_heeded and not source.problems:
+        others = "; for --caddy it is auto or off" if source.caddys else ""
+        source.problems.append(
+            f"--proxy-protocol: is for --route and --default, and there is none{others}; "
+            'in the file, write proxy = "..." in a [[route]]'
+        )
+    for setting in SETTINGS:
+        text = flags.get(setting.key)
+        if text is not None:
+            read_setting(source, setting.flag, setting, _number_or_word(text))
+    return source
+
+
+def _split(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]
+
+
+def _number_or_word(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

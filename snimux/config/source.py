@@ -1,0 +1,166 @@
+"""What one source of the configuration says, the flags or a file, and what is wrong with it."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, TypeVar, cast
+
+from snimux.config.settings import Setting, shown
+from snimux.proto import hostname
+from snimux.proto.proxy_header import Version
+from snimux.routing.access import Access
+from snimux.routing.address import (
+    AddressError,
+    AdminAddress,
+    DialAddress,
+    ListenAddress,
+    is_same,
+    overlaps,
+    parse_admin,
+    parse_dial,
+    parse_listen,
+)
+from snimux.routing.networks import UNIX, NetworkError, Networks, parse_network
+from snimux.routing.routes import Backend, Pattern, PatternError, Route, parse_pattern
+
+T = TypeVar("T")
+OFF = "off"
+NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
+# Things with a comma or a space between them.
+_SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
+PROXIES = ("v1", "v2", "auto", OFF)
+CADDY_PROXIES = ("auto", OFF)
+
+
+@dataclass(slots=True)
+class Source:
+    """What one source (the flags, or a file) says, and what is wrong with it."""
+
+    problems: list[str] = field(default_factory=list)
+    listen: list[ListenAddress] = field(default_factory=list)
+    http: list[ListenAddress] | None = None
+    """None: not given; empty: off."""
+    rules: dict[str, Any] = field(default_factory=dict)
+    """Whom listeners let in, by key; for those that do not say it themselves."""
+    own_rules: dict[ListenAddress, dict[str, Any]] = field(default_factory=dict)
+    """What some listeners say themselves."""
+    routes: dict[Pattern, Route] = field(default_factory=dict)
+    places: dict[Pattern, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    caddys: list[AdminAddress] = field(default_factory=list)
+    caddy_proxies: dict[AdminAddress, str] = field(default_factory=dict)
+    """What is said of the PROXY protocol for some of them, auto or off."""
+
+    def attempt(self, where: str, parse: Callable[[Any], T], value: object) -> T | None:
+        """The parsed value; None where it is wrong, which is noted."""
+        try:
+            return parse(value)
+        except (AddressError, NetworkError, PatternError) as error:
+            self.problems.append(f"{where}: {shown(value)}: {_several(where, value) or error}")
+        except ValueError as error:
+            self.problems.append(f"{where}: {error}")
+        return None
+
+    def attempt_all(self, where: str, parse: Callable[[str], T], values: Iterable[str]) -> list[T]:
+        """Those of the values that can be parsed; the others are noted."""
+        parsed = [self.attempt(where, parse, value) for value in values]
+        return [value for value in parsed if value is not None]
+
+    def add_listen(self, where: str, values: Iterable[str]) -> None:
+        """Listen there for TLS."""
+        self.listen += self.listeners(where, values)
+
+    def add_http(self, where: str, values: Sequence[str]) -> None:
+        """Listen there for plain HTTP; nowhere where it is off."""
+        if OFF in values and len(values) > 1:
+            self.problems.append(f"{where}: off goes alone, without an address")
+        addresses = [value for value in values if value != OFF]
+        self.http = self.listeners(where, addresses)
+
+    def listeners(self, where: str, values: Iterable[str]) -> list[ListenAddress]:
+        """The addresses, which must not overlap."""
+        found: list[ListenAddress] = []
+        for address in self.attempt_all(where, parse_listen, values):
+            for other in found:
+                if overlaps(address, other):
+                    again = "given twice" if address == other else f"covered by {other} already"
+                    self.problems.append(f"{where}: {address} is {again}")
+            found.append(address)
+        return found
+
+    def networks(self, where: str, values: Iterable[str]) -> Networks:
+        """Those of the networks that are good."""
+        values = list(values)
+        listed = self.attempt_all(where, parse_network, (x for x in values if x != UNIX))
+        return Networks(tuple(listed), unix=UNIX in values)
+
+    def backend(self, where: str, to: Iterable[str], proxy: str | None) -> Backend:
+        """The backend at those of the addresses that are good."""
+        addresses = tuple(self.attempt_all(where, parse_dial, to))
+        if len(set(addresses)) < len(addresses):
+            twice = next(x for x in addresses if addresses.count(x) > 1)
+            share = "" if where.startswith("--") else "; weight gives one a larger share"
+            self.problems.append(f"{where}: {twice} is given twice{share}")
+        given = None if proxy == OFF else proxy
+        return shared_backend(addresses, cast("Version | Literal['auto'] | None", given))
+
+    def add_caddys(self, where: str, values: Iterable[str], proxy: str | None) -> None:
+        """Ask these for further routes; a version of the PROXY protocol is not for them."""
+        for address in self.attempt_all(where, parse_admin, values):
+            for other in self.caddys:
+                if is_same(address, other):
+                    again = "" if address == other else f", as {other}"
+                    self.problems.append(f"{where}: {address} is given twice{again}")
+            self.caddys.append(address)
+            if proxy in CADDY_PROXIES:
+                self.caddy_proxies[address] = proxy
+
+    def add_route(
+        self,
+        where: str,
+        hosts: Sequence[str],
+        backend: Backend | None,
+        http: Backend | None = None,
+        access: Access | None = None,
+    ) -> None:
+        """Route each of the patterns so, where none is given twice."""
+        for pattern in self.attempt_all(where, parse_pattern, hosts):
+            if http is not None and pattern.alpn is not None:
+                self.problems.append(
+                    f"{where}: http: plain HTTP has no ALPN protocol, so it cannot be for "
+                    f"{pattern}; give http in a route for {pattern.host}"
+                )
+            if pattern in self.routes:
+                again = " (the default is it, too)" if str(pattern) == hostname.ANY else ""
+                first = self.places[pattern]
+                self.problems.append(
+                    f"{where}: the pattern {pattern}{again} is given twice, first in {first}; "
+                    "several addresses go into one route"
+                )
+            self.places.setdefault(pattern, where)
+            self.routes.setdefault(pattern, Route(pattern, backend, http, access))
+
+
+# Of 100,000 routes most lead to the same few.
+@lru_cache(1024)
+def shared_backend(
+    addresses: tuple[DialAddress, ...], proxy: Version | Literal["auto"] | None
+) -> Backend:
+    """A backend, which is the same one however many routes have it."""
+    return Backend(addresses, proxy)
+
+
+def read_setting(source: Source, where: str, setting: Setting, value: object) -> None:
+    """Note what a source says of a setting, or what is wrong with that."""
+    source.settings[setting.key] = source.attempt(where, setting.parse, value)
+
+
+def _several(where: str, value: object) -> str:
+    """What to do where one text has several things; empty where it has not."""
+    is_split = where in ("--route", "--default")
+    if not isinstance(value, str) or is_split or not _SEVERAL.search(value):
+        return ""
+    if where.startswith("--"):
+        return f"one at a time; give {where} again for each"
+    return "one at a time; several are a list, each in its own quotes: [..., ...]"
