@@ -17,7 +17,7 @@ import trio
 
 from snimux.caddy import Sites
 from snimux.caddy_json import NotCaddyError, parse, unpack
-from snimux.fetch import LARGEST, FetchError, StatusError, StrangeError, cut, fetch
+from snimux.net.http_get import LARGEST, FetchError, StatusError, StrangeError, cut, fetch
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress
 from snimux.runtime import files
 from snimux.runtime.background import ProcessError, in_process, in_thread

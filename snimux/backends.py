@@ -27,14 +27,14 @@ import trio
 from snimux.balance import Turns, by_source, well_first
 from snimux.config.model import BackendDefaults
 from snimux.health import UP, Checked
-from snimux.itself import NOWHERE, Own
 from snimux.lanes import Lane, Lanes
 from snimux.log import Log, notify
+from snimux.net.dial import Dialled, NotDialled, dial
+from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Endpoint
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress, TcpAddress
 from snimux.routing.routes import Backend
-from snimux.upstream import Dialled, NotDialled, dial
 from snimux.window import Window
 
 # Seconds between two dials of an address that somebody waits for: at first and at the most, which

@@ -12,10 +12,10 @@ import trio
 
 from snimux.extras import install
 from snimux.facts import Certificate, Down, NoHandshake, Outcome, Unread
-from snimux.itself import NOWHERE, Own
+from snimux.net.dial import NotDialled, dial
+from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Version, build
 from snimux.routing.address import DialAddress
-from snimux.upstream import NotDialled, dial
 
 
 async def certificate(

@@ -17,12 +17,12 @@ import trio
 from snimux.backends import Backends
 from snimux.config.model import BackendDefaults
 from snimux.lanes import Lane, Lanes
+from snimux.net.dial import Dialled, dial
 from snimux.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_tls
 from snimux.proto import proxy_header
 from snimux.proto.proxy_header import Version
 from snimux.routing.address import DialAddress
 from snimux.routing.routes import Route
-from snimux.upstream import Dialled, dial
 
 # Addresses that are checked at a time, and as many that take long: each takes a descriptor.
 _AT_A_TIME = 8

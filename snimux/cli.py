@@ -40,10 +40,10 @@ from snimux.diagnosis.judge import diagnose
 from snimux.discovery import planned
 from snimux.extras import install
 from snimux.facts import Facts
-from snimux.fetch import FetchError, fetch
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
 from snimux.handed import Handed, handed_to_worker
 from snimux.looking import Eye, Lost, glance
+from snimux.net.http_get import FetchError, fetch
 from snimux.overview import lines, plain
 from snimux.process import StartError, handed_over, hold_wishes, run, run_worker
 from snimux.proxy_auto import Remark, ask_all, asked, concluded, remark

@@ -5,17 +5,18 @@ Knows no listener and no other connection. Whatever goes wrong here ends here.
 
 import contextlib
 import socket
-import sys
 import typing
 from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
 from snimux.backends import Backends
 from snimux.config.model import Limits
 from snimux.log import Field, Log, notify
+from snimux.net.dial import NotDialled
+from snimux.net.sockets import endpoint, tune
 from snimux.proto import proxy_header
 from snimux.proto.proxy_header import Endpoint, Header, Version
 from snimux.proto.reason import Reason
@@ -24,7 +25,6 @@ from snimux.relay.interface import Relay, Tally
 from snimux.routing.access import Admission
 from snimux.routing.address import DialAddress
 from snimux.routing.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
-from snimux.upstream import NotDialled
 
 V = TypeVar("V")
 
@@ -37,14 +37,6 @@ _LINGER = 2.0
 # reset when the time is over, or it could keep this process busy.
 _LINGER_BYTES = 4 * 1024 * 1024
 _LINGER_READ_SIZE = 64 * 1024
-
-# Seconds without traffic before the kernel asks whether the peer is still there: less than the
-# minutes after which home routers and balancers forget a connection.
-_KEEPALIVE = 60
-if sys.platform == "darwin":
-    _KEEPALIVE_OPTION = socket.TCP_KEEPALIVE
-else:
-    _KEEPALIVE_OPTION = socket.TCP_KEEPIDLE
 
 
 @dataclass(slots=True)
@@ -124,20 +116,6 @@ def _shown(source: Endpoint | None) -> str:
 
 def _shown_alpn(alpn: tuple[bytes, ...]) -> str:
     return b",".join(alpn).decode("ascii", "backslashreplace")
-
-
-def endpoint(name: Any) -> Endpoint | None:
-    """A socket's address as an endpoint; None for a UNIX socket.
-
-    The zone of a link-local address is left out, and IPv4 that a dual-stack socket shows mapped
-    into IPv6 is IPv4 again.
-    """
-    if not isinstance(name, tuple):
-        return None
-    host = name[0].partition("%")[0]
-    if host.startswith("::ffff:") and "." in host:
-        host = host.removeprefix("::ffff:")
-    return host, name[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,18 +433,6 @@ def _proxy_header(client: socket.socket, outcome: Outcome, version: Version | No
     with contextlib.suppress(OSError):  # reset meanwhile: reading will tell
         destination = endpoint(client.getsockname())
     return proxy_header.build(version, outcome.source, destination)
-
-
-def tune(sock: socket.socket) -> None:
-    """No delay for small writes, and a kernel that notices a peer that has gone.
-
-    What a listener is tuned to, the sockets that it accepts are too. A UNIX socket has nothing to
-    tune.
-    """
-    with contextlib.suppress(OSError):  # a UNIX socket; or reset meanwhile: reading will tell
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_OPTION, _KEEPALIVE)
 
 
 async def _say_farewell(client: socket.socket, farewell: bytes) -> None:

@@ -21,7 +21,8 @@ from snimux.config.model import Config
 from snimux.diagnosis import listed
 from snimux.discovery import DEFAULT_ADMIN, planned, reserved
 from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread
-from snimux.itself import NOWHERE, Own
+from snimux.net.dial import RESERVED, Dialled, NotDialled, dial
+from snimux.net.loop import NOWHERE, Own
 from snimux.probe import Unreached, ask, ask_both, by_http, by_tls
 from snimux.proto.proxy_header import Version, build
 from snimux.routing.address import (
@@ -35,7 +36,6 @@ from snimux.routing.address import (
 )
 from snimux.routing.routes import Route
 from snimux.survey import Running, Survey, survey
-from snimux.upstream import RESERVED, Dialled, NotDialled, dial
 
 # Seconds: for a Caddy's answer, for a handshake, for all handshakes together, and for all other
 # requests. Everything is on this host or near; a person waits.

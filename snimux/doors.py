@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 import trio
 
-from snimux.connection import Service, endpoint, tune
+from snimux.connection import Service
 from snimux.connection import serve as serve_connection
-from snimux.listeners import Listener
 from snimux.log import Log
+from snimux.net.listeners import Listener
+from snimux.net.sockets import endpoint, tune
 from snimux.places import Places
 from snimux.proto.proxy_header import Endpoint
 

@@ -15,7 +15,7 @@ from snimux.config.from_toml import LARGEST
 from snimux.config.load import load
 from snimux.config.model import Config, ConfigError
 from snimux.config.settings import SETTINGS
-from snimux.listeners import ListenError, activated
+from snimux.net.listeners import ListenError, activated
 from snimux.routing.address import Activated
 from snimux.runtime.files import read_stream
 from snimux.systemd import Named

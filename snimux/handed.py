@@ -10,7 +10,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from snimux.listeners import Listener
+from snimux.net.listeners import Listener
 from snimux.orders import Order
 from snimux.reload import content
 from snimux.routing.address import DialAddress, FdAddress, parse_dial, parse_listen

@@ -14,7 +14,7 @@ from typing import Self
 
 import trio
 
-from snimux.fetch import FetchError, StatusError, fetch
+from snimux.net.http_get import FetchError, StatusError, fetch
 from snimux.overview import Overview, Routes, State, StrangeError, overview, read, read_routes
 from snimux.routing.address import DialAddress
 

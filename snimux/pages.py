@@ -25,8 +25,8 @@ from http import HTTPStatus
 import h11
 import trio
 
-from snimux.listeners import Listener
 from snimux.log import Log
+from snimux.net.listeners import Listener
 
 AT_A_TIME = 16
 """Connections: a scraper, a few browsers' tabs, and room; others wait to be accepted."""

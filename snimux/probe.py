@@ -20,10 +20,10 @@ from dataclasses import dataclass
 
 import trio
 
-from snimux.itself import NOWHERE, Own
+from snimux.net.dial import NotDialled, dial
+from snimux.net.loop import NOWHERE, Own
 from snimux.proto import proxy_header
 from snimux.routing.address import DialAddress
-from snimux.upstream import NotDialled, dial
 
 LOCAL_HEADER = proxy_header.build("v2", None, None)
 """What goes before the request, to ask whether it is understood."""

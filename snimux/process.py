@@ -21,8 +21,9 @@ from snimux.config.model import Config, ConfigError, Limits
 from snimux.extras import install
 from snimux.handed import Handed, sockets
 from snimux.life import STOP_SIGNALS
-from snimux.listeners import ListenError, open_listeners
 from snimux.log import Field, Log
+from snimux.net.listeners import ListenError, open_listeners
+from snimux.net.transparent import missing
 from snimux.pages import AT_A_TIME
 from snimux.places import LocalPlaces, SharedPlaces
 from snimux.relay.pipes import MOST
@@ -32,7 +33,6 @@ from snimux.runtime.clock import RunningClock
 from snimux.server import serve
 from snimux.supervisor import Team, processors, supervise
 from snimux.systemd import HandoverError, Manager, manager, receive
-from snimux.transparent import missing
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.upgrade import Inheritance, Succession, inheritance
 

@@ -18,9 +18,9 @@ from functools import partial
 import trio
 
 from snimux.backends import Backends
-from snimux.itself import NOWHERE, Own
 from snimux.lanes import Lane, Lanes
 from snimux.log import Field, Level, Log
+from snimux.net.loop import NOWHERE, Own
 from snimux.probe import Found, Unreached, ask_both, by_http, by_tls
 from snimux.routing.address import DialAddress, UnixAddress
 from snimux.routing.routes import Backend, Route

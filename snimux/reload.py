@@ -20,8 +20,8 @@ import trio
 from snimux.config.diff import Difference, difference, in_effect
 from snimux.config.from_toml import LARGEST
 from snimux.config.model import Config, ConfigError, Limits
-from snimux.listeners import Listener, ListenError, besides, open_listeners
 from snimux.log import Field, Log
+from snimux.net.listeners import Listener, ListenError, besides, open_listeners
 from snimux.orders import Gone, Order, send
 from snimux.routing.address import parse_listen
 from snimux.runtime.background import giving_way

@@ -25,12 +25,12 @@ from snimux.discovery import Discovery, reserved
 from snimux.doors import Doors
 from snimux.ends import Ends
 from snimux.figures import Figures
-from snimux.itself import Own, own
 from snimux.kept import LONGEST
 from snimux.life import SIGNALS, STOP_SIGNALS, Life
-from snimux.listeners import Listener
 from snimux.log import Log, batching
-from snimux.names import Names
+from snimux.net.listeners import Listener
+from snimux.net.loop import Own, own
+from snimux.net.resolver import Names
 from snimux.places import Places
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP

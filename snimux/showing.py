@@ -12,9 +12,9 @@ import trio
 
 from snimux.checkup import Checkup
 from snimux.figures import snapshot
-from snimux.listeners import Listener
 from snimux.live import all_pages
 from snimux.log import Log
+from snimux.net.listeners import Listener
 from snimux.pages import serve_pages
 from snimux.reload import Reloader
 from snimux.status import Answers, Past, Source, Whole

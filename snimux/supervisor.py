@@ -32,8 +32,8 @@ from snimux.config.model import Config
 from snimux.figures import Totals, snapshot
 from snimux.handed import handing, shared
 from snimux.life import SIGNALS, STOP_SIGNALS
-from snimux.listeners import Listener, besides
 from snimux.log import Field, Log
+from snimux.net.listeners import Listener, besides
 from snimux.orders import Order, What
 from snimux.questions import Respondent
 from snimux.reload import Reloader, Source, say_listeners

@@ -24,8 +24,8 @@ from urllib.parse import quote, unquote
 import trio
 
 from snimux import systemd
-from snimux.listeners import Listener, adopted, besides
 from snimux.log import Field, Level, Log
+from snimux.net.listeners import Listener, adopted, besides
 from snimux.routing.address import FdAddress, parse_listen
 from snimux.spawn import Apart, start_apart
 from snimux.systemd import HandoverError, Manager, Named

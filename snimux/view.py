@@ -14,7 +14,7 @@ import trio
 from snimux import __version__, figures
 from snimux.backends import State
 from snimux.figures import Figures, Piece
-from snimux.listeners import Listener
+from snimux.net.listeners import Listener
 from snimux.places import Places
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, DialAddress

@@ -18,12 +18,12 @@ from trio.testing import MockClock
 
 from snimux.backends import Backends
 from snimux.config.model import BackendDefaults
-from snimux.itself import Own
 from snimux.log import Log
+from snimux.net.dial import Dialled, NotDialled, dial
+from snimux.net.loop import Own
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress, TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
-from snimux.upstream import Dialled, NotDialled, dial
 from tests.sockets import fin, open_descriptors, reset, send_all, tcp_pair
 
 

@@ -15,8 +15,9 @@ from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.config.model import Limits
-from snimux.connection import Entry, Outcome, Service, Watcher, endpoint, serve, tune
+from snimux.connection import Entry, Outcome, Service, Watcher, serve
 from snimux.log import Field, logfmt
+from snimux.net.sockets import endpoint, tune
 from snimux.proto.client_hello import TLS, alert
 from snimux.proto.http_head import HTTP, farewell
 from snimux.proto.proxy_header import Endpoint, build

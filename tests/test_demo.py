@@ -26,7 +26,7 @@ from demo import doctor, story
 from demo.client import Answer, Failure
 from demo.processes import Caddy, DemoError, Program, Snimux, find_caddy, start_snimux
 from demo.report import Row
-from snimux.fetch import fetch
+from snimux.net.http_get import fetch
 from snimux.routing.address import TcpAddress
 
 TOP = Path(__file__).parents[1]

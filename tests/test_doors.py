@@ -18,8 +18,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from snimux.config.model import Limits
 from snimux.connection import Outcome, Service
 from snimux.doors import Doors
-from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
+from snimux.net.listeners import Listener, open_listeners
 from snimux.places import LocalPlaces
 from snimux.proto.client_hello import TLS, alert
 from snimux.proto.http_head import HTTP

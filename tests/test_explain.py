@@ -13,7 +13,7 @@ import trio
 from click.testing import CliRunner
 
 from snimux.cli import main
-from snimux.fetch import fetch
+from snimux.net.http_get import fetch
 from snimux.routing.address import parse_dial
 from tests import caddy, muxes
 from tests.caddy import closed_port, free_port

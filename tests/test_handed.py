@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from snimux.handed import Handed, handed_to_worker, shared, sockets, variable
-from snimux.listeners import Listener
+from snimux.net.listeners import Listener
 from snimux.routing.address import FdAddress, parse_dial, parse_listen
 
 

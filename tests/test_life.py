@@ -15,8 +15,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from snimux.config.model import Config, Limits
 from snimux.life import Life
-from snimux.listeners import Listener
 from snimux.log import Log
+from snimux.net.listeners import Listener
 from snimux.orders import Order, send
 from snimux.reload import File, Follower, Reloader, Source
 from snimux.systemd import Manager

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 
-from snimux.listeners import open_listeners
 from snimux.log import Log
 from snimux.looking import Eye, Found, Looking, Lost, glance
+from snimux.net.listeners import open_listeners
 from snimux.overview import Overview, Rates, State
 from snimux.pages import Page, serve_pages
 from snimux.routing.address import TcpAddress

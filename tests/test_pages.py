@@ -12,8 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
+from snimux.net.listeners import Listener, open_listeners
 from snimux.pages import Page, Pages, Stream, is_of_loopback, serve_pages
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
 from tests.caddy import short_directory

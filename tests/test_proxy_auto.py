@@ -14,8 +14,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.itself import Own
 from snimux.log import Log
+from snimux.net.loop import Own
 from snimux.probe import (
     LOCAL_HEADER,
     Alert,

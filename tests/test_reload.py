@@ -21,8 +21,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from snimux.config.load import load
 from snimux.config.model import Config
-from snimux.listeners import Listener, besides, open_listeners
 from snimux.log import Log
+from snimux.net.listeners import Listener, besides, open_listeners
 from snimux.orders import Order, Orders
 from snimux.reload import File, Follower, NotFollowed, Reloader, Source
 from snimux.routing.address import TcpAddress

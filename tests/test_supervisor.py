@@ -19,8 +19,8 @@ import trio
 from trio.testing import MockClock
 
 from snimux.config.model import Config, Limits
-from snimux.listeners import Listener, open_listeners
 from snimux.log import Log
+from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.supervisor import Team, pause, processors, supervise
 from snimux.systemd import Manager

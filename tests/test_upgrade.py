@@ -26,8 +26,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.listeners import Listener, adopted, open_listeners
 from snimux.log import Log
+from snimux.net.listeners import Listener, adopted, open_listeners
 from snimux.routing.address import FdAddress, TcpAddress, UnixAddress
 from snimux.systemd import HandoverError, Manager
 from snimux.upgrade import Inheritance, Succession, inheritance

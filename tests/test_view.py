@@ -14,7 +14,7 @@ from snimux import view as module
 from snimux.backends import State
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
-from snimux.listeners import Listener
+from snimux.net.listeners import Listener
 from snimux.places import LocalPlaces
 from snimux.proto.reason import Reason
 from snimux.routing.access import Access

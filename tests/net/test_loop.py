@@ -1,4 +1,4 @@
-"""``snimux.itself``: connections that come back are known, by whatever way, and no others."""
+"""``net.loop``: connections that come back are known, by whatever way, and no others."""
 
 import socket
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from snimux.itself import NOWHERE, Own, _ends_here, found_at, found_behind, own
-from snimux.listeners import Listener, open_listeners
+from snimux.net.listeners import Listener, open_listeners
+from snimux.net.loop import NOWHERE, Own, _ends_here, found_at, found_behind, own
 from snimux.routing.address import TcpAddress, UnixAddress
 
 WILD = Own({443: {"0.0.0.0": "0.0.0.0:443", "::": "[::]:443"}})
@@ -81,7 +81,7 @@ def test_an_address_of_this_machine_may_lead_elsewhere() -> None:
 def test_who_dials_its_own_machine_does_so_from_the_same_address(
     monkeypatch: pytest.MonkeyPatch, is_here: bool
 ) -> None:
-    monkeypatch.setattr("snimux.itself._ends_here", lambda here, there: is_here)
+    monkeypatch.setattr("snimux.net.loop._ends_here", lambda here, there: is_here)
     one, other = "192.0.2.1", "192.0.2.2"
     expected = "0.0.0.0:443" if is_here else None
     assert found_behind(WILD, (one, 9), (one, 443)) == expected

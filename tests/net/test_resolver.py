@@ -1,4 +1,4 @@
-"""``snimux.names``: a name is looked up on a schedule, and its last answer is better than none."""
+"""``net.resolver``: a name is looked up on a schedule, and its last answer is better than none."""
 
 import contextlib
 import io
@@ -14,9 +14,9 @@ import trio
 from trio.testing import MockClock
 
 from snimux.log import Log
-from snimux.names import Answer, Names
+from snimux.net.dial import Dialled, dial
+from snimux.net.resolver import Answer, Names
 from snimux.routing.address import TcpAddress
-from snimux.upstream import Dialled, dial
 
 GONE = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -166,7 +166,7 @@ async def test_a_name_that_nobody_asks_for_is_forgotten(autojump_clock: MockCloc
 async def test_so_many_names_are_kept_and_others_are_looked_up_each_time(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snimux.names._MOST", 2)
+    monkeypatch.setattr("snimux.net.resolver._MOST", 2)
     hosts = {f"n{number}_test": [f"192.0.2.{number}"] for number in range(1, 5)}
     async with running(**hosts) as run:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""``snimux.upstream``: every kind of address is dialled, and every failure has its words."""
+"""``net.dial``: every kind of address is dialled, and every failure has its words."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.itself import NOWHERE, Own, own, reserved_at
-from snimux.listeners import open_listeners
+from snimux.net.dial import Dialled, NotDialled, _cause, _refuse_itself, _socket_address, dial
+from snimux.net.listeners import open_listeners
+from snimux.net.loop import NOWHERE, Own, own, reserved_at
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
-from snimux.upstream import Dialled, NotDialled, _cause, _refuse_itself, _socket_address, dial
 from tests.sockets import open_descriptors
 
 
@@ -259,7 +259,7 @@ async def test_a_backend_that_resets_at_once_leaves_no_descriptor(
     def gone(*_: object, **__: object) -> None:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
-    monkeypatch.setattr("snimux.upstream._refuse_itself", gone)
+    monkeypatch.setattr("snimux.net.dial._refuse_itself", gone)
     with listening() as address:
         before = open_descriptors()
         for gone_at in (address, TcpAddress("localhost", address.port)):

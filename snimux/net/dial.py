@@ -11,10 +11,10 @@ from typing import Any
 
 import trio
 
-from snimux.itself import NOWHERE, Own, found_at, found_behind, is_behind, reserved_at
+from snimux.net.loop import NOWHERE, Own, found_at, found_behind, is_behind, reserved_at
+from snimux.net.transparent import bind_as
 from snimux.proto.proxy_header import Endpoint
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
-from snimux.transparent import bind_as
 
 # What socket() and connect() say when this process or machine has nothing left to dial with:
 # descriptors, memory, source ports.

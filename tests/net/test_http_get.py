@@ -1,4 +1,4 @@
-"""``snimux.fetch``: a body, or why there is none; what strange servers do is in ``test_admin``."""
+"""``net.http_get``: a body, or why there is none; what strange servers do is in ``test_admin``."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.fetch import FetchError, StatusError, StrangeError, cut, fetch
+from snimux.net.http_get import FetchError, StatusError, StrangeError, cut, fetch
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from tests.caddy import closed_port, short_directory
 

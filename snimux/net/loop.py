@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from snimux.listeners import Listener
+from snimux.net.listeners import Listener
 from snimux.routing.address import DialAddress, UnixAddress, plain_host
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h; Python has no names for

@@ -1,4 +1,4 @@
-"""``snimux.listeners``: all addresses or none, and words that say what to do."""
+"""``net.listeners``: all addresses or none, and words that say what to do."""
 
 import contextlib
 import errno
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from snimux import listeners as module
-from snimux.listeners import Listener, ListenError, activated, adopted, besides, open_listeners
+from snimux.net import listeners as module
+from snimux.net.listeners import Listener, ListenError, activated, adopted, besides, open_listeners
 from snimux.routing.address import (
     Activated,
     FdAddress,

@@ -13,8 +13,8 @@ import socket
 import h11
 import trio
 
+from snimux.net.dial import NotDialled, dial
 from snimux.routing.address import DialAddress, TcpAddress
-from snimux.upstream import NotDialled, dial
 
 LARGEST = 8 * 1024 * 1024
 """Bytes of an answer: twice what Caddy says of 10,000 sites. It may be anything, and 1 MiB of

@@ -1,4 +1,4 @@
-"""``snimux.transparent``: in a network of the test's own, by the rules that docs/ has."""
+"""``net.transparent``: in a network of the test's own, by the rules that docs/ has."""
 
 import contextlib
 import os
@@ -17,16 +17,16 @@ import trio
 import trustme
 
 from snimux.backends import Backends
+from snimux.net.dial import Dialled, NotDialled, dial
+from snimux.net.transparent import bind_as, missing
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
-from snimux.transparent import bind_as, missing
-from snimux.upstream import Dialled, NotDialled, dial
 from tests import muxes
 from tests.caddy import short_directory
 from tests.clients import environment
 from tests.sockets import tcp_pair
 
-DOCUMENT = (Path(__file__).parent.parent / "docs/configuration.rst").read_text("utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs/configuration.rst").read_text("utf-8")
 NAME, PORT, LISTEN = "secure.ciso.com", 8443, 4443
 WITHOUT = "-net_raw,-net_admin"
 
