@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from snimux.backends import Backends
+from snimux.backend.pool import Backends
 from snimux.config.model import Limits
 from snimux.log import Field, Log, notify
 from snimux.net.dial import NotDialled

@@ -14,6 +14,7 @@ from typing import Literal
 import trio
 
 from snimux.admin import AdminError, look
+from snimux.backend.probe import Unreached, ask, ask_both, by_http, by_tls
 from snimux.caddy import Plan, Unrouted
 from snimux.certificate import certificate
 from snimux.config.load import with_found
@@ -23,7 +24,6 @@ from snimux.discovery import DEFAULT_ADMIN, planned, reserved
 from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread
 from snimux.net.dial import RESERVED, Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
-from snimux.probe import Unreached, ask, ask_both, by_http, by_tls
 from snimux.proto.proxy_header import Version, build
 from snimux.routing.address import (
     AddressError,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 
-from snimux.balance import by_source
+from snimux.backend.balance import by_source
 from snimux.caddy import Plan, Sites
 from snimux.case import Case
 from snimux.config.model import Config, https_port

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import trio
 
-from snimux.backends import Backends
+from snimux.backend.health_check import Checker, Wanted, wanted
+from snimux.backend.pool import Backends
+from snimux.backend.proxy_auto import Asked, Prober, asked
 from snimux.caddy import Plan
-from snimux.checks import Checker, Wanted, wanted
 from snimux.config.model import Config, https_port
 from snimux.connection import Service
 from snimux.discovery import Discovery, reserved
@@ -34,7 +35,6 @@ from snimux.net.resolver import Names
 from snimux.places import Places
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
-from snimux.proxy_auto import Asked, Prober, asked
 from snimux.pulse import pulse
 from snimux.questions import answer
 from snimux.relay import portable

@@ -12,7 +12,7 @@ from itertools import islice
 import trio
 
 from snimux import __version__, figures
-from snimux.backends import State
+from snimux.backend.state import State
 from snimux.figures import Figures, Piece
 from snimux.net.listeners import Listener
 from snimux.places import Places

@@ -3,13 +3,13 @@
 import json
 
 from snimux.account import as_json, status, text
+from snimux.backend.proxy_auto import Remark
 from snimux.caddy import Site, Sites
 from snimux.case import Case, of_bytes, of_name
 from snimux.config.load import load
 from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO
-from snimux.proxy_auto import Remark
 from snimux.routing.address import AdminAddress, TcpAddress
 from snimux.routing.served import Served
 from snimux.running import Beside

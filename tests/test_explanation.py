@@ -8,7 +8,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.backends import Backends
+from snimux.backend.pool import Backends
 from snimux.caddy import Plan, Site, Sites, Unrouted
 from snimux.case import Case, of_bytes, of_name
 from snimux.config.load import load

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from snimux import __version__
 from snimux import view as module
-from snimux.backends import State
+from snimux.backend.state import State
 from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
 from snimux.net.listeners import Listener

@@ -16,7 +16,7 @@ import pytest
 import trio
 import trustme
 
-from snimux.backends import Backends
+from snimux.backend.pool import Backends
 from snimux.net.dial import Dialled, NotDialled, dial
 from snimux.net.transparent import bind_as, missing
 from snimux.routing.address import TcpAddress

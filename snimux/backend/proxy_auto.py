@@ -17,11 +17,11 @@ from functools import partial
 
 import trio
 
-from snimux.backends import Backends
-from snimux.lanes import Lane, Lanes
+from snimux.backend.limiter import Lane, Lanes
+from snimux.backend.pool import Backends
+from snimux.backend.probe import Found, Unreached, ask_both, by_http, by_tls
 from snimux.log import Field, Level, Log
 from snimux.net.loop import NOWHERE, Own
-from snimux.probe import Found, Unreached, ask_both, by_http, by_tls
 from snimux.routing.address import DialAddress, UnixAddress
 from snimux.routing.routes import Backend, Route
 from snimux.routing.served import Served

@@ -1,4 +1,4 @@
-"""``snimux.lanes``: what takes long holds up only what does, and is known by the last time."""
+"""``backend.limiter``: what takes long holds up only what does, and is known by the last time."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.lanes import Lane, Lanes
+from snimux.backend.limiter import Lane, Lanes
 
 
 async def take(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""``snimux.backends``: who is tried first, who is waited for and how long, what is remembered."""
+"""``backend.pool``: who is tried first, who is waited for and how long, what is remembered."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock
 
-from snimux.backends import Backends
+from snimux.backend.pool import Backends
 from snimux.config.model import BackendDefaults
 from snimux.log import Log
 from snimux.net.dial import Dialled, NotDialled, dial
@@ -134,7 +134,7 @@ def dials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DialAddress, float]]:
         found.append((address, trio.current_time()))
         return await dial(address, **how)
 
-    monkeypatch.setattr("snimux.backends.dial", noting)
+    monkeypatch.setattr("snimux.backend.pool.dial", noting)
     return found
 
 
@@ -224,7 +224,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> set[DialAddress]:
         await trio.sleep(how["dial_timeout"])
         return NotDialled(f"{address}: no answer", False)
 
-    monkeypatch.setattr("snimux.backends.dial", swallowed)
+    monkeypatch.setattr("snimux.backend.pool.dial", swallowed)
     return found
 
 
@@ -317,7 +317,7 @@ async def test_the_wait_ends_too_where_an_address_answers_others(
         await trio.sleep(dial_timeout)
         return NotDialled("no answer", False)
 
-    monkeypatch.setattr("snimux.backends.dial", never)
+    monkeypatch.setattr("snimux.backend.pool.dial", never)
     async with running(wait=5.0) as run, trio.open_nursery() as nursery:
 
         async def others() -> None:

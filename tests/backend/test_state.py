@@ -1,10 +1,10 @@
-"""``snimux.health``: so many checks in a row, and not one less, change what is thought."""
+"""``backend.state``: so many checks in a row, and not one less, change what is thought."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.health import UP, Checked
+from snimux.backend.state import UP, Checked
 
 
 def after(checks: str, *, rise: int, fall: int, start: Checked = UP) -> Checked:

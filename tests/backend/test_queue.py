@@ -1,10 +1,10 @@
-"""``snimux.window``: opens where answers come soon, stays where they do not."""
+"""``backend.queue``: opens where answers come soon, stays where they do not."""
 
 from math import inf
 
 import pytest
 
-from snimux.window import Window
+from snimux.backend.queue import Window
 
 
 def after(*took: float, window: Window = Window()) -> Window:  # noqa: B008 (frozen)

@@ -1,4 +1,4 @@
-"""``snimux.balance``: shares are as the weights say, and what is tried next is everything else."""
+"""``backend.balance``: shares are as the weights say, and what is tried next is everything else."""
 
 from collections import Counter
 from ipaddress import IPv4Address
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.balance import Turns, by_source, well_first
+from snimux.backend.balance import Turns, by_source, well_first
 
 weight_lists = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 pools = weight_lists.flatmap(

@@ -1,4 +1,4 @@
-"""``snimux.proxy_auto``: what is learnt, when it is asked; and with real Caddys, who is told."""
+"""``backend.proxy_auto``: what is learnt, when it is asked; and with real Caddys, who is told."""
 
 import contextlib
 import io
@@ -14,9 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.log import Log
-from snimux.net.loop import Own
-from snimux.probe import (
+from snimux.backend.probe import (
     LOCAL_HEADER,
     Alert,
     Found,
@@ -30,7 +28,9 @@ from snimux.probe import (
     ask,
     by_tls,
 )
-from snimux.proxy_auto import Asked, Prober, Standing, asked, concluded, mismatch, remark
+from snimux.backend.proxy_auto import Asked, Prober, Standing, asked, concluded, mismatch, remark
+from snimux.log import Log
+from snimux.net.loop import Own
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.routing.served import ProxyProtocol, Served
@@ -181,7 +181,7 @@ class Backends:
         self.asked: list[tuple[DialAddress, float]] = []
         self.stream = io.StringIO()
         self.prober = Prober(Log(self.stream, form="json"))
-        monkeypatch.setattr("snimux.proxy_auto.ask_both", self.ask_both)
+        monkeypatch.setattr("snimux.backend.proxy_auto.ask_both", self.ask_both)
 
     async def ask_both(self, address: DialAddress, question: Question, *, own: Own) -> Found:
         self.asked.append((address, trio.current_time()))

@@ -17,17 +17,18 @@ import itertools
 import random
 import socket
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Literal
 
 import trio
 
-from snimux.balance import Turns, by_source, well_first
+from snimux.backend.balance import Turns, by_source, well_first
+from snimux.backend.limiter import Lane, Lanes
+from snimux.backend.queue import Waiter, Window
+from snimux.backend.state import UP, State
 from snimux.config.model import BackendDefaults
-from snimux.health import UP, Checked
-from snimux.lanes import Lane, Lanes
 from snimux.log import Log, notify
 from snimux.net.dial import Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
@@ -35,7 +36,6 @@ from snimux.proto.proxy_header import Endpoint
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress, TcpAddress
 from snimux.routing.routes import Backend
-from snimux.window import Window
 
 # Seconds between two dials of an address that somebody waits for: at first and at the most, which
 # is Caddy's lb_try_interval.
@@ -52,69 +52,9 @@ _LOOK = 1.0
 # How often it is looked what became of those whose turn has come (seconds), while there is news and
 # at least: for the first byte of an answer there is no event, which all others would pay for.
 _GLANCE, _SELDOM = 0.01, 0.1
-# Who is connected, and hears nothing in this time (seconds), holds up nobody else.
-_SILENT = 1.0
 # A backend of which nobody heard anything in this time (seconds) cannot be kept pace with: some
 # protocols have it say nothing until the client has said more.
 _MUTE = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """A connection that waits for its turn, and what became of it."""
-
-    tally: Tally | None
-    """Tells when it was answered; None: to be connected is an answer."""
-    turn: trio.Event = field(default_factory=trio.Event)
-    since: float = 0.0
-    """When its turn came."""
-    connected: float = 0.0
-    dialled: Dialled | NotDialled | None = None
-
-    def take_turn(self) -> None:
-        """It need wait no more, if another address has not said so before."""
-        self.since = self.since or trio.current_time()
-        self.turn.set()
-
-    def took(self) -> float | None:
-        """Seconds from its turn until it was answered, infinite for never; None: not yet."""
-        if isinstance(self.dialled, NotDialled):
-            return inf
-        if self.dialled is None:
-            return None
-        answered = self.connected if self.tally is None else self.tally.answered
-        if answered:
-            return answered - self.since
-        is_over = self.dialled.socket.fileno() < 0
-        return inf if is_over or trio.current_time() - self.connected > _SILENT else None
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """What is known of an address."""
-
-    connections: int = 0
-    """Those that are there, and those that are being dialled."""
-    silent_since: float | None = None
-    """When it could first not be dialled, since when nobody could; None: it answers."""
-    returns: int = 0
-    """How often it has answered again: what was dialled before that says nothing any more."""
-    checked: Checked = UP
-    is_discovered: bool = False
-    """Whether a Caddy says the address."""
-    waiters: dict[_Waiter, None] = field(default_factory=dict)
-    """Who waits until it answers, in their order."""
-    is_dealing: bool = False
-    """Whether there is a task that gives them their turns."""
-    watch: trio.CancelScope | None = None
-    """Of the task that dials it while it is silent."""
-    leisure: trio.CancelScope | None = None
-    """What that task is in while nobody waits."""
-
-    @property
-    def is_up(self) -> bool:
-        """Whether connections are for it rather than for others."""
-        return self.silent_since is None and self.checked.is_up
 
 
 class Backends:
@@ -229,7 +169,7 @@ class Backends:
         until = started + wait
         # Where some are answered and others are not, there is always one who just was.
         while isinstance(dialled, NotDialled) and not dialled.exhausted and _is_before(until):
-            waiter = _Waiter(tally)
+            waiter = Waiter(tally)
             try:
                 how = await self._wait(addresses, client, waiter, until, dial_timeout)
                 if how == "left":
@@ -362,7 +302,7 @@ class Backends:
         self,
         addresses: Sequence[DialAddress],
         client: socket.socket,
-        waiter: _Waiter,
+        waiter: Waiter,
         until: float,
         dial_timeout: float,
     ) -> Literal["go", "late", "left"]:
@@ -427,7 +367,7 @@ class Backends:
 
     async def _deal(self, state: State) -> None:
         """Give those who wait for an address their turns, as fast as it answers them."""
-        window, under_way = Window(), list[_Waiter]()
+        window, under_way = Window(), list[Waiter]()
         heard = trio.current_time()
         pause = _GLANCE
         while state.waiters and state.silent_since is None:

@@ -14,11 +14,11 @@ from functools import partial
 
 import trio
 
-from snimux.backends import Backends
+from snimux.backend.limiter import Lane, Lanes
+from snimux.backend.pool import Backends
+from snimux.backend.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_tls
 from snimux.config.model import BackendDefaults
-from snimux.lanes import Lane, Lanes
 from snimux.net.dial import Dialled, dial
-from snimux.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_tls
 from snimux.proto import proxy_header
 from snimux.proto.proxy_header import Version
 from snimux.routing.address import DialAddress

@@ -1,4 +1,4 @@
-"""``snimux.probe``: what real servers answer, and that nothing else passes for an answer."""
+"""``backend.probe``: what real servers answer, and that nothing else passes for an answer."""
 
 import contextlib
 import shutil
@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from snimux.probe import (
+from snimux.backend.probe import (
     LOCAL_HEADER,
     Alert,
     Answer,

@@ -1,4 +1,4 @@
-"""``snimux.checks``: who is checked, how, how often; and what a check takes for an answer."""
+"""``health_check``: who is checked, how, how often; and what a check takes for an answer."""
 
 import contextlib
 import io
@@ -13,11 +13,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.backends import Backends
-from snimux.checks import Checker, Wanted, wanted
+from snimux.backend.health_check import Checker, Wanted, wanted
+from snimux.backend.pool import Backends
+from snimux.backend.probe import LOCAL_HEADER
 from snimux.config.model import BackendDefaults
 from snimux.log import Log
-from snimux.probe import LOCAL_HEADER
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
 from tests.sockets import open_descriptors
