@@ -16,7 +16,7 @@ from itertools import chain, islice
 from operator import add
 from typing import Any
 
-from snimux.connection import Outcome
+from snimux.frontend.outcome import Outcome
 from snimux.kept import Kept
 from snimux.proto.reason import Reason
 from snimux.relay.interface import End

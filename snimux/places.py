@@ -14,139 +14,17 @@ Knows no sockets and no addresses: a source is some bytes.
 
 import fcntl
 import hashlib
-import math
 import mmap
 import os
 import struct
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
-from snimux.pace import Pace
-
-Leave = Callable[[], None]
-"""Undoes an entry; to be called once."""
-
-
-class Places(Protocol):
-    """The places of the whole, as one process sees them."""
-
-    look_again: float
-    """When none is free: seconds after which others may have given one back."""
-
-    @property
-    def limit(self) -> int:
-        """How many there are for all."""
-
-    @property
-    def taken_here(self) -> int:
-        """How many this process has taken."""
-
-    def take(self) -> bool:
-        """Take a place, if there is one."""
-
-    def give(self) -> None:
-        """Give a place back."""
-
-    def is_news_that_full(self) -> bool:
-        """Whether all are taken, and nobody was told since a tenth of them was free."""
-
-    def enter(self, source: bytes, limit: int) -> Leave | None:
-        """Count one more of a source, if there are fewer than the limit; else None."""
-
-    def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
-        """Whether one more of a source may come now, and count it then.
-
-        Args:
-            source: which.
-            pace: how fast it may come.
-            now: nanoseconds of the machine's monotonic clock.
-        """
-
-    def resize(self, limit: int) -> None:
-        """Have so many from now on; if more are taken, none is until there are fewer."""
-
-    def show_life(self, routes: int) -> None:
-        """Let others see that this process serves, by so many routes."""
-
-
-class LocalPlaces:
-    """The places of a process that is the only one."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.look_again = math.inf
-        self.taken_here = 0
-        self._said_full = False
-        self._by_source: dict[bytes, int] = {}
-        self._expected: OrderedDict[bytes, int] = OrderedDict()
-
-    def take(self) -> bool:
-        """Take a place, if there is one."""
-        if self.taken_here >= self.limit:
-            return False
-        self.taken_here += 1
-        return True
-
-    def give(self) -> None:
-        """Give a place back."""
-        self.taken_here -= 1
-        if self._said_full and _is_a_tenth_free(self.taken_here, self.limit):
-            self._said_full = False
-
-    def is_news_that_full(self) -> bool:
-        """Whether all are taken, and nobody was told since a tenth of them was free."""
-        if self._said_full or self.taken_here < self.limit:
-            return False
-        self._said_full = True
-        return True
-
-    def enter(self, source: bytes, limit: int) -> Leave | None:
-        """Count one more of a source, if there are fewer than the limit; else None."""
-        count = self._by_source.get(source, 0)
-        if count >= limit:
-            return None
-        self._by_source[source] = count + 1
-        return partial(self._leave, source)
-
-    def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
-        """Whether one more of a source may come now, and count it then."""
-        expected = self._expected
-        while expected and next(iter(expected.values())) <= now:
-            expected.popitem(last=False)
-        if expected:  # who is expected long after the others is not to keep them here
-            expected.move_to_end(next(iter(expected)))
-        if source not in expected and len(expected) >= _MOST_PACED:
-            return True  # as in ``SharedPlaces.enter``
-        following = pace.arrive(expected.get(source, 0), now)
-        if following is None:
-            return False
-        expected[source] = following
-        return True
-
-    def resize(self, limit: int) -> None:
-        """Have so many from now on; if more are taken, none is until there are fewer."""
-        self.limit = limit
-        self._said_full = False
-
-    def show_life(self, routes: int) -> None:
-        """Do nothing: there are no others."""
-
-    def _leave(self, source: bytes) -> None:
-        left = self._by_source[source] - 1
-        if left:
-            self._by_source[source] = left
-        else:
-            del self._by_source[source]
-
-
-def _is_a_tenth_free(taken: int, limit: int) -> bool:
-    return limit - taken > limit // 10
-
+from snimux.frontend.limits import MOST_PACED, Leave, is_a_tenth_free
+from snimux.frontend.rate import Pace
 
 # The file: a header of 64 bytes (what it is, columns, slots, limit, the key of the hash; in the
 # last word whether it was said that all are taken), then the sources' hashes, one a slot, then
@@ -169,9 +47,7 @@ _WINDOW = 32
 _SLOTS_PER_SOURCE = 4
 # As many sources at a time are told apart: 24 MiB for four workers, if all were in use.
 _MOST_SOURCES = 2**18
-# As many that came lately are: 4 MiB, if all are in use. A scan from a whole network finds no more.
-_MOST_PACED = 2**16
-_PACED_SLOTS = _SLOTS_PER_SOURCE * _MOST_PACED + _WINDOW
+_PACED_SLOTS = _SLOTS_PER_SOURCE * MOST_PACED + _WINDOW
 
 # Bytes that are looked at in one go for what is to be cleared.
 _PIECE = 64 * 1024
@@ -299,7 +175,7 @@ class SharedPlaces:
     def give(self) -> None:
         """Give a place back."""
         self._own[_TAKEN] -= 1
-        if self._header[_SAID_FULL] and _is_a_tenth_free(self._count(_TAKEN), self.limit):
+        if self._header[_SAID_FULL] and is_a_tenth_free(self._count(_TAKEN), self.limit):
             self._header[_SAID_FULL] = 0
 
     def is_news_that_full(self) -> bool:

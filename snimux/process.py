@@ -19,13 +19,14 @@ import trio
 
 from snimux.config.model import Config, ConfigError, Limits
 from snimux.extras import install
+from snimux.frontend.limits import LocalPlaces
 from snimux.handed import Handed, sockets
 from snimux.life import STOP_SIGNALS
 from snimux.log import Field, Log
 from snimux.net.listeners import ListenError, open_listeners
 from snimux.net.transparent import missing
 from snimux.pages import AT_A_TIME
-from snimux.places import LocalPlaces, SharedPlaces
+from snimux.places import SharedPlaces
 from snimux.relay.pipes import MOST
 from snimux.reload import File, Source
 from snimux.runtime.background import settle

@@ -21,18 +21,19 @@ from snimux.backend.pool import Backends
 from snimux.backend.proxy_auto import Asked, Prober, asked
 from snimux.caddy import Plan
 from snimux.config.model import Config, https_port
-from snimux.connection import Service
 from snimux.discovery import Discovery, reserved
-from snimux.doors import Doors
-from snimux.ends import Ends
 from snimux.figures import Figures
+from snimux.frontend.acceptor import Doors
+from snimux.frontend.access_log import Ends
+from snimux.frontend.connection import Service
+from snimux.frontend.limits import Places
+from snimux.frontend.source_limits import Shares
 from snimux.kept import LONGEST
 from snimux.life import SIGNALS, STOP_SIGNALS, Life
 from snimux.log import Log, batching
 from snimux.net.listeners import Listener
 from snimux.net.loop import Own, own
 from snimux.net.resolver import Names
-from snimux.places import Places
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.pulse import pulse
@@ -42,7 +43,6 @@ from snimux.relay.interface import Relay
 from snimux.reload import Follower, Reloader, Source, say_listeners
 from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
 from snimux.routing.routes import Backend, LiveTable, RouteTable
-from snimux.shares import Shares
 from snimux.showing import Alone, Showing
 from snimux.systemd import Manager
 from snimux.upgrade import Succession

@@ -14,8 +14,8 @@ import trio
 from snimux import __version__, figures
 from snimux.backend.state import State
 from snimux.figures import Figures, Piece
+from snimux.frontend.limits import Places
 from snimux.net.listeners import Listener
-from snimux.places import Places
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, DialAddress
 from snimux.routing.routes import Backend, LiveTable, Route

@@ -24,9 +24,9 @@ from snimux.caddy import Plan, Site, Sites, Unrouted
 from snimux.config.load import load as load_config
 from snimux.config.model import Config, Limits
 from snimux.discovery import Discovery, listed, planned
+from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import open_listeners
-from snimux.places import LocalPlaces
 from snimux.proto.client_hello import alert
 from snimux.reload import File, Source
 from snimux.routing.address import (

@@ -13,9 +13,10 @@ from snimux.caddy import Plan, Site, Sites, Unrouted
 from snimux.case import Case, of_bytes, of_name
 from snimux.config.load import load
 from snimux.config.model import Config, Limits, https_port
-from snimux.connection import Outcome, Service, serve
 from snimux.discovery import planned
 from snimux.explanation import End, Explanation, Result, explain
+from snimux.frontend.connection import Service, serve
+from snimux.frontend.outcome import Outcome
 from snimux.proto import client_hello
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP

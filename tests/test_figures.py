@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from snimux import figures as module
-from snimux.connection import Outcome
 from snimux.figures import OTHERS, Figures, Snapshot, Totals, connections, snapshot
+from snimux.frontend.outcome import Outcome
 from snimux.proto.client_hello import LARGEST_MAX_HELLO
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Request

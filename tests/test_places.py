@@ -15,18 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from snimux.pace import Pace
-from snimux.places import (
-    Leave,
-    LocalPlaces,
-    Places,
-    SharedPlaces,
-    Sign,
-    clear,
-    lay_out,
-    look,
-    resize,
-)
+from snimux.frontend.limits import Leave, LocalPlaces, Places
+from snimux.frontend.rate import Pace
+from snimux.places import SharedPlaces, Sign, clear, lay_out, look, resize
 
 PACE = Pace(per_second=0.5, burst=2)
 SOURCES = [bytes([number]) * 4 for number in range(5)]
@@ -232,7 +223,7 @@ def scan(places: Places, count: int, now: int) -> list[bool]:
 
 
 def test_a_scan_from_many_sources_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snimux.places._MOST_PACED", 100)
+    monkeypatch.setattr("snimux.frontend.limits.MOST_PACED", 100)
     places = LocalPlaces(1)
     assert scan(places, 1000, now=1) == [True] * 1000
     assert len(places._expected) == 100
@@ -277,7 +268,7 @@ def test_more_sources_than_can_be_paced_are_let_in(monkeypatch: pytest.MonkeyPat
 
 TAKE_AND_GIVE = """
 import os, sys
-from snimux.pace import Pace
+from snimux.frontend.rate import Pace
 from snimux.places import SharedPlaces
 number, mark = int(sys.argv[1]), sys.argv[2]
 places = SharedPlaces(0, number, most=9)

@@ -16,8 +16,8 @@ from snimux.config.model import Config
 from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.figures import Figures
+from snimux.frontend.limits import LocalPlaces
 from snimux.kept import LONGEST
-from snimux.places import LocalPlaces
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason

@@ -19,10 +19,10 @@ from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.config.model import BackendDefaults, Config, Limits
+from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.orders import Order, send
-from snimux.places import LocalPlaces
 from snimux.proto.client_hello import alert
 from snimux.proto.proxy_header import build
 from snimux.routing.access import Access, Admission

@@ -13,9 +13,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from snimux.figures import Figures
+from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
-from snimux.places import LocalPlaces
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable
 from snimux.showing import Alone, Showing

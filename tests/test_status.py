@@ -20,9 +20,9 @@ import trio
 
 from snimux.checkup import Checkup
 from snimux.figures import Figures, snapshot
+from snimux.frontend.limits import LocalPlaces
 from snimux.live import all_pages, shown
 from snimux.pages import Page
-from snimux.places import LocalPlaces
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.status import Answers, Past, Whole, pages

@@ -12,10 +12,10 @@ from trio.testing import MockClock
 from snimux import __version__
 from snimux import view as module
 from snimux.backend.state import State
-from snimux.connection import Outcome
 from snimux.figures import Figures, snapshot
+from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.outcome import Outcome
 from snimux.net.listeners import Listener
-from snimux.places import LocalPlaces
 from snimux.proto.reason import Reason
 from snimux.routing.access import Access
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress

@@ -1,13 +1,13 @@
-"""``snimux.shares``: how many a source may have, how fast they may come, and its refusals."""
+"""``source_limits``: how many a source may have, how fast they may come, and its refusals."""
 
 import pytest
 
 from snimux.config.model import Limits
-from snimux.connection import Entry
-from snimux.places import LocalPlaces
+from snimux.frontend.connection import Entry
+from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.source_limits import Shares, _source_key
 from snimux.proto.proxy_header import Endpoint
 from snimux.proto.reason import Reason
-from snimux.shares import Shares, _source_key
 
 ONE, OTHER = ("192.0.2.1", 1), ("192.0.2.2", 1)
 

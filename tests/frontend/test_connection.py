@@ -1,4 +1,4 @@
-"""``snimux.connection``: every way that one connection can go, and its one log line."""
+"""``frontend.connection``: every way that one connection can go, and its one log line."""
 
 import contextlib
 import math
@@ -15,7 +15,8 @@ from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.config.model import Limits
-from snimux.connection import Entry, Outcome, Service, Watcher, serve
+from snimux.frontend.connection import Entry, Service, Watcher, serve
+from snimux.frontend.outcome import Outcome
 from snimux.log import Field, logfmt
 from snimux.net.sockets import endpoint, tune
 from snimux.proto.client_hello import TLS, alert

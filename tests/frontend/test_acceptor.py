@@ -1,4 +1,4 @@
-"""``snimux.doors``: accepting where there is room, what goes wrong there, and doors that change."""
+"""``acceptor``: accepting where there is room, what goes wrong there, and doors that change."""
 
 import contextlib
 import errno
@@ -16,11 +16,12 @@ from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.config.model import Limits
-from snimux.connection import Outcome, Service
-from snimux.doors import Doors
+from snimux.frontend.acceptor import Doors
+from snimux.frontend.connection import Service
+from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.outcome import Outcome
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
-from snimux.places import LocalPlaces
 from snimux.proto.client_hello import TLS, alert
 from snimux.proto.http_head import HTTP
 from snimux.relay.portable import relay
@@ -311,7 +312,7 @@ async def test_a_connection_that_raises_gives_its_place_back_and_ends_no_other(
     listening = listeners(1)
     async with opened(listening, room=1) as run:
         with monkeypatch.context() as patched:
-            patched.setattr("snimux.doors.serve_connection", raising)
+            patched.setattr("snimux.frontend.acceptor.serve_connection", raising)
             with await connect(listening[0], HELLO) as client:
                 await read_to_end(client)
         assert await refused(listening[0])

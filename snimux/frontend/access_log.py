@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio
 
-from snimux.connection import Outcome
+from snimux.frontend.outcome import Outcome
 from snimux.log import Level, Log, notify
 from snimux.proto.reason import Reason
 from snimux.routing.routes import Backend

@@ -8,9 +8,9 @@ import socket
 import time
 
 from snimux.config.model import Limits
-from snimux.connection import Entry
-from snimux.pace import Pace
-from snimux.places import Places
+from snimux.frontend.connection import Entry
+from snimux.frontend.limits import Places
+from snimux.frontend.rate import Pace
 from snimux.proto.proxy_header import Endpoint
 from snimux.proto.reason import Reason
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import trio
 
-from snimux.connection import Service
-from snimux.connection import serve as serve_connection
+from snimux.frontend.connection import Service
+from snimux.frontend.connection import serve as serve_connection
+from snimux.frontend.limits import Places
 from snimux.log import Log
 from snimux.net.listeners import Listener
 from snimux.net.sockets import endpoint, tune
-from snimux.places import Places
 from snimux.proto.proxy_header import Endpoint
 
 # accept(2): these are the client's doing or the network's, and gone with the next call.

@@ -1,4 +1,4 @@
-"""``snimux.pace``: against a bucket of tokens."""
+"""``frontend.rate``: against a bucket of tokens."""
 
 from fractions import Fraction
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.pace import Pace
+from snimux.frontend.rate import Pace
 
 SECOND = 10**9
 

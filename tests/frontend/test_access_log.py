@@ -1,4 +1,4 @@
-"""``snimux.ends``: the line of each connection, its level, who else is told, and the scanners."""
+"""``access_log``: the line of each connection, its level, who else is told, and the scanners."""
 
 import io
 import json
@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.connection import Outcome
-from snimux.ends import Ends
+from snimux.frontend.access_log import Ends
+from snimux.frontend.outcome import Outcome
 from snimux.log import Log
 from snimux.proto.reason import Reason
 from snimux.relay.interface import Tally

@@ -14,14 +14,15 @@ import trio
 
 from snimux.backend.pool import Backends
 from snimux.config.model import Limits
-from snimux.log import Field, Log, notify
+from snimux.frontend.outcome import Outcome, host_of, shown
+from snimux.log import Log, notify
 from snimux.net.dial import NotDialled
 from snimux.net.sockets import endpoint, tune
 from snimux.proto import proxy_header
 from snimux.proto.proxy_header import Endpoint, Header, Version
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
-from snimux.relay.interface import Relay, Tally
+from snimux.relay.interface import Relay
 from snimux.routing.access import Admission
 from snimux.routing.address import DialAddress
 from snimux.routing.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
@@ -37,85 +38,6 @@ _LINGER = 2.0
 # reset when the time is over, or it could keep this process busy.
 _LINGER_BYTES = 4 * 1024 * 1024
 _LINGER_READ_SIZE = 64 * 1024
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What is known of one connection; whole once it has ended. Time in seconds.
-
-    ``ended`` is how: a relay's ``End``, or "refused" (see ``reason``), "redirected" (``detail`` has
-    where to), "shutdown" or "failed".
-    """
-
-    source: Endpoint | None
-    """The client's, as far as it is known."""
-    protocol: str | None = None
-    """None for TLS, which is not worth a word in every line."""
-    via: str | None = None
-    """Who said in a PROXY protocol header that ``source`` is the client's."""
-    destination: Endpoint | None = None
-    """Where the client connected to, if that was said."""
-    is_senders: bool = False
-    """Whether there was such a header that names no client."""
-    hello: Hello | None = None
-    route: Route | None = None
-    to: Backend | None = None
-    backend: str | None = None
-    """The address that was dialled, of those of ``to``."""
-    waited: float | None = None
-    """For a backend to come back; None if that was not needed."""
-    tally: Tally = field(default_factory=Tally)
-    header_size: int = 0
-    started: float = 0.0
-    """By trio's clock."""
-    hello_seconds: float = 0.0
-    """Until the hello was whole."""
-    dial_seconds: float = 0.0
-    """It took until a backend was connected."""
-    seconds: float = 0.0
-    ended: str = ""
-    reason: Reason | None = None
-    detail: str = ""
-    is_silent: bool = False
-    """Whether it is worth no line."""
-    received: bytes = b""
-    """The beginning of what it sent, where it is refused and that is to be noted."""
-
-    def fields(self) -> dict[str, Field]:
-        """The fields of the log line, in order."""
-        hello, route = self.hello, self.route
-        return {
-            "client": _shown(self.source),
-            "via": self.via,
-            "protocol": self.protocol,
-            "name": hello.name if hello else None,
-            "alpn": _shown_alpn(hello.alpn) if hello and hello.alpn else None,
-            "ech": "offered" if hello and hello.ech else None,
-            "route": str(route.pattern) if route else None,
-            "backend": self.backend,
-            "waited": None if self.waited is None else round(self.waited, 3),
-            "up": max(self.tally.up - self.header_size, 0),
-            "down": self.tally.down,
-            "seconds": round(self.seconds, 3),
-            "ended": self.ended,
-            "reason": self.reason,
-            "detail": self.detail or None,
-        }
-
-
-def _host(source: Endpoint | None) -> str | None:
-    return None if source is None else source[0]
-
-
-def _shown(source: Endpoint | None) -> str:
-    if source is None:
-        return "unix"
-    host, port = source
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _shown_alpn(alpn: tuple[bytes, ...]) -> str:
-    return b",".join(alpn).decode("ascii", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +107,7 @@ class Service:
             return False
         access = self.admission.access
         waits = access.acme_exempt or outcome.is_senders
-        return not waits and not access.admits(_host(outcome.source))
+        return not waits and not access.admits(host_of(outcome.source))
 
     def find(self, hello: Hello) -> Route | None:
         """The route of a hello, or None."""
@@ -247,7 +169,7 @@ async def _serve(
     received = bytearray()
     entry: Entry | None = _ENTERED
     refusal = None
-    if service.admission is not None and service.admission.believes(_host(outcome.source)):
+    if service.admission is not None and service.admission.believes(host_of(outcome.source)):
         refusal = await _read_proxy_header(client, received, outcome, deadline)
     if refusal is None:
         refused = Reason.ACCESS_DENIED if service.denies(outcome) else None
@@ -279,7 +201,7 @@ async def _read_proxy_header(
         case Header(None, None, size):
             outcome.is_senders = True
         case Header(source, destination, size):
-            outcome.via = _shown(outcome.source)
+            outcome.via = shown(outcome.source)
             outcome.source, outcome.destination = source, destination
         case Malformed(reason, detail, farewell):
             return _Refusal(reason, detail, farewell)
@@ -306,7 +228,7 @@ async def _pass_on(
         return hello
     outcome.hello = hello
     outcome.hello_seconds = trio.current_time() - outcome.started
-    host, behind = _host(outcome.source), len(received) - hello.size
+    host, behind = host_of(outcome.source), len(received) - hello.size
     listener = service.admission
     if listener is not None and not listener.access.admits_for(host, hello, behind):
         return _refuse(service, Reason.ACCESS_DENIED, hello=hello)
