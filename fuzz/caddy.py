@@ -12,9 +12,10 @@ from typing import Any
 
 from fuzz import mutation
 from fuzz.target import Target
-from snimux.caddy import read
+from snimux.providers.caddy.read import read
 from snimux.routing.address import parse_dial
-from tests import caddyfiles, test_caddy
+from tests import caddyfiles
+from tests.providers.caddy import test_read as test_caddy
 
 _LEAVES = (
     None, True, False, 0, 80, 443, 65536, -1, 1e308, "", "a.example", "*.a.example", "**.x", "*",

@@ -26,9 +26,7 @@ from snimux import account as account
 from snimux import case as cases
 from snimux import explanation as explanation
 from snimux import report as report
-from snimux.admin import AdminError, look
 from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
-from snimux.caddy import Plan, Sites
 from snimux.columns import table
 from snimux.commands import Group
 from snimux.config import hints
@@ -47,6 +45,9 @@ from snimux.looking import Eye, Lost, glance
 from snimux.net.http_get import FetchError, fetch
 from snimux.overview import lines, plain
 from snimux.process import StartError, handed_over, hold_wishes, run, run_worker
+from snimux.providers.caddy.admin import AdminError, look
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import Plan
 from snimux.reload import File
 from snimux.routing.address import AdminAddress, FdAddress
 from snimux.routing.routes import Route

@@ -9,9 +9,10 @@ from dataclasses import fields
 from itertools import zip_longest
 
 from snimux.backend.proxy_auto import Remark
-from snimux.caddy import Plan, Sites
 from snimux.config.model import BackendDefaults, Config
 from snimux.proto import hostname
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import Plan
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import AdminAddress
 from snimux.routing.networks import Networks

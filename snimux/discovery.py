@@ -12,10 +12,11 @@ from typing import Generic, TypeVar
 
 import trio
 
-from snimux.admin import Back, Changed, Lost, News, follow
-from snimux.caddy import Plan, Site, Sites, plan
 from snimux.config.model import Config
 from snimux.log import Log
+from snimux.providers.caddy.admin import Back, Changed, Lost, News, follow
+from snimux.providers.caddy.sites import Site, Sites
+from snimux.providers.merge import Plan, plan
 from snimux.routing.address import (
     AdminAddress,
     DialAddress,

@@ -13,9 +13,7 @@ from typing import Literal
 
 import trio
 
-from snimux.admin import AdminError, look
 from snimux.backend.probe import Unreached, ask, ask_both, by_http, by_tls
-from snimux.caddy import Plan, Unrouted
 from snimux.certificate import certificate
 from snimux.config.load import with_found
 from snimux.config.model import Config
@@ -25,6 +23,9 @@ from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, 
 from snimux.net.dial import RESERVED, Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Version, build
+from snimux.providers.caddy.admin import AdminError, look
+from snimux.providers.caddy.sites import Unrouted
+from snimux.providers.merge import Plan
 from snimux.routing.address import (
     AddressError,
     AdminAddress,

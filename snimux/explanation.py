@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from enum import StrEnum
 
 from snimux.backend.balance import by_source
-from snimux.caddy import Plan, Sites
 from snimux.case import Case
 from snimux.config.model import Config, https_port
 from snimux.farewells import Farewell, read
@@ -19,6 +18,8 @@ from snimux.proto import hostname
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore, Redirect
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
 from snimux.routing.networks import UNIX

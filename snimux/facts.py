@@ -6,7 +6,8 @@ Knows no way to find anything out; that is for ``survey`` (the system), ``admin`
 
 from dataclasses import dataclass
 
-from snimux.caddy import Plan, Sites
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import Plan
 from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress, UnixAddress
 
 

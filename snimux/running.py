@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from snimux.caddy import Plan
 from snimux.case import Case, of_bytes
 from snimux.config.model import Config
 from snimux.explanation import Decision, Explanation, decide
 from snimux.kept import LONGEST
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
+from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.address import AddressError, TcpAddress, parse_dial
 from snimux.routing.networks import Networks, parse_networks

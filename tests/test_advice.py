@@ -18,9 +18,10 @@ from snimux.advice import (
     places,
     toml,
 )
-from snimux.caddy import Plan, Site, Sites, TlsServer
 from snimux.config.load import load
 from snimux.facts import Caddy, Facts, Port, Process
+from snimux.providers.caddy.sites import Site, Sites, TlsServer
+from snimux.providers.merge import Plan
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.routing.served import Served
 from tests import caddy as caddys

@@ -1,10 +1,11 @@
 """``snimux.description``: what people read of a configuration that is understood."""
 
 from snimux.backend.proxy_auto import Remark
-from snimux.caddy import Claim, Plan, Sites, Unrouted
 from snimux.config.load import load
 from snimux.config.model import Config
 from snimux.description import describe
+from snimux.providers.caddy.sites import Sites, Unrouted
+from snimux.providers.merge import Claim, Plan
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, TcpAddress
 from snimux.routing.networks import Networks, parse_network

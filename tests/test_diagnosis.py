@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.caddy import Claim, Plan, Site, Sites, TlsServer, Unrouted, plan, read
 from snimux.diagnosis import Colour, Finding
 from snimux.diagnosis.judge import diagnose
 from snimux.facts import (
@@ -25,6 +24,9 @@ from snimux.facts import (
     Unread,
 )
 from snimux.proto.proxy_header import Version
+from snimux.providers.caddy.read import read
+from snimux.providers.caddy.sites import Site, Sites, TlsServer, Unrouted
+from snimux.providers.merge import Claim, Plan, plan
 from snimux.routing.address import (
     AdminAddress,
     DialAddress,

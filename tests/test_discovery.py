@@ -19,8 +19,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.admin import Back, Changed, Lost
-from snimux.caddy import Plan, Site, Sites, Unrouted
 from snimux.config.load import load as load_config
 from snimux.config.model import Config, Limits
 from snimux.discovery import Discovery, listed, planned
@@ -28,6 +26,9 @@ from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import open_listeners
 from snimux.proto.client_hello import alert
+from snimux.providers.caddy.admin import Back, Changed, Lost
+from snimux.providers.caddy.sites import Site, Sites, Unrouted
+from snimux.providers.merge import Plan
 from snimux.reload import File, Source
 from snimux.routing.address import (
     AdminAddress,

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.backend.pool import Backends
-from snimux.caddy import Plan, Site, Sites, Unrouted
 from snimux.case import Case, of_bytes, of_name
 from snimux.config.load import load
 from snimux.config.model import Config, Limits, https_port
@@ -21,6 +20,8 @@ from snimux.proto import client_hello
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
+from snimux.providers.caddy.sites import Site, Sites, Unrouted
+from snimux.providers.merge import Plan
 from snimux.relay import portable
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import AdminAddress, TcpAddress, UnixAddress

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from snimux.advice import is_everywhere
-from snimux.caddy import TlsServer
 from snimux.facts import Caddy, Facts, Port
+from snimux.providers.caddy.sites import TlsServer
 from snimux.routing.address import DialAddress, ListenAddress, TcpAddress, is_own
 from snimux.routing.served import Served
 

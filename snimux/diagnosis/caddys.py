@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 
 from snimux.advice import QUIET, places
-from snimux.caddy import Sites
 from snimux.diagnosis import Colour, Finding, in_options, in_servers, listed, tls_servers
 from snimux.facts import Caddy, Facts, Port
+from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import TcpAddress, is_own
 from snimux.routing.routes import RouteTable
 from snimux.routing.served import Served

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from snimux.caddy import Sites, read
+from snimux.providers.caddy.read import read
+from snimux.providers.caddy.sites import Sites
 
 # What a configuration of Caddy's has on its top level; `null` is one, too: nothing is loaded.
 _KEYS = frozenset({"admin", "logging", "storage", "apps"})

@@ -1,4 +1,4 @@
-"""``snimux.caddy``: what real Caddys' configurations say, and that nothing whatever raises."""
+"""``providers.merge``: what real Caddys' configurations say, and that nothing whatever raises."""
 
 import copy
 import json
@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.caddy import Claim, Site, Sites, Unrouted, plan, read
+from snimux.providers.caddy.read import read
+from snimux.providers.caddy.sites import Site, Sites, Unrouted
+from snimux.providers.merge import Claim, plan
 from snimux.routing.access import Access
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.networks import Networks, parse_network

@@ -15,9 +15,9 @@ from functools import partial
 
 import trio
 
-from snimux.caddy import Sites
-from snimux.caddy_json import NotCaddyError, parse, unpack
 from snimux.net.http_get import LARGEST, FetchError, StatusError, StrangeError, cut, fetch
+from snimux.providers.caddy.document import NotCaddyError, parse, unpack
+from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress
 from snimux.runtime import files
 from snimux.runtime.background import ProcessError, in_process, in_thread
@@ -163,7 +163,7 @@ async def _understood(body: bytes) -> Sites:
     try:
         if len(body) <= _LARGEST_HERE:
             return await in_thread(partial(parse, body))
-        output = await in_process("snimux.caddy_json", body)
+        output = await in_process("snimux.providers.caddy.document", body)
         return await in_thread(partial(unpack, output))
     except NotCaddyError as error:
         raise AdminError(cut(str(error))) from None

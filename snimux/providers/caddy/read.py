@@ -12,14 +12,15 @@ Source: Caddy 2.6.2 and 2.11.7, modules/caddyhttp/autohttps.go (automaticHTTPSPh
 """
 
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from snimux.proto import hostname
-from snimux.routing.address import AddressError, AdminAddress, DialAddress, TcpAddress, parse_dial
-from snimux.routing.routes import Backend, Pattern, Route
+from snimux.providers.caddy.sites import Site, Sites, TlsServer, Unrouted
+from snimux.providers.merge import places
+from snimux.routing.address import AddressError, DialAddress, TcpAddress, parse_dial
 from snimux.routing.served import ProxyProtocol, Served
 
 _HTTP_PORT, _HTTPS_PORT = 80, 443  # Caddy's, where its configuration names none
@@ -29,184 +30,6 @@ _MOST = 16
 
 # Hosts that stand for every interface of a kind, and where such a listener is dialled.
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A host pattern, and where it is served by TLS and in plain; either may be nowhere."""
-
-    host: str
-    https: tuple[Served, ...]
-    http: tuple[Served, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unrouted:
-    """Something that is served but that no route can be made of: it needs one, or ``--default``."""
-
-    what: str
-    why: str
-    host: str = field(default="", compare=False)
-    """The pattern that a route to it would have, if it is one."""
-    at: tuple[DialAddress, ...] = field(default=(), compare=False)
-    """Where it is served, if that can be dialled."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsServer:
-    """What one of Caddy's servers does, beside serving, that shows through what is in front."""
-
-    listeners: tuple[Served, ...]
-    """Where it speaks TLS."""
-    redirect_port: int | None
-    """What its redirects have in their address; None: no port."""
-    http3: bool
-    """Advertised (Alt-Svc), with the port that it listens on."""
-    strict_sni_host: bool
-    """Answers 421 where the Host of a request is not the server name of its connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sites:
-    """All that a Caddy serves."""
-
-    sites: tuple[Site, ...] = ()
-    unrouted: tuple[Unrouted, ...] = ()
-    ech_public_names: tuple[str, ...] = ()
-    """What hellos show that have their real name encrypted; each is a site, too."""
-    servers: tuple[TlsServer, ...] = field(default=(), compare=False)
-    """No route depends on it, so a change of it is none."""
-    on_demand: bool = field(default=False, compare=False)
-    """Whether a handshake may make it ask for a certificate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A pattern that two Caddys serve: the first listed has it."""
-
-    host: str
-    has: AdminAddress
-    wants: AdminAddress
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The routes of several Caddys together, and what is not right with them."""
-
-    routes: tuple[Route, ...]
-    claims: tuple[Claim, ...]
-    loops: tuple[Unrouted, ...]
-    """Sites that are left out, since they are served where snimux itself listens."""
-    listeners: Mapping[DialAddress, Served] = field(default_factory=dict)
-    """What is known of the addresses at which the Caddys serve."""
-    has: Mapping[str, AdminAddress] = field(default_factory=dict)
-    """Of the hosts whose routes were found, which Caddy they are from."""
-    discovered: frozenset[DialAddress] = frozenset()
-    """The addresses of these routes: what Caddys say, and nobody has written."""
-    refused: tuple[Unrouted, ...] = ()
-    """Sites with an address that is reserved, which their routes are without."""
-
-
-def plan(
-    caddys: Iterable[tuple[AdminAddress, Sites]],
-    explicit: Iterable[Route],
-    is_own: Callable[[DialAddress], bool],
-    *,
-    auto: Container[AdminAddress] = (),
-    reserved_for: Callable[[DialAddress], str | None] = lambda address: None,
-) -> Plan:
-    """Make routes of what is served.
-
-    Args:
-        caddys: each with its address, in the order in which they have a claim to a name.
-        explicit: routes that were written; of the same pattern they win.
-        is_own: whether an address is one where snimux itself listens.
-        auto: the Caddys that are told who the client is, where they are proved to understand it.
-        reserved_for: what an address is for that only snimux may reach; None of all others.
-
-    Returns:
-        The explicit routes and those that were found, in that order. Of these each has the lists of
-        the explicit route that it is an exception from: who writes lists closes what is below them.
-    """
-    routes = {route.pattern: route for route in explicit}
-    above: dict[str, list[Route]] = {}
-    for route in routes.values():
-        if "*" in route.pattern.host:
-            above.setdefault(route.pattern.host, []).append(route)
-    has: dict[str, AdminAddress] = {}
-    claims, loops, refused = [], [], []
-    discovered: set[DialAddress] = set()
-
-    def is_left_out(address: DialAddress) -> bool:
-        return is_own(address) or reserved_for(address) is not None
-
-    listeners: dict[DialAddress, Served] = {}
-    served = [(admin, site) for admin, sites in caddys for site in sites.sites]
-    # A name is first of all who serves it by TLS: he answers for it on port 80, too.
-    served.sort(key=lambda each: not each[1].https)
-    for admin, site in served:
-        for listener in (*site.https, *site.http):
-            listeners.setdefault(listener.address, listener)
-        proxy: Literal["auto"] | None = "auto" if admin in auto else None
-        for address in dict.fromkeys(x.address for x in (*site.https, *site.http)):
-            if what := reserved_for(address):
-                why = f"the Caddy at {admin} says {address}, which is {what}"
-                refused.append(Unrouted(site.host, why, site.host, (address,)))
-        pattern, backend = Pattern(site.host), _backend(site.https, is_left_out, proxy)
-        http = _backend(site.http, is_left_out, proxy)
-        if backend is None and any(reserved_for(x.address) for x in site.https):
-            continue
-        if site.https and backend is None:
-            why = f"{_places(site.https)} is where snimux itself listens"
-            loops.append(Unrouted(site.host, why))
-        elif backend is None and http is None:
-            continue
-        elif site.host in has:
-            claims.append(Claim(site.host, has[site.host], admin))
-        elif pattern not in routes:
-            has[site.host] = admin
-            over = _with_lists(site.host, above)
-            access = (over.access, over.access_of) if over else ()
-            routes[pattern] = Route(pattern, backend, http, *access)
-            for each in routes[pattern].backends:
-                discovered.update(each.addresses)
-    return Plan(
-        tuple(routes.values()),
-        tuple(claims),
-        tuple(loops),
-        listeners,
-        has,
-        frozenset(discovered),
-        tuple(refused),
-    )
-
-
-def _with_lists(host: str, above: Mapping[str, Sequence[Route]]) -> Route | None:
-    """The route whose lists a found one has, if any: of what would have hellos in its place.
-
-    What is for an ALPN protocol or for plain HTTP alone would have only some, and the rest would go
-    on to what is above it. If it has lists, they are taken all the same: better too narrow than
-    open.
-    """
-    for pattern in hostname.patterns_matching(host):
-        there = above.get(pattern, ()) if pattern != host else ()
-        for route in there:
-            if route.pattern.alpn is None and route.backend is not None:
-                return route if route.access is not None else None
-        for route in there:
-            if route.access is not None:
-                return route
-    return None
-
-
-def _backend(
-    listeners: Iterable[Served],
-    is_left_out: Callable[[DialAddress], bool],
-    proxy: Literal["auto"] | None,
-) -> Backend | None:
-    # Whether the wrapper proxy_protocol works is not known from its being there: hence not v2.
-    addresses = tuple(x.address for x in listeners if not is_left_out(x.address))
-    return Backend(addresses, proxy) if addresses else None
 
 
 def read(config: object) -> Sites:
@@ -463,7 +286,7 @@ class _Reader:
             for host in (server.hosts or ("a catch-all",)) if faults else ():
                 self.unrouted.setdefault(Unrouted(_shown(host), faults[0]))
             return
-        where, addresses = _places(listeners), tuple(x.address for x in listeners)
+        where, addresses = places(listeners), tuple(x.address for x in listeners)
         if server.has_catch_all:
             kind = "on-demand TLS" if self.on_demand() else "a catch-all"
             why = f"serves whatever name comes ({kind})"
@@ -475,7 +298,7 @@ class _Reader:
             if known is None:
                 self.sites[host] = Site(host, listeners, self.http(host) or redirects)
             elif known.https != listeners:
-                why = f"another site of the name, on {_places(known.https)}, has the route"
+                why = f"another site of the name, on {places(known.https)}, has the route"
                 self.unrouted.setdefault(Unrouted(f"{host} on {where}", why, host, addresses))
         # Whichever server it is, all know the keys; so it is the first.
         public_names, self.public_names = self.public_names, ()
@@ -541,11 +364,6 @@ def _pattern(host: str) -> str:
         is_ip = "IP address" in str(error)
         why = "an IP address, for which clients send no name" if is_ip else str(error)
         raise hostname.HostnameError(why) from None
-
-
-def _places(listeners: Sequence[Served]) -> str:
-    more = ", ..." if len(listeners) > 3 else ""
-    return ", ".join(str(listener.address) for listener in listeners[:3]) + more
 
 
 def _once(listeners: Iterable[Served]) -> tuple[Served, ...]:

@@ -1,4 +1,4 @@
-"""``snimux.admin``: what is asked of a Caddy, what is taken for an answer, and when it changes."""
+"""``admin``: what is asked of a Caddy, what is taken for an answer, and when it changes."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.admin import (
+from snimux.providers.caddy.admin import (
     AdminError,
     Back,
     Changed,
@@ -28,7 +28,8 @@ from snimux.admin import (
     follow,
     look,
 )
-from snimux.caddy import Sites, read
+from snimux.providers.caddy.read import read
+from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from tests import caddy
 from tests.caddy import short_directory, until
@@ -300,7 +301,7 @@ async def test_nothing_of_an_answer_is_read_or_hashed_where_connections_are_serv
         return record
 
     monkeypatch.setattr("hashlib.sha256", recording("hash", hashlib.sha256))
-    monkeypatch.setattr("snimux.admin._read_file", recording("file", _read_file))
+    monkeypatch.setattr("snimux.providers.caddy.admin._read_file", recording("file", _read_file))
     monkeypatch.setattr("json.loads", recording("json", json.loads))
     async with serving(answer(body)) as server:
         assert await look(server.address) == sites
@@ -437,7 +438,7 @@ async def test_who_is_cancelled_while_it_reads_tells_nothing(
     async def tell(news: News) -> None:
         told.append(news)
 
-    monkeypatch.setattr("snimux.admin.parse", read)
+    monkeypatch.setattr("snimux.providers.caddy.admin.parse", read)
     with scope:
         await follow(FileAddress(str(file)), tell)
     assert scope.cancelled_caught

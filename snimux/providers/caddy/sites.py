@@ -1,0 +1,55 @@
+"""What one Caddy serves, and where: the values that are read of its configuration."""
+
+from dataclasses import dataclass, field
+
+from snimux.routing.address import DialAddress
+from snimux.routing.served import Served
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A host pattern, and where it is served by TLS and in plain; either may be nowhere."""
+
+    host: str
+    https: tuple[Served, ...]
+    http: tuple[Served, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unrouted:
+    """Something that is served but that no route can be made of: it needs one, or ``--default``."""
+
+    what: str
+    why: str
+    host: str = field(default="", compare=False)
+    """The pattern that a route to it would have, if it is one."""
+    at: tuple[DialAddress, ...] = field(default=(), compare=False)
+    """Where it is served, if that can be dialled."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsServer:
+    """What one of Caddy's servers does, beside serving, that shows through what is in front."""
+
+    listeners: tuple[Served, ...]
+    """Where it speaks TLS."""
+    redirect_port: int | None
+    """What its redirects have in their address; None: no port."""
+    http3: bool
+    """Advertised (Alt-Svc), with the port that it listens on."""
+    strict_sni_host: bool
+    """Answers 421 where the Host of a request is not the server name of its connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """All that a Caddy serves."""
+
+    sites: tuple[Site, ...] = ()
+    unrouted: tuple[Unrouted, ...] = ()
+    ech_public_names: tuple[str, ...] = ()
+    """What hellos show that have their real name encrypted; each is a site, too."""
+    servers: tuple[TlsServer, ...] = field(default=(), compare=False)
+    """No route depends on it, so a change of it is none."""
+    on_demand: bool = field(default=False, compare=False)
+    """Whether a handshake may make it ask for a certificate."""
