@@ -36,7 +36,6 @@ from snimux.config.model import Config, ConfigError
 from snimux.config.source import OFF
 from snimux.description import describe
 from snimux.diagnosis.judge import diagnose
-from snimux.discovery import planned
 from snimux.extras import install
 from snimux.facts import Facts
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
@@ -47,6 +46,7 @@ from snimux.overview import lines, plain
 from snimux.process import StartError, handed_over, hold_wishes, run, run_worker
 from snimux.providers.caddy.admin import AdminError, look
 from snimux.providers.caddy.sites import Sites
+from snimux.providers.discovery import planned
 from snimux.providers.merge import Plan
 from snimux.reload import File
 from snimux.routing.address import AdminAddress, FdAddress

@@ -18,13 +18,13 @@ from snimux.certificate import certificate
 from snimux.config.load import with_found
 from snimux.config.model import Config
 from snimux.diagnosis import listed
-from snimux.discovery import DEFAULT_ADMIN, planned, reserved
 from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread
 from snimux.net.dial import RESERVED, Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Version, build
 from snimux.providers.caddy.admin import AdminError, look
 from snimux.providers.caddy.sites import Unrouted
+from snimux.providers.discovery import DEFAULT_ADMIN, planned, reserved
 from snimux.providers.merge import Plan
 from snimux.routing.address import (
     AddressError,

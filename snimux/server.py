@@ -20,7 +20,6 @@ from snimux.backend.health_check import Checker, Wanted, wanted
 from snimux.backend.pool import Backends
 from snimux.backend.proxy_auto import Asked, Prober, asked
 from snimux.config.model import Config, https_port
-from snimux.discovery import Discovery, reserved
 from snimux.figures import Figures
 from snimux.frontend.acceptor import Doors
 from snimux.frontend.access_log import Ends
@@ -35,6 +34,7 @@ from snimux.net.loop import Own, own
 from snimux.net.resolver import Names
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
+from snimux.providers.discovery import Discovery, reserved
 from snimux.providers.merge import Plan
 from snimux.pulse import pulse
 from snimux.questions import answer

@@ -6,10 +6,10 @@ from snimux.account import as_json, status, text
 from snimux.backend.proxy_auto import Remark
 from snimux.case import Case, of_bytes, of_name
 from snimux.config.load import load
-from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO
 from snimux.providers.caddy.sites import Site, Sites
+from snimux.providers.discovery import planned
 from snimux.routing.address import AdminAddress, TcpAddress
 from snimux.routing.served import Served
 from snimux.running import Beside

@@ -12,7 +12,6 @@ from snimux.backend.pool import Backends
 from snimux.case import Case, of_bytes, of_name
 from snimux.config.load import load
 from snimux.config.model import Config, Limits, https_port
-from snimux.discovery import planned
 from snimux.explanation import End, Explanation, Result, explain
 from snimux.frontend.connection import Service, serve
 from snimux.frontend.outcome import Outcome
@@ -21,6 +20,7 @@ from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
 from snimux.providers.caddy.sites import Site, Sites, Unrouted
+from snimux.providers.discovery import planned
 from snimux.providers.merge import Plan
 from snimux.relay import portable
 from snimux.routing.access import Access, Admission

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from snimux.case import of_name
 from snimux.config.load import load
 from snimux.config.model import Config
-from snimux.discovery import planned
 from snimux.explanation import Explanation, explain
 from snimux.figures import Figures
 from snimux.frontend.limits import LocalPlaces
@@ -22,6 +21,7 @@ from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello
+from snimux.providers.discovery import planned
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable, parse_pattern
 from snimux.running import Running, RunningError, beside, read_refused, read_routes

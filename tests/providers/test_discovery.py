@@ -1,4 +1,4 @@
-"""``snimux.discovery``: the table follows the Caddys; and so does the command, with real ones."""
+"""``discovery``: the table follows the Caddys; and so does the command, with real ones."""
 
 import contextlib
 import io
@@ -21,13 +21,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.config.load import load as load_config
 from snimux.config.model import Config, Limits
-from snimux.discovery import Discovery, listed, planned
 from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import open_listeners
 from snimux.proto.client_hello import alert
 from snimux.providers.caddy.admin import Back, Changed, Lost
 from snimux.providers.caddy.sites import Site, Sites, Unrouted
+from snimux.providers.discovery import Discovery, listed, planned
 from snimux.providers.merge import Plan
 from snimux.reload import File, Source
 from snimux.routing.address import (
@@ -290,7 +290,7 @@ def test_an_address_of_many_sites_is_compared_once(monkeypatch: pytest.MonkeyPat
         compared.append(dial)
         return is_own(listen, dial)
 
-    monkeypatch.setattr("snimux.discovery.is_own", recording)
+    monkeypatch.setattr("snimux.providers.discovery.is_own", recording)
     config = Config((TcpAddress("", 443),), (), Limits(), "auto", "json", "info", caddys=(ONE,))
     names = [f"{number}.example" for number in range(1000)]
     many = Sites(tuple(Site(name, *2 * (sites(name).sites[0].https,)) for name in names))
@@ -308,7 +308,7 @@ async def test_a_server_makes_its_routes_in_a_thread(
         threads.append(threading.get_ident())
         return planned(*args)
 
-    monkeypatch.setattr("snimux.discovery.planned", recording)
+    monkeypatch.setattr("snimux.providers.discovery.planned", recording)
     monkeypatch.setattr("snimux.server.planned", recording, raising=False)
     file = tmp_path / "autosave.json"
     file.write_text(autosaved("one.example"))
