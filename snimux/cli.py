@@ -42,7 +42,7 @@ from snimux.flags import configured, fail, merge, options, read_file, search_opt
 from snimux.handed import Handed, handed_to_worker
 from snimux.looking import Eye, Lost, glance
 from snimux.net.http_get import FetchError, fetch
-from snimux.overview import lines, plain
+from snimux.overview import lines
 from snimux.process import StartError, handed_over, hold_wishes, run, run_worker
 from snimux.providers.caddy.admin import AdminError, look
 from snimux.providers.caddy.sites import Sites
@@ -55,6 +55,7 @@ from snimux.running import Refused, Running, RunningError, beside, read_refused,
 from snimux.runtime.files import read_stream
 from snimux.runtime.filewatch import State
 from snimux.runtime.filewatch import look as look_at_file
+from snimux.status.state import plain
 
 _EPILOG = """\b
 EXAMPLES

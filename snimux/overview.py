@@ -7,55 +7,19 @@ and each character is one column wide, whatever the terminal can show. Knows nei
 are had nor how rows are shown.
 """
 
-import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeVar
 
-T = TypeVar("T")
-
-Key = tuple[str, ...]
-"""What a row is known again by."""
+from snimux.status.state import HTTP_NAME, REFUSED_NAME, TLS_NAME, Key, Route, State, Traffic
 
 RATES_OVER = 5.0
 """Seconds of which rates are the mean, if there was a look as long ago."""
-
-_TLS, _HTTP = "tls", "http"
 _NO_ROUTE = "(no route yet)"
-_REFUSED = "refused"
 
 
 # Seconds between the starts of two: an answer that was slow makes one look later than it was.
 _OTHER = 1.0
-
-
-class StrangeError(ValueError):
-    """What answers is no snimux, or one that tells otherwise; the message says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What goes one way, or comes by one listener."""
-
-    open: int = 0
-    """Connections that have not ended."""
-    total: int = 0
-    """Connections that were passed on so far."""
-    up: int = 0
-    """Bytes to backends."""
-    down: int = 0
-    """Bytes to clients."""
-
-    def __add__(self, other: "Traffic") -> "Traffic":
-        return Traffic(
-            self.open + other.open,
-            self.total + other.total,
-            self.up + other.up,
-            self.down + other.down,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,90 +32,6 @@ class Rates:
     """Bytes to backends."""
     down: float | None = None
     """Bytes to clients."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route, as it is shown."""
-
-    pattern: str
-    backend: tuple[str, ...] | None
-    """Where TLS goes; None if it is for plain HTTP alone."""
-    http: tuple[str, ...] | None
-    source: str
-    down: tuple[str, ...] = ()
-    """The addresses that do not answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """Those that are shown, and how many there are."""
-
-    shown: tuple[Route, ...] = ()
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """An open connection."""
-
-    key: Key
-    protocol: str
-    route: str | None
-    """None while its hello is read, or its backend dialled."""
-    name: str
-    client: str
-    backend: str
-    note: str
-    age: float
-    """Seconds."""
-    up: int
-    down: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A client that was refused."""
-
-    key: Key
-    name: str
-    client: str
-    why: str
-    time: float
-    """When, in seconds of UNIX time."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that was shown at a moment."""
-
-    at: float
-    """The moment, in seconds of a clock that never jumps."""
-    time: float
-    """The same in UNIX time."""
-    started: float | None
-    """When it was started, in seconds as ``at``; None where it does not say."""
-    version: str
-    draining: bool
-    limit: int
-    """How many connections there may be at a time."""
-    accepted: int
-    active: int
-    reasons: Mapping[str, int]
-    """How many were refused, by reason."""
-    workers: Mapping[str, bool]
-    """Whether each has answered; empty where there are none."""
-    listeners: tuple[tuple[str, str], ...]
-    """Protocol and address."""
-    shares: Mapping[tuple[str, str], Traffic]
-    """By route and backend."""
-    connections: tuple[Connection, ...]
-    """The oldest, if there are very many."""
-    connections_total: int
-    refused: tuple[Refused, ...]
-    routes: Routes
-    routes_total: int
-    """How many there are by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,142 +71,6 @@ class Overview:
     refused: Mapping[str, tuple[int, float | None]]
     """By reason: how many, and how many a second; those of which there was one."""
     tree: tuple[Node, ...]
-
-
-# --- the pages
-
-
-def read_routes(page: bytes) -> Routes:
-    """The routes that are on the page of that name.
-
-    Raises:
-        StrangeError: it is none.
-    """
-    return _understood(partial(_routes, page))
-
-
-def read(
-    figures: bytes, connections: bytes, refused: bytes, routes: Routes, *, at: float, time: float
-) -> State:
-    """What is on the pages of these names.
-
-    Args:
-        figures: a page.
-        connections: a page.
-        refused: a page.
-        routes: from ``read_routes``, of now or not long ago.
-        at: when they were had, in seconds of a clock that never jumps.
-        time: the same in UNIX time.
-
-    Raises:
-        StrangeError: they are none.
-    """
-    return _understood(partial(_state, figures, connections, refused, routes, at, time))
-
-
-def _understood(read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        raise StrangeError("no snimux: what it answers cannot be understood") from None
-
-
-def _routes(page: bytes) -> Routes:
-    shown = json.loads(page)
-    rows = [
-        Route(
-            plain(x["pattern"]),
-            _each(x["backend"]),
-            _each(x["http"]),
-            plain(x["source"]),
-            _each(x.get("not_answering")) or (),
-        )
-        for x in shown["routes"]
-    ]
-    return Routes(tuple(rows), _number(shown["total"]))
-
-
-def _each(addresses: list[str] | None) -> tuple[str, ...] | None:
-    return None if addresses is None else tuple(map(plain, addresses))
-
-
-def _state(
-    figures: bytes, connections: bytes, refused: bytes, routes: Routes, at: float, time: float
-) -> State:
-    told: dict[str, Any] = json.loads(figures)
-    there = json.loads(connections)
-    shares: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
-    for x in told["shares"]:
-        row = (x[word] for word in ("active", "connections", "up", "down"))
-        shares[plain(x["route"]), plain(x["backend"])] += Traffic(*map(_number, row))
-    return State(
-        at=at,
-        time=time,
-        started=at - _seconds(told["uptime"]) if "uptime" in told else None,
-        version=plain(told["version"]),
-        draining=bool(told["draining"]),
-        limit=_number(told["limit"]),
-        accepted=sum(map(_number, told["counts"]["connections"].values())),
-        active=_number(told["active"]),
-        reasons={plain(x): _number(n) for x, n in told["counts"]["refused"].items()},
-        workers={plain(x): bool(answers) for x, answers in told["workers"].items()},
-        listeners=tuple((plain(x["protocol"]), plain(x["address"])) for x in told["listeners"]),
-        shares=dict(shares),
-        connections=tuple(map(_connection, there["connections"])),
-        connections_total=_number(there["total"]),
-        refused=tuple(map(_refused, json.loads(refused)["refused"])),
-        routes=routes,
-        routes_total=_number(told["routes"]),
-    )
-
-
-def _connection(x: Mapping[str, Any]) -> Connection:
-    notes = (("route", x["route"]), ("alpn", x["alpn"]), ("ech", x["ech"]), ("via", x["via"]))
-    return Connection(
-        key=("connection", str(x["worker"]), str(x["id"]), plain(x["client"])),
-        protocol=_TLS if x["protocol"] is None else plain(x["protocol"]),
-        route=None if x["route"] is None else plain(x["route"]),
-        name=_or_nothing(x["name"]),
-        client=plain(x["client"]),
-        backend=_or_nothing(x["backend"]),
-        note=" ".join(f"{word}={plain(value)}" for word, value in notes if value is not None),
-        age=_seconds(x["age"]),
-        up=_number(x["up"]),
-        down=_number(x["down"]),
-    )
-
-
-def _refused(x: Mapping[str, Any]) -> Refused:
-    why = x["reason"] if x["detail"] is None else f"{x['reason']}: {x['detail']}"
-    key = (_REFUSED, str(x["worker"]), str(x["number"]))
-    return Refused(key, _or_nothing(x["name"]), plain(x["client"]), plain(why), _seconds(x["time"]))
-
-
-def _or_nothing(text: str | None) -> str:
-    return "" if text is None else plain(text)
-
-
-def _number(value: Any) -> int:
-    number = int(value)
-    if not 0 <= number < 2**63:
-        raise ValueError(number)
-    return number
-
-
-def _seconds(value: Any) -> float:
-    seconds = float(value)
-    if not math.isfinite(seconds):
-        raise ValueError(seconds)
-    return seconds
-
-
-def plain(text: str) -> str:
-    """A text of printable ASCII, in which all else is spelt out."""
-    if not isinstance(text, str):
-        raise TypeError(text)
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(x if x.isascii() and x.isprintable() else ascii(x)[1:-1] for x in text)
 
 
 # --- the tree
@@ -395,7 +139,7 @@ def _rate(now: int, then: int, seconds: float) -> float:
 
 def _listeners(state: State, before: State | None) -> Iterator[Node]:
     """A node for each protocol that is listened for, or spoken yet on a listener that is gone."""
-    addresses: dict[str, list[str]] = {_TLS: []}
+    addresses: dict[str, list[str]] = {TLS_NAME: []}
     for protocol, address in state.listeners:
         addresses.setdefault(protocol, []).append(address)
     connections = _by_route(state, before)
@@ -441,9 +185,9 @@ def _by_protocol(state: State) -> dict[str, dict[Route, list[tuple[str, Traffic]
     for route in state.routes.shown:
         known[route.pattern] = route
         if route.backend is not None:
-            found[_TLS][route] = []
+            found[TLS_NAME][route] = []
         if route.http is not None:
-            found[_HTTP][route] = []
+            found[HTTP_NAME][route] = []
     # One may be gone already, or be beyond those that are shown.
     for each in state.connections:
         if each.route is not None:
@@ -452,7 +196,7 @@ def _by_protocol(state: State) -> dict[str, dict[Route, list[tuple[str, Traffic]
     for (pattern, backend), traffic in state.shares.items():
         route = known.setdefault(pattern, Route(pattern, (), None, ""))
         is_http = backend in (route.http or ()) and backend not in (route.backend or ())
-        protocol = _HTTP if is_http or route.backend is None else _TLS
+        protocol = HTTP_NAME if is_http or route.backend is None else TLS_NAME
         found[protocol].setdefault(route, []).append((backend, traffic))
     return found
 
@@ -471,7 +215,7 @@ def _route_node(
         keys = ((route.pattern, backend) for backend, _ in shares)
         then = sum((before.shares.get(key, Traffic()) for key in keys), Traffic())
     below = tuple(connections.get((protocol, route.pattern), ()))
-    addresses = (route.http if protocol == _HTTP else route.backend) or [x for x, _ in shares]
+    addresses = (route.http if protocol == HTTP_NAME else route.backend) or [x for x, _ in shares]
     down = set(route.down)
     notes = [f"from {route.source}"] if route.source else []
     notes += [f"not answering: {x}" for x in addresses if x in down]
@@ -523,7 +267,7 @@ def _refusals(state: State) -> Iterator[Node]:
     below = tuple(
         Node(
             Row(
-                _REFUSED,
+                REFUSED_NAME,
                 each.key,
                 each.name or "(no name)",
                 Traffic(),
@@ -536,7 +280,7 @@ def _refusals(state: State) -> Iterator[Node]:
     )
     if below:
         name = f"the last {len(below)} refused"
-        yield Node(Row(_REFUSED, (_REFUSED,), name, Traffic(), age=below[0].row.age), below)
+        yield Node(Row(REFUSED_NAME, (REFUSED_NAME,), name, Traffic(), age=below[0].row.age), below)
 
 
 # --- in which order, and which of them
@@ -572,7 +316,7 @@ def arranged(
         return tuple(-x for x in order(node.row)), node.row.name, node.row.key
 
     def in_order(node: Node) -> Node:
-        if not node.below or node.row.kind == _REFUSED:
+        if not node.below or node.row.kind == REFUSED_NAME:
             return node
         below = sorted(map(in_order, node.below), key=rank, reverse=backwards)
         below.sort(key=_is_loose)

@@ -25,13 +25,13 @@ from snimux.life import STOP_SIGNALS
 from snimux.log import Field, Log
 from snimux.net.listeners import ListenError, open_listeners
 from snimux.net.transparent import missing
-from snimux.pages import AT_A_TIME
 from snimux.places import SharedPlaces
 from snimux.relay.pipes import MOST
 from snimux.reload import File, Source
 from snimux.runtime.background import settle
 from snimux.runtime.clock import RunningClock
 from snimux.server import serve
+from snimux.status.web import AT_A_TIME
 from snimux.supervisor import Team, processors, supervise
 from snimux.systemd import HandoverError, Manager, manager, receive
 from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL

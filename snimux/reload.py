@@ -27,7 +27,7 @@ from snimux.routing.address import parse_listen
 from snimux.runtime.background import giving_way
 from snimux.runtime.files import read, read_shared
 from snimux.runtime.filewatch import State, look, watch
-from snimux.status import Reloaded
+from snimux.status.api import Reloaded
 from snimux.systemd import Manager
 
 # Problems of one file that are said, one a line; one slip may have a thousand.

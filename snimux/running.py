@@ -14,7 +14,6 @@ from typing import Any
 from snimux.case import Case, of_bytes
 from snimux.config.model import Config
 from snimux.explanation import Decision, Explanation, decide
-from snimux.kept import LONGEST
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.providers.merge import Plan
@@ -22,6 +21,7 @@ from snimux.routing.access import Access
 from snimux.routing.address import AddressError, TcpAddress, parse_dial
 from snimux.routing.networks import Networks, parse_networks
 from snimux.routing.routes import Backend, Pattern, PatternError, Route, RouteTable, parse_pattern
+from snimux.status.metrics import LONGEST
 
 _ROUTE_KEYS = ("pattern", "backend", "proxy", "http", "http_proxy", "list")
 

@@ -31,19 +31,8 @@ from textual.widgets import Footer, Input, Static
 
 from snimux.columns import Columns, cut, detail, summary
 from snimux.looking import Eye, Found, Looking, Lost
-from snimux.overview import (
-    SORTS,
-    Key,
-    Line,
-    Overview,
-    Row,
-    State,
-    arranged,
-    comparable,
-    lines,
-    overview,
-    plain,
-)
+from snimux.overview import SORTS, Line, Overview, Row, arranged, comparable, lines, overview
+from snimux.status.state import Key, State, plain
 
 # Seconds between two looks.
 _PACES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)

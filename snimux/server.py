@@ -20,13 +20,11 @@ from snimux.backend.health_check import Checker, Wanted, wanted
 from snimux.backend.pool import Backends
 from snimux.backend.proxy_auto import Asked, Prober, asked
 from snimux.config.model import Config, https_port
-from snimux.figures import Figures
 from snimux.frontend.acceptor import Doors
 from snimux.frontend.access_log import Ends
 from snimux.frontend.connection import Service
 from snimux.frontend.limits import Places
 from snimux.frontend.source_limits import Shares
-from snimux.kept import LONGEST
 from snimux.life import SIGNALS, STOP_SIGNALS, Life
 from snimux.log import Log, batching
 from snimux.net.listeners import Listener
@@ -44,9 +42,10 @@ from snimux.reload import Follower, Reloader, Source, say_listeners
 from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
 from snimux.routing.routes import Backend, LiveTable, RouteTable
 from snimux.showing import Alone, Showing
+from snimux.status.local import View
+from snimux.status.metrics import LONGEST, Figures
 from snimux.systemd import Manager
 from snimux.upgrade import Succession
-from snimux.view import View
 
 # How often a worker shows that it is alive (seconds).
 _WORKER_BEATS = 1.0

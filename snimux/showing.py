@@ -10,16 +10,16 @@ from collections.abc import Sequence
 
 import trio
 
-from snimux.checkup import Checkup
-from snimux.figures import snapshot
-from snimux.live import all_pages
 from snimux.log import Log
 from snimux.net.listeners import Listener
-from snimux.pages import serve_pages
 from snimux.reload import Reloader
-from snimux.status import Answers, Past, Source, Whole
+from snimux.status.api import Answers, Past, Source, Whole
+from snimux.status.checkup import Checkup
+from snimux.status.events import all_pages
+from snimux.status.local import View
+from snimux.status.metrics import snapshot
+from snimux.status.web import serve_pages
 from snimux.upgrade import Succession
-from snimux.view import View
 
 
 class Showing:

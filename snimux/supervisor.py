@@ -29,7 +29,6 @@ import trio
 
 from snimux import __version__, places, systemd
 from snimux.config.model import Config
-from snimux.figures import Totals, snapshot
 from snimux.handed import handing, shared
 from snimux.life import SIGNALS, STOP_SIGNALS
 from snimux.log import Field, Log
@@ -40,7 +39,8 @@ from snimux.reload import Reloader, Source, say_listeners
 from snimux.server import own_sockets
 from snimux.server import status as described
 from snimux.showing import Showing
-from snimux.status import Answers, Past, Whole
+from snimux.status.api import Answers, Past, Whole
+from snimux.status.metrics import Totals, snapshot
 from snimux.upgrade import Succession
 from snimux.worker import Worker, start
 

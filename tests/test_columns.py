@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snimux.columns import Columns, cut, detail, short, span, summary, table
-from snimux.overview import Overview, lines, overview, plain
+from snimux.overview import Overview, lines, overview
+from snimux.status.state import plain
 from tests.test_overview import (
     ONE,
     OVERVIEWS,

@@ -15,9 +15,10 @@ import trio
 from snimux.log import Log
 from snimux.looking import Eye, Found, Looking, Lost, glance
 from snimux.net.listeners import open_listeners
-from snimux.overview import Overview, Rates, State
-from snimux.pages import Page, serve_pages
+from snimux.overview import Overview, Rates
 from snimux.routing.address import TcpAddress
+from snimux.status.state import State
+from snimux.status.web import Page, serve_pages
 from tests.caddy import free_port
 from tests.test_overview import Pages, bodies, pages, route, share
 

@@ -10,24 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snimux.overview import (
-    SORTS,
-    Key,
-    Node,
-    Overview,
-    Rates,
-    Row,
-    State,
-    StrangeError,
-    Traffic,
-    arranged,
-    comparable,
-    lines,
-    overview,
-    plain,
-    read,
-    read_routes,
-)
+from snimux.overview import SORTS, Node, Overview, Rates, Row, arranged, comparable, lines, overview
+from snimux.status.state import Key, State, StrangeError, Traffic, plain, read, read_routes
 
 ONE, TWO = "10.0.0.1:443", "unix//run/two"
 

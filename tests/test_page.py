@@ -15,8 +15,8 @@ import trio
 from tests import browser, muxes, test_upgrade
 from tests.browser import Browser, Tab
 from tests.caddy import closed_port, free_port, short_directory
+from tests.e2e.test_status import WORKERS, answer, refused, watched
 from tests.test_end_to_end import client_hello
-from tests.test_status import WORKERS, answer, refused, watched
 
 pytestmark = pytest.mark.needs(browser.missing, "needs chromium: apt-get install chromium")
 

@@ -14,9 +14,7 @@ from snimux.case import of_name
 from snimux.config.load import load
 from snimux.config.model import Config
 from snimux.explanation import Explanation, explain
-from snimux.figures import Figures
 from snimux.frontend.limits import LocalPlaces
-from snimux.kept import LONGEST
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
@@ -25,8 +23,9 @@ from snimux.providers.discovery import planned
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable, parse_pattern
 from snimux.running import Running, RunningError, beside, read_refused, read_routes
-from snimux.status import gathered
-from snimux.view import View
+from snimux.status.api import gathered
+from snimux.status.local import View
+from snimux.status.metrics import LONGEST, Figures
 from tests.hellos import HERE
 
 WHERE = "127.0.0.1:9443"

@@ -12,16 +12,16 @@ from typing import Any
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from snimux.figures import Figures
 from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable
 from snimux.showing import Alone, Showing
+from snimux.status.local import View
+from snimux.status.metrics import Figures
 from snimux.systemd import Manager
 from snimux.upgrade import Inheritance, Succession
-from snimux.view import View
 from tests.sockets import open_descriptors, read_to_end, send_all
 
 

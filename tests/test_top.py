@@ -13,9 +13,9 @@ import trio
 
 from tests import muxes, terminal, test_upgrade
 from tests.caddy import closed_port, free_port, short_directory
+from tests.e2e.test_status import WORKERS, Watched, refused, watched
 from tests.terminal import Terminal
 from tests.test_end_to_end import client_hello
-from tests.test_status import WORKERS, Watched, refused, watched
 
 TOP = (sys.executable, "-m", "snimux", "top")
 

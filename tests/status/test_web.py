@@ -1,4 +1,4 @@
-"""``snimux.pages``: to whom pages are served, what is refused, and what hostile clients cost."""
+"""``status.web``: to whom pages are served, what is refused, and what hostile clients cost."""
 
 import contextlib
 import errno
@@ -14,8 +14,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
-from snimux.pages import Page, Pages, Stream, is_of_loopback, serve_pages
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
+from snimux.status.web import Page, Pages, Stream, is_of_loopback, serve_pages
 from tests.caddy import short_directory
 from tests.sockets import open_descriptors, read_to_end, send_all
 

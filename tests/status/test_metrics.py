@@ -1,4 +1,4 @@
-"""``snimux.figures``: what is counted when, and what several processes have counted together."""
+"""``status.metrics``: what is counted when, and what several processes have counted together."""
 
 import gc
 import json
@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from snimux import figures as module
-from snimux.figures import OTHERS, Figures, Snapshot, Totals, connections, snapshot
 from snimux.frontend.outcome import Outcome
 from snimux.proto.client_hello import LARGEST_MAX_HELLO
 from snimux.proto.reason import Reason
@@ -17,6 +17,17 @@ from snimux.proto.verdict import Hello, Request
 from snimux.relay.interface import End
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.status import metrics as module
+from snimux.status.metrics import (
+    LONGEST,
+    OTHERS,
+    Figures,
+    Kept,
+    Snapshot,
+    Totals,
+    connections,
+    snapshot,
+)
 
 ONE, TWO = TcpAddress("127.0.0.1", 1), TcpAddress("127.0.0.1", 2)
 
@@ -365,3 +376,39 @@ def test_a_sum_is_no_part_of_what_it_is_a_sum_of() -> None:
     for _ in range(2):
         assert totals.sum().counts["connections"] == Counter(tls=1, http=0)
         assert totals.sum().shares["a.example", str(ONE)] == [1, 1, 0, 0]
+
+
+def test_the_last_are_kept() -> None:
+    kept = Kept(2)
+    for number in (1, 2, 3):
+        kept.add(number, b"%d" % number)
+    assert [kept.get(number) for number in (1, 2, 3, 4)] == [None, b"2", b"3", None]
+
+
+def test_where_none_is_to_be_kept_none_is() -> None:
+    kept = Kept(0)
+    kept.add(1, b"x")
+    assert kept.get(1) is None
+
+
+def test_what_is_long_is_cut() -> None:
+    kept = Kept(1)
+    kept.add(1, b"x" * (LONGEST + 1))
+    assert kept.get(1) == b"x" * LONGEST
+
+
+@given(st.integers(0, 5), st.integers(0, 50), st.lists(st.binary(max_size=30), max_size=20))
+def test_neither_their_number_nor_their_bytes_exceed_the_bounds(
+    most: int, most_bytes: int, sent: list[bytes]
+) -> None:
+    kept = Kept(most, most_bytes=most_bytes)
+    for number, received in enumerate(sent):
+        kept.add(number, received)
+        there = [kept.get(x) for x in range(number + 1)]
+        found = [x for x in there if x is not None]
+        assert len(found) <= most
+        assert sum(map(len, found)) <= most_bytes
+        # the last ones, and one more would be too many
+        assert found == (sent[: number + 1][-len(found) :] if found else [])
+        if len(found) < most and len(found) <= number:
+            assert sum(map(len, sent[number - len(found) : number + 1])) > most_bytes

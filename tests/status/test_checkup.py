@@ -1,4 +1,4 @@
-"""``snimux.checkup``: the doctor in a process of its own, bounded and seldom."""
+"""``status.checkup``: the doctor in a process of its own, bounded and seldom."""
 
 import sys
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import trio
 
-from snimux import checkup as module
-from snimux.checkup import Checkup
+from snimux.status import checkup as module
+from snimux.status.checkup import Checkup
 from tests.sockets import open_descriptors
 
 FOUND = {"status": 1, "findings": [{"colour": "red", "title": "x"}], "unseen": ["y"]}

@@ -1,4 +1,4 @@
-"""``snimux.exposition``: what Prometheus' own parsers read of it."""
+"""``status.prometheus``: what Prometheus' own parsers read of it."""
 
 import os
 import sys
@@ -10,9 +10,9 @@ from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics
 
 from snimux import __version__
-from snimux.exposition import Exposed, render
-from snimux.figures import Figures, Snapshot, snapshot
-from tests.test_figures import ONE, end, relayed
+from snimux.status.metrics import Figures, Snapshot, snapshot
+from snimux.status.prometheus import Exposed, render
+from tests.status.test_metrics import ONE, end, relayed
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
 

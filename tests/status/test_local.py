@@ -1,4 +1,4 @@
-"""``snimux.view``: what a process tells of itself."""
+"""``status.local``: what a process tells of itself."""
 
 import base64
 import json
@@ -10,9 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from snimux import __version__
-from snimux import view as module
 from snimux.backend.state import State
-from snimux.figures import Figures, snapshot
 from snimux.frontend.limits import LocalPlaces
 from snimux.frontend.outcome import Outcome
 from snimux.net.listeners import Listener
@@ -21,7 +19,9 @@ from snimux.routing.access import Access
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.networks import parse_networks
 from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
-from snimux.view import View
+from snimux.status import local as module
+from snimux.status.local import View
+from snimux.status.metrics import Figures, snapshot
 
 ONE, TWO, ADMIN = (TcpAddress("127.0.0.1", port) for port in (1, 2, 2019))
 

@@ -11,14 +11,15 @@ from itertools import islice
 
 import trio
 
-from snimux import __version__, figures
+from snimux import __version__
 from snimux.backend.state import State
-from snimux.figures import Figures, Piece
 from snimux.frontend.limits import Places
 from snimux.net.listeners import Listener
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, DialAddress
 from snimux.routing.routes import Backend, LiveTable, Route
+from snimux.status import metrics
+from snimux.status.metrics import Figures, Piece
 
 MOST_CONNECTIONS = 1_000
 """So many can be looked through; how many there are in all is told."""
@@ -84,7 +85,7 @@ class View:
                 yield from self._routes()
             case "connections":
                 now = trio.current_time()
-                yield from figures.connections(self.figures, now, most=MOST_CONNECTIONS)
+                yield from metrics.connections(self.figures, now, most=MOST_CONNECTIONS)
             case "refused":
                 yield {"refused": list(self.figures.last_refused)}
             case "hellos":

@@ -1,4 +1,4 @@
-"""``snimux.live``: what is shown, made once for all who watch, and for nobody not at all."""
+"""``status.events``: what is shown, made once for all who watch, and for nobody not at all."""
 
 import json
 import time
@@ -10,11 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.checkup import Checkup
-from snimux.figures import OTHERS, Figures, Piece, snapshot
-from snimux.live import Live, all_pages, shown
-from snimux.pages import Page, Stream
-from snimux.status import Answers, Past, Reloaded, Whole
+from snimux.status.api import Answers, Past, Reloaded, Whole
+from snimux.status.checkup import Checkup
+from snimux.status.events import Live, all_pages, shown
+from snimux.status.metrics import OTHERS, Figures, Piece, snapshot
+from snimux.status.web import Page, Stream
 
 HEAD = {
     "limit": 7,

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import trio
 
 from snimux import __version__
-from snimux.figures import Snapshot
-from snimux.pages import Page, Pages
-from snimux.view import MOST_CONNECTIONS
+from snimux.status.local import MOST_CONNECTIONS
+from snimux.status.metrics import Snapshot
+from snimux.status.web import Page, Pages
 
 _MOST_REFUSED = 100
 
@@ -108,7 +108,7 @@ def pages(source: Source) -> Pages:
 
 async def _metrics(source: Source, accept: str) -> Page:
     # prometheus-client is an extra, and slow to import.
-    from snimux.exposition import Exposed, render
+    from snimux.status.prometheus import Exposed, render
 
     whole = await source.whole()
     told = common(whole)

@@ -1,4 +1,4 @@
-"""``snimux.status``, by ``--status``: real processes, whose figures are what was sent."""
+"""``status.api``, by ``--status``: real processes, whose figures are what was sent."""
 
 import contextlib
 import json
@@ -18,26 +18,26 @@ import h11
 import pytest
 import trio
 
-from snimux.checkup import Checkup
-from snimux.figures import Figures, snapshot
 from snimux.frontend.limits import LocalPlaces
-from snimux.live import all_pages, shown
-from snimux.pages import Page
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
-from snimux.status import Answers, Past, Whole, pages
-from snimux.view import View
+from snimux.status.api import Answers, Past, Whole, pages
+from snimux.status.checkup import Checkup
+from snimux.status.events import all_pages, shown
+from snimux.status.local import View
+from snimux.status.metrics import Figures, snapshot
+from snimux.status.web import Page
 from tests import muxes, test_upgrade
 from tests.caddy import free_port, short_directory
 from tests.muxes import Mux
+from tests.status.test_prometheus import OPENMETRICS, Samples, read, samples
 from tests.test_end_to_end import client_hello, held_up, workers_of
-from tests.test_exposition import OPENMETRICS, Samples, read, samples
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 NEEDS_PROMTOOL = pytest.mark.needs(
     lambda: not shutil.which("promtool"), "needs promtool: apt-get install prometheus"
 )
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @dataclass

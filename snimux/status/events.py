@@ -21,11 +21,8 @@ from urllib.parse import unquote
 import trio
 
 from snimux import __version__
-from snimux.checkup import Checkup
-from snimux.figures import BOUNDS, Snapshot
-from snimux.pages import Page, Pages, Stream
 from snimux.proto.reason import MEANINGS, REMEDIES, Reason
-from snimux.status import (
+from snimux.status.api import (
     NONE,
     Answers,
     Source,
@@ -37,7 +34,10 @@ from snimux.status import (
     pages,
     total,
 )
-from snimux.view import MOST_LAST, MOST_LIVE
+from snimux.status.checkup import Checkup
+from snimux.status.local import MOST_LAST, MOST_LIVE
+from snimux.status.metrics import BOUNDS, Snapshot
+from snimux.status.web import Page, Pages, Stream
 
 # Seconds from one to the next; but with very many routes, to put one together takes no more than a
 # part of the time.
@@ -80,7 +80,7 @@ def all_pages(source: Source, checkup: Checkup) -> Pages:
 
 
 async def _file(name: str, kind: str, accept: str) -> Page:
-    return Page((files("snimux") / "page" / name).read_bytes(), kind, headers=_HEADERS)
+    return Page((files("snimux.status") / "page" / name).read_bytes(), kind, headers=_HEADERS)
 
 
 async def _events(live: "Live", accept: str) -> Stream:
