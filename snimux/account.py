@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from snimux.backend.proxy_auto import Remark
+from snimux.doctor.render import plain
 from snimux.explanation import End, Explanation, Result
 from snimux.proto import hostname
 from snimux.proto.reason import MEANINGS
 from snimux.proto.verdict import Hello
-from snimux.report import plain
 from snimux.routing.networks import UNIX
 from snimux.routing.routes import Backend, Pattern
 from snimux.running import Beside

@@ -21,11 +21,10 @@ from typing import Any
 import click
 import trio
 
-from snimux import __version__, advice, dump
+from snimux import __version__, dump
 from snimux import account as account
 from snimux import case as cases
 from snimux import explanation as explanation
-from snimux import report as report
 from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.columns import table
 from snimux.commands import Group
@@ -35,9 +34,11 @@ from snimux.config.load import load
 from snimux.config.model import Config, ConfigError
 from snimux.config.source import OFF
 from snimux.description import describe
-from snimux.diagnosis.judge import diagnose
+from snimux.doctor import caddyfile
+from snimux.doctor import render as report
+from snimux.doctor.facts import Facts
+from snimux.doctor.judge import diagnose
 from snimux.extras import install
-from snimux.facts import Facts
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
 from snimux.handed import Handed, handed_to_worker
 from snimux.looking import Eye, Lost, glance
@@ -486,13 +487,13 @@ def init(
     facts = _examined(config, search=not no_search)
     if not facts.caddys:
         fail(1, "no Caddy is running here that can be seen; start them, or name one: --caddy ADDR")
-    found = advice.places(facts)
+    found = caddyfile.places(facts)
     there = read_toml(text or "")
     for key, has in (("listen", bool(there.listen)), ("http", there.http is not None)):
         if merged[key] and has:
             fail(2, f"--{key}: {merged['config']} has {key} already: change it there")
     is_new = text is None
-    file = advice.toml(
+    file = caddyfile.toml(
         facts.tls if is_new or merged["listen"] else None,
         facts.http if config.is_http_said and (is_new or merged["http"]) else None,
         found,
@@ -512,7 +513,7 @@ def init(
             fail(1, f"--output: {output}: there is a file already; --force replaces it")
         except OSError as error:
             fail(1, f"--output: {output}: {error.strerror}")
-    for line in advice.letter(facts, found, output or "FILE"):
+    for line in caddyfile.letter(facts, found, output or "FILE"):
         click.echo(line, err=output is None)  # or `init > FILE` would have it in the file
 
 
@@ -613,7 +614,7 @@ def _write(path: Path, text: str, *, force: bool) -> None:
 def _examined(config: Config, *, search: bool) -> Facts:
     """What there is to know of what was told, which may be no route."""
     # psutil is slow to import, and a server does not need it.
-    from snimux.doctor import examine
+    from snimux.doctor.examine import examine
 
     return trio.run(partial(examine, config, search=search))
 

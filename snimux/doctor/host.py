@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from snimux.facts import Port, Process
+from snimux.doctor.facts import Port, Process
 from snimux.routing.address import (
     AddressError,
     AdminAddress,

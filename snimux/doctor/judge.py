@@ -1,7 +1,8 @@
 """All that there is to find, the worst first."""
 
-from snimux.diagnosis import Colour, Finding, backends, caddys, ports
-from snimux.facts import Facts
+from snimux.doctor import backends, caddys, ports
+from snimux.doctor.facts import Facts
+from snimux.doctor.findings import Colour, Finding
 
 
 def diagnose(facts: Facts) -> tuple[Finding, ...]:

@@ -18,13 +18,13 @@ import pytest
 import trio
 import trustme
 
-from snimux import doctor as doctor
 from snimux.config.load import load
-from snimux.diagnosis.judge import diagnose
-from snimux.doctor import examine
-from snimux.facts import Process
+from snimux.doctor.examine import examine
+from snimux.doctor.examine import examine as doctor
+from snimux.doctor.facts import Process
+from snimux.doctor.host import Running, Survey
+from snimux.doctor.judge import diagnose
 from snimux.routing.address import TcpAddress, UnixAddress
-from snimux.survey import Running, Survey
 from tests import caddy, muxes
 from tests.caddy import Caddy, short_directory, until
 

@@ -1,4 +1,4 @@
-"""``snimux.certificate``: what real TLS servers show for a name, and what comes of others."""
+"""``doctor.certificate``: what real TLS servers show for a name, and what comes of others."""
 
 import builtins
 import ssl
@@ -12,8 +12,8 @@ import pytest
 import trio
 import trustme
 
-from snimux.certificate import _read, certificate
-from snimux.facts import Certificate, Down, NoHandshake, Unread
+from snimux.doctor.certificate import _read, certificate
+from snimux.doctor.facts import Certificate, Down, NoHandshake, Unread
 from snimux.proto.proxy_header import build
 from snimux.routing.address import TcpAddress
 from tests import caddy

@@ -5,8 +5,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import formatdate
 
-from snimux.advice import PROXY, STRICT
-from snimux.diagnosis import (
+from snimux.doctor.caddyfile import PROXY, STRICT
+from snimux.doctor.facts import (
+    Caddy,
+    Certificate,
+    Contact,
+    Down,
+    Facts,
+    NoHandshake,
+    Probed,
+    Unread,
+)
+from snimux.doctor.findings import (
     Colour,
     Finding,
     in_options,
@@ -15,7 +25,6 @@ from snimux.diagnosis import (
     tls_listeners,
     tls_servers,
 )
-from snimux.facts import Caddy, Certificate, Contact, Down, Facts, NoHandshake, Probed, Unread
 from snimux.proto import hostname
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend

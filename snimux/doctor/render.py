@@ -10,7 +10,7 @@ from textwrap import TextWrapper
 
 import click
 
-from snimux.diagnosis import Colour, Finding
+from snimux.doctor.findings import Colour, Finding
 
 _STATUS = {Colour.GREEN: 0, Colour.YELLOW: 1, Colour.RED: 2}
 # Told apart without colours, too.

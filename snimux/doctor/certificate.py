@@ -10,8 +10,8 @@ import ssl
 
 import trio
 
+from snimux.doctor.facts import Certificate, Down, NoHandshake, Outcome, Unread
 from snimux.extras import install
-from snimux.facts import Certificate, Down, NoHandshake, Outcome, Unread
 from snimux.net.dial import NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Version, build

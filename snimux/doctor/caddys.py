@@ -3,9 +3,9 @@
 import shlex
 from collections.abc import Iterable, Iterator
 
-from snimux.advice import QUIET, places
-from snimux.diagnosis import Colour, Finding, in_options, in_servers, listed, tls_servers
-from snimux.facts import Caddy, Facts, Port
+from snimux.doctor.caddyfile import QUIET, places
+from snimux.doctor.facts import Caddy, Facts, Port
+from snimux.doctor.findings import Colour, Finding, in_options, in_servers, listed, tls_servers
 from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import TcpAddress, is_own
 from snimux.routing.routes import RouteTable

@@ -14,11 +14,21 @@ from typing import Literal
 import trio
 
 from snimux.backend.probe import Unreached, ask, ask_both, by_http, by_tls
-from snimux.certificate import certificate
 from snimux.config.load import with_found
 from snimux.config.model import Config
-from snimux.diagnosis import listed
-from snimux.facts import Caddy, Certificate, Contact, Facts, NoHandshake, Port, Probed, Unread
+from snimux.doctor.certificate import certificate
+from snimux.doctor.facts import (
+    Caddy,
+    Certificate,
+    Contact,
+    Facts,
+    NoHandshake,
+    Port,
+    Probed,
+    Unread,
+)
+from snimux.doctor.findings import listed
+from snimux.doctor.host import Running, Survey, survey
 from snimux.net.dial import RESERVED, Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Version, build
@@ -36,7 +46,6 @@ from snimux.routing.address import (
     parse_admin,
 )
 from snimux.routing.routes import Route
-from snimux.survey import Running, Survey, survey
 
 # Seconds: for a Caddy's answer, for a handshake, for all handshakes together, and for all other
 # requests. Everything is on this host or near; a person waits.

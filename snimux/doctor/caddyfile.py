@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from snimux.facts import Caddy, Facts, Port
+from snimux.doctor.facts import Caddy, Facts, Port
 from snimux.routing.address import (
     AdminAddress,
     FileAddress,

@@ -1,4 +1,4 @@
-"""``snimux.survey``: real processes and sockets; and where a Caddyfile says that it is asked."""
+"""``doctor.host``: real processes and sockets; and where a Caddyfile says that it is asked."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from snimux import survey as module
-from snimux.facts import Port, Process
+from snimux.doctor import host as module
+from snimux.doctor.facts import Port, Process
+from snimux.doctor.host import Survey, _written_admin, survey
 from snimux.routing.address import FileAddress, TcpAddress, UnixAddress
-from snimux.survey import Survey, _written_admin, survey
 from tests import caddy
 from tests.caddy import until
 from tests.sockets import open_descriptors

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from snimux.advice import is_everywhere
-from snimux.facts import Caddy, Facts, Port
+from snimux.doctor.caddyfile import is_everywhere
+from snimux.doctor.facts import Caddy, Facts, Port
 from snimux.providers.caddy.sites import TlsServer
 from snimux.routing.address import DialAddress, ListenAddress, TcpAddress, is_own
 from snimux.routing.served import Served

@@ -1,12 +1,12 @@
-"""``snimux.report``: how findings look, to people and to programs, and the exit status."""
+"""``doctor.render``: how findings look, to people and to programs, and the exit status."""
 
 import json
 
 import click
 import pytest
 
-from snimux.diagnosis import Colour, Finding
-from snimux.report import as_json, status, text
+from snimux.doctor.findings import Colour, Finding
+from snimux.doctor.render import as_json, status, text
 
 GREEN = Finding("caddy", Colour.GREEN, "localhost:2019", "it answers")
 LINES = ("# /etc/Caddyfile, in the global options:", "servers {", "    protocols h1 h2", "}")

@@ -1,4 +1,4 @@
-"""``snimux.diagnosis``: facts in, findings out; and nothing that a Caddy says makes it raise."""
+"""``doctor.findings``: facts in, findings out; and nothing that a Caddy says makes it raise."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.diagnosis import Colour, Finding
-from snimux.diagnosis.judge import diagnose
-from snimux.facts import (
+from snimux.doctor.facts import (
     Caddy,
     Certificate,
     Contact,
@@ -23,6 +21,8 @@ from snimux.facts import (
     Process,
     Unread,
 )
+from snimux.doctor.findings import Colour, Finding
+from snimux.doctor.judge import diagnose
 from snimux.proto.proxy_header import Version
 from snimux.providers.caddy.read import read
 from snimux.providers.caddy.sites import Site, Sites, TlsServer, Unrouted

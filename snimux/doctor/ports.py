@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from snimux.advice import QUIET, Place, is_everywhere, places
-from snimux.diagnosis import (
+from snimux.doctor.caddyfile import QUIET, Place, is_everywhere, places
+from snimux.doctor.facts import Caddy, Facts, Port, Process
+from snimux.doctor.findings import (
     SEE,
     Colour,
     Finding,
@@ -13,7 +14,6 @@ from snimux.diagnosis import (
     meets,
     tls_servers,
 )
-from snimux.facts import Caddy, Facts, Port, Process
 from snimux.routing.address import FdAddress, FileAddress, ListenAddress, TcpAddress, is_own
 
 

@@ -1,4 +1,4 @@
-"""``snimux.advice``: ports of their own, lines that Caddy takes, and a file that snimux reads."""
+"""``caddyfile``: ports of their own, lines that Caddy takes, and a file that snimux reads."""
 
 import json
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from snimux.advice import (
+from snimux.config.load import load
+from snimux.doctor.caddyfile import (
     PROXY,
     QUIET,
     STRICT,
@@ -18,8 +19,7 @@ from snimux.advice import (
     places,
     toml,
 )
-from snimux.config.load import load
-from snimux.facts import Caddy, Facts, Port, Process
+from snimux.doctor.facts import Caddy, Facts, Port, Process
 from snimux.providers.caddy.sites import Site, Sites, TlsServer
 from snimux.providers.merge import Plan
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
