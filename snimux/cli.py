@@ -40,22 +40,22 @@ from snimux.doctor.facts import Facts
 from snimux.doctor.judge import diagnose
 from snimux.extras import install
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
-from snimux.handed import Handed, handed_to_worker
 from snimux.looking import Eye, Lost, glance
 from snimux.net.http_get import FetchError, fetch
 from snimux.overview import lines
-from snimux.process import StartError, handed_over, hold_wishes, run, run_worker
 from snimux.providers.caddy.admin import AdminError, look
 from snimux.providers.caddy.sites import Sites
 from snimux.providers.discovery import planned
 from snimux.providers.merge import Plan
-from snimux.reload import File
 from snimux.routing.address import AdminAddress, FdAddress
 from snimux.routing.routes import Route
 from snimux.running import Refused, Running, RunningError, beside, read_refused, read_routes
 from snimux.runtime.files import read_stream
 from snimux.runtime.filewatch import State
 from snimux.runtime.filewatch import look as look_at_file
+from snimux.service.handover import Handed, handed_to_worker
+from snimux.service.reload import File
+from snimux.service.run import StartError, handed_over, hold_wishes, run, run_worker
 from snimux.status.state import plain
 
 _EPILOG = """\b

@@ -18,7 +18,7 @@ from snimux.config.settings import SETTINGS
 from snimux.net.listeners import ListenError, activated
 from snimux.routing.address import Activated
 from snimux.runtime.files import read_stream
-from snimux.systemd import Named
+from snimux.service.systemd import Named
 
 F = TypeVar("F", bound=Callable[..., Any])
 

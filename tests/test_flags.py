@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from snimux.config.settings import SETTINGS
 from snimux.flags import configured, fail, merge, options, read_file, search_option
-from snimux.spawn import start
+from snimux.service.spawn import start
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443"]
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import trio
 
-from tests import browser, muxes, test_upgrade
+from tests import browser, muxes
 from tests.browser import Browser, Tab
 from tests.caddy import closed_port, free_port, short_directory
 from tests.e2e.test_status import WORKERS, answer, refused, watched
+from tests.service import test_upgrade
 from tests.test_end_to_end import client_hello
 
 pytestmark = pytest.mark.needs(browser.missing, "needs chromium: apt-get install chromium")

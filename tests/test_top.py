@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests import muxes, terminal, test_upgrade
+from tests import muxes, terminal
 from tests.caddy import closed_port, free_port, short_directory
 from tests.e2e.test_status import WORKERS, Watched, refused, watched
+from tests.service import test_upgrade
 from tests.terminal import Terminal
 from tests.test_end_to_end import client_hello
 

@@ -27,9 +27,10 @@ from snimux.status.events import all_pages, shown
 from snimux.status.local import View
 from snimux.status.metrics import Figures, snapshot
 from snimux.status.web import Page
-from tests import muxes, test_upgrade
+from tests import muxes
 from tests.caddy import free_port, short_directory
 from tests.muxes import Mux
+from tests.service import test_upgrade
 from tests.status.test_prometheus import OPENMETRICS, Samples, read, samples
 from tests.test_end_to_end import client_hello, held_up, workers_of
 

@@ -29,7 +29,6 @@ from snimux.providers.caddy.admin import Back, Changed, Lost
 from snimux.providers.caddy.sites import Site, Sites, Unrouted
 from snimux.providers.discovery import Discovery, listed, planned
 from snimux.providers.merge import Plan
-from snimux.reload import File, Source
 from snimux.routing.address import (
     AdminAddress,
     DialAddress,
@@ -42,7 +41,8 @@ from snimux.routing.address import (
 )
 from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.routing.served import Served
-from snimux.server import serve
+from snimux.service.reload import File, Source
+from snimux.service.server import serve
 from tests import caddy, muxes
 from tests.caddy import Caddy, short_directory
 from tests.hellos import load as load_hellos
@@ -309,7 +309,7 @@ async def test_a_server_makes_its_routes_in_a_thread(
         return planned(*args)
 
     monkeypatch.setattr("snimux.providers.discovery.planned", recording)
-    monkeypatch.setattr("snimux.server.planned", recording, raising=False)
+    monkeypatch.setattr("snimux.service.server.planned", recording, raising=False)
     file = tmp_path / "autosave.json"
     file.write_text(autosaved("one.example"))
     toml = 'listen = ["127.0.0.1:0"]\nlog_format = "json"\n'

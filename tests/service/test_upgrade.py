@@ -1,4 +1,4 @@
-"""``snimux.upgrade``: real processes, each of which hands over to the next, under load.
+"""``service.upgrade``: real processes, each of which hands over to the next, under load.
 
 With a real systemd, see ``test_units``.
 """
@@ -29,8 +29,8 @@ from trio.testing import MockClock
 from snimux.log import Log
 from snimux.net.listeners import Listener, adopted, open_listeners
 from snimux.routing.address import FdAddress, TcpAddress, UnixAddress
-from snimux.systemd import HandoverError, Manager
-from snimux.upgrade import Inheritance, Succession, inheritance
+from snimux.service.systemd import HandoverError, Manager
+from snimux.service.upgrade import Inheritance, Succession, inheritance
 from tests import muxes
 from tests.caddy import free_port, short_directory, until
 from tests.hellos import load
@@ -729,8 +729,8 @@ async def test_whoever_has_no_command_is_not_heard(here: Path) -> None:
 # Says what it has inherited, as a successor does, and that it is ready.
 HEIR = """
 import os, sys
-from snimux.systemd import receive
-from snimux.upgrade import inheritance
+from snimux.service.systemd import receive
+from snimux.service.upgrade import inheritance
 found = inheritance(receive(os.environ, os.getpid()))
 for x in found.listeners:
     print(x, x.wanted, x.protocol, x.inode, x.handed_over, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``snimux.server``: limits over all connections, what is summed up, and drain."""
+"""``service.server``: limits over all connections, what is summed up, and drain."""
 
 import contextlib
 import io
@@ -22,15 +22,15 @@ from snimux.config.model import BackendDefaults, Config, Limits
 from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
-from snimux.orders import Order, send
 from snimux.proto.client_hello import alert
 from snimux.proto.proxy_header import build
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import TcpAddress, UnixAddress, parse_listen
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Check, Route, parse_pattern
-from snimux.server import _https_port, serve, status
-from snimux.systemd import Manager
+from snimux.service.control import Order, send
+from snimux.service.server import _https_port, serve, status
+from snimux.service.systemd import Manager
 from tests.caddy import short_directory
 from tests.hellos import load
 from tests.sockets import fin, open_descriptors, read, read_to_end, send_all

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 
 import trio
 
-from snimux import places, spawn
-from snimux.handed import alone, variable
-from snimux.life import STOP_SIGNALS
-from snimux.orders import Gone, Order, Orders, send
-from snimux.questions import Respondent
 from snimux.routing.address import DialAddress
-from snimux.systemd import Named
-from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
+from snimux.service import scoreboard, spawn
+from snimux.service.control import Gone, Order, Orders, Respondent, send
+from snimux.service.handover import alone, variable
+from snimux.service.lifecycle import STOP_SIGNALS
+from snimux.service.systemd import Named
+from snimux.service.upgrade import SIGNAL as UPGRADE_SIGNAL
 
 
 @dataclass(slots=True)
@@ -35,7 +34,7 @@ class Worker:
     ended: trio.Event = field(default_factory=trio.Event)
     exit_code: int = 0
     """As of ``os.waitstatus_to_exitcode``: negative for a signal."""
-    sign: places.Sign = field(default_factory=places.Sign)
+    sign: scoreboard.Sign = field(default_factory=scoreboard.Sign)
     """What was seen of it last."""
     silence: float = 0.0
     """Seconds since it has shown life, or was started, as far as the supervisor was awake."""
@@ -80,7 +79,7 @@ class Worker:
             counts: the descriptor of the places.
             elapsed: seconds since the last look that it had to show life.
         """
-        sign = places.look(counts, self.number)
+        sign = scoreboard.look(counts, self.number)
         if sign.beats != self.sign.beats:
             self.silence, self.silent = 0.0, False
         else:

@@ -1,4 +1,4 @@
-"""``snimux.handed``: what is handed over is found again.
+"""``service.handover``: what is handed over is found again.
 
 With real processes, see ``test_supervisor``.
 """
@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from snimux.handed import Handed, handed_to_worker, shared, sockets, variable
 from snimux.net.listeners import Listener
 from snimux.routing.address import FdAddress, parse_dial, parse_listen
+from snimux.service.handover import Handed, handed_to_worker, shared, sockets, variable
 
 
 def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:

@@ -20,22 +20,22 @@ import trio
 from snimux.config.model import Config, ConfigError, Limits
 from snimux.extras import install
 from snimux.frontend.limits import LocalPlaces
-from snimux.handed import Handed, sockets
-from snimux.life import STOP_SIGNALS
 from snimux.log import Field, Log
 from snimux.net.listeners import ListenError, open_listeners
 from snimux.net.transparent import missing
-from snimux.places import SharedPlaces
 from snimux.relay.pipes import MOST
-from snimux.reload import File, Source
 from snimux.runtime.background import settle
 from snimux.runtime.clock import RunningClock
-from snimux.server import serve
+from snimux.service.handover import Handed, sockets
+from snimux.service.lifecycle import STOP_SIGNALS
+from snimux.service.reload import File, Source
+from snimux.service.scoreboard import SharedPlaces
+from snimux.service.server import serve
+from snimux.service.supervisor import Team, processors, supervise
+from snimux.service.systemd import HandoverError, Manager, manager, receive
+from snimux.service.upgrade import SIGNAL as UPGRADE_SIGNAL
+from snimux.service.upgrade import Inheritance, Succession, inheritance
 from snimux.status.web import AT_A_TIME
-from snimux.supervisor import Team, processors, supervise
-from snimux.systemd import HandoverError, Manager, manager, receive
-from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
-from snimux.upgrade import Inheritance, Succession, inheritance
 
 # Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups, probes
 # and checks.

@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import trio
 
 from snimux.log import Log
-from snimux.orders import Orders
-from snimux.reload import Follower, NotFollowed, Reloader
-from snimux.upgrade import SIGNAL as UPGRADE_SIGNAL
-from snimux.upgrade import Succession
+from snimux.service.control import Orders
+from snimux.service.reload import Follower, NotFollowed, Reloader
+from snimux.service.upgrade import SIGNAL as UPGRADE_SIGNAL
+from snimux.service.upgrade import Succession
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, UPGRADE_SIGNAL, signal.SIGCHLD)

@@ -25,7 +25,6 @@ from snimux.frontend.access_log import Ends
 from snimux.frontend.connection import Service
 from snimux.frontend.limits import Places
 from snimux.frontend.source_limits import Shares
-from snimux.life import SIGNALS, STOP_SIGNALS, Life
 from snimux.log import Log, batching
 from snimux.net.listeners import Listener
 from snimux.net.loop import Own, own
@@ -34,18 +33,19 @@ from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.providers.discovery import Discovery, reserved
 from snimux.providers.merge import Plan
-from snimux.pulse import pulse
-from snimux.questions import answer
 from snimux.relay import portable
 from snimux.relay.interface import Relay
-from snimux.reload import Follower, Reloader, Source, say_listeners
 from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
 from snimux.routing.routes import Backend, LiveTable, RouteTable
-from snimux.showing import Alone, Showing
+from snimux.service.control import answer
+from snimux.service.lifecycle import SIGNALS, STOP_SIGNALS, Life
+from snimux.service.reload import Follower, Reloader, Source, say_listeners
+from snimux.service.status_server import Alone, Showing
+from snimux.service.systemd import Manager
+from snimux.service.upgrade import Succession
+from snimux.service.watchdog import pulse
 from snimux.status.local import View
 from snimux.status.metrics import LONGEST, Figures
-from snimux.systemd import Manager
-from snimux.upgrade import Succession
 
 # How often a worker shows that it is alive (seconds).
 _WORKER_BEATS = 1.0

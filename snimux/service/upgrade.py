@@ -23,12 +23,12 @@ from urllib.parse import quote, unquote
 
 import trio
 
-from snimux import systemd
 from snimux.log import Field, Level, Log
 from snimux.net.listeners import Listener, adopted, besides
 from snimux.routing.address import FdAddress, parse_listen
-from snimux.spawn import Apart, start_apart
-from snimux.systemd import HandoverError, Manager, Named
+from snimux.service import systemd
+from snimux.service.spawn import Apart, start_apart
+from snimux.service.systemd import HandoverError, Manager, Named
 
 SIGNAL = signal.SIGUSR2
 """Asks for a successor: nginx's signal for it."""

@@ -1,4 +1,4 @@
-"""``snimux.places``: one count, in a process or over several; both against one model."""
+"""``service.scoreboard``: one count, in a process or over several; both against one model."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from snimux.frontend.limits import Leave, LocalPlaces, Places
 from snimux.frontend.rate import Pace
-from snimux.places import SharedPlaces, Sign, clear, lay_out, look, resize
+from snimux.service.scoreboard import SharedPlaces, Sign, clear, lay_out, look, resize
 
 PACE = Pace(per_second=0.5, burst=2)
 SOURCES = [bytes([number]) * 4 for number in range(5)]
@@ -256,7 +256,7 @@ def test_in_memory_that_is_shared_the_bound_is_the_file_s() -> None:
 
 
 def test_more_sources_than_can_be_paced_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snimux.places._PACED_SLOTS", 64)
+    monkeypatch.setattr("snimux.service.scoreboard._PACED_SLOTS", 64)
     with shared(1, 1) as file:
         places = SharedPlaces(file.fileno(), 1, most=1)
         assert scan(places, 1000, now=1) == [True] * 1000
@@ -269,7 +269,7 @@ def test_more_sources_than_can_be_paced_are_let_in(monkeypatch: pytest.MonkeyPat
 TAKE_AND_GIVE = """
 import os, sys
 from snimux.frontend.rate import Pace
-from snimux.places import SharedPlaces
+from snimux.service.scoreboard import SharedPlaces
 number, mark = int(sys.argv[1]), sys.argv[2]
 places = SharedPlaces(0, number, most=9)
 had = arrived = 0
@@ -292,7 +292,7 @@ print(arrived)
 
 HOLD = """
 import signal
-from snimux.places import SharedPlaces
+from snimux.service.scoreboard import SharedPlaces
 places = SharedPlaces(0, 1, most=9)
 assert places.take()
 with places._locked():

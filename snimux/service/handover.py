@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from snimux.net.listeners import Listener
-from snimux.orders import Order
-from snimux.reload import content
 from snimux.routing.address import DialAddress, FdAddress, parse_dial, parse_listen
-from snimux.systemd import Named
+from snimux.service.control import Order
+from snimux.service.reload import content
+from snimux.service.systemd import Named
 
 _WORKER, _PLACES, _CONFIG, _STATUS = "worker-", "places", "config", "status"
 # The name of a socket is the protocol's, the listener's number, and where it was to listen; with

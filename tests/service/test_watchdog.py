@@ -1,4 +1,4 @@
-"""``snimux.pulse``: a byte through each relay; and none where it is stuck."""
+"""``service.watchdog``: a byte through each relay; and none where it is stuck."""
 
 import contextlib
 import sys
@@ -9,9 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.pulse import pulse
 from snimux.relay import portable
 from snimux.relay.interface import End, Relay, Tally
+from snimux.service.watchdog import pulse
 from tests.sockets import open_descriptors
 
 

@@ -1,4 +1,4 @@
-"""``snimux.showing``: one process at a time, and what one that has no workers tells."""
+"""``service.status_server``: one process at a time, and what one that has no workers tells."""
 
 import contextlib
 import io
@@ -17,11 +17,11 @@ from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable
-from snimux.showing import Alone, Showing
+from snimux.service.status_server import Alone, Showing
+from snimux.service.systemd import Manager
+from snimux.service.upgrade import Inheritance, Succession
 from snimux.status.local import View
 from snimux.status.metrics import Figures
-from snimux.systemd import Manager
-from snimux.upgrade import Inheritance, Succession
 from tests.sockets import open_descriptors, read_to_end, send_all
 
 

@@ -1,4 +1,4 @@
-"""``snimux.worker``: what is seen of one worker. With several, see ``test_supervisor``."""
+"""``service.worker``: what is seen of one worker. With several, see ``test_supervisor``."""
 
 import signal
 import socket
@@ -8,9 +8,9 @@ import tempfile
 
 import trio
 
-from snimux import places
-from snimux.orders import Order
-from snimux.worker import Worker, start
+from snimux.service import scoreboard
+from snimux.service.control import Order
+from snimux.service.worker import Worker, start
 from tests.sockets import open_descriptors
 
 # Ends by a signal as soon as it is told anything.
@@ -44,8 +44,8 @@ def test_silence_is_counted_until_there_is_a_sign_of_life() -> None:
     near, far = socket.socketpair()
     with near, far, tempfile.TemporaryFile() as file:
         counts = file.fileno()
-        places.lay_out(counts, workers=1, limit=1, most=1)
-        its = places.SharedPlaces(counts, 1, most=1)
+        scoreboard.lay_out(counts, workers=1, limit=1, most=1)
+        its = scoreboard.SharedPlaces(counts, 1, most=1)
         worker = Worker(1, ended(), near)
         for _ in range(2):
             worker.look(counts, elapsed=10)

@@ -1,4 +1,4 @@
-"""``snimux.spawn``: real programs, small ones, and descriptors from one process to another."""
+"""``service.spawn``: real programs, small ones, and descriptors from one process to another."""
 
 import errno
 import json
@@ -16,15 +16,15 @@ import psutil
 import pytest
 import trio
 
-from snimux.spawn import Apart, start, start_apart
-from snimux.systemd import Named
+from snimux.service.spawn import Apart, start, start_apart
+from snimux.service.systemd import Named
 from tests.caddy import until
 from tests.sockets import open_descriptors
 
 # Says what it was handed, on the descriptor that is called "out".
 CHILD = """
 import json, os, signal
-from snimux.systemd import receive
+from snimux.service.systemd import receive
 PID = int(os.environ["LISTEN_PID"])
 named = receive(os.environ, os.getpid())
 said = {
@@ -45,7 +45,7 @@ os.write(dict(named)["out"], json.dumps(said).encode())
 # among them: 3 is free, so it gets that.
 PARENT = """
 import os, sys
-from snimux.spawn import start
+from snimux.service.spawn import start
 out = int(sys.argv[1])
 files = [os.open("/dev/null", 0), os.open("/", 0)]
 os.dup2(files[0], 40); os.dup2(files[1], 41); os.dup2(out, 42)
@@ -261,7 +261,7 @@ async def test_one_that_is_known_and_does_not_begin_ends_when_it_is_killed() -> 
 # As who upgrades: says who the keeper and the program are, and ends before that begins.
 ENDS = """
 import os, signal, sys, trio
-from snimux.spawn import start_apart
+from snimux.service.spawn import start_apart
 async def main():
     program = start_apart(
         [sys.executable, "-c", "import signal; signal.pause()"], [], environment=os.environ,

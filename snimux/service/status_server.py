@@ -12,14 +12,14 @@ import trio
 
 from snimux.log import Log
 from snimux.net.listeners import Listener
-from snimux.reload import Reloader
+from snimux.service.reload import Reloader
+from snimux.service.upgrade import Succession
 from snimux.status.api import Answers, Past, Source, Whole
 from snimux.status.checkup import Checkup
 from snimux.status.events import all_pages
 from snimux.status.local import View
 from snimux.status.metrics import snapshot
 from snimux.status.web import serve_pages
-from snimux.upgrade import Succession
 
 
 class Showing:

@@ -27,22 +27,22 @@ from typing import Any
 
 import trio
 
-from snimux import __version__, places, systemd
+from snimux import __version__
 from snimux.config.model import Config
-from snimux.handed import handing, shared
-from snimux.life import SIGNALS, STOP_SIGNALS
 from snimux.log import Field, Log
 from snimux.net.listeners import Listener, besides
-from snimux.orders import Order, What
-from snimux.questions import Respondent
-from snimux.reload import Reloader, Source, say_listeners
-from snimux.server import own_sockets
-from snimux.server import status as described
-from snimux.showing import Showing
+from snimux.service import scoreboard, systemd
+from snimux.service.control import Order, Respondent, What
+from snimux.service.handover import handing, shared
+from snimux.service.lifecycle import SIGNALS, STOP_SIGNALS
+from snimux.service.reload import Reloader, Source, say_listeners
+from snimux.service.server import own_sockets
+from snimux.service.server import status as described
+from snimux.service.status_server import Showing
+from snimux.service.upgrade import Succession
+from snimux.service.worker import Worker, start
 from snimux.status.api import Answers, Past, Whole
 from snimux.status.metrics import Totals, snapshot
-from snimux.upgrade import Succession
-from snimux.worker import Worker, start
 
 # What a worker is told, one after the other, to end.
 _STAGES: tuple[What, ...] = ("drain", "close")
@@ -136,7 +136,7 @@ async def supervise(
     with ExitStack() as files:
         counts = _unnamed_file("places")
         files.callback(os.close, counts)
-        places.lay_out(counts, workers=team.workers, limit=team.limit, most=team.most)
+        scoreboard.lay_out(counts, workers=team.workers, limit=team.limit, most=team.most)
         manager = manager or systemd.Manager()
         succession = succession or Succession(log, manager)
         supervisor = _Supervisor(
@@ -278,7 +278,7 @@ class _Supervisor:
         self.config, self.listeners = config, listeners
         self.log.change(form=config.log_format, level=config.log_level)
         if self.source:
-            places.resize(self.counts, self.source.limit(config.limits))
+            scoreboard.resize(self.counts, self.source.limit(config.limits))
         # First: whoever closes a listener last resets what is in its queue, and the workers empty
         # it before.
         for listener in besides(before, listeners):
@@ -427,7 +427,7 @@ class _Supervisor:
         if self.stopping.is_set():
             return "draining"
         well = (x.number for x in self.alive.values() if not x.silent)
-        served = (places.look(self.counts, number).beats for number in well)
+        served = (scoreboard.look(self.counts, number).beats for number in well)
         return None if any(served) else "no worker serves"
 
     def past(self) -> Past:
@@ -492,5 +492,5 @@ class _Supervisor:
         self.log.write("info", "worker-started", {"worker": number, "pid": worker.pid})
         await worker.hear()
         await worker.ended.wait()
-        places.clear(self.counts, number)
+        scoreboard.clear(self.counts, number)
         return {"pid": worker.pid, **systemd.how_ended(worker.exit_code)}

@@ -1,15 +1,12 @@
-"""How many connections there are, and of whom: counted in this process, or by all workers together.
+"""The counts of all workers in one file that all of them have in memory, and their heartbeats.
 
-``Places`` is the interface. A connection takes a place of the whole before it is accepted, and
-enters for its source after; both are bounded, and a check and its count are one step.
+A column for each worker, which nobody but the worker writes, so that giving back needs no lock, and
+a dead worker's column can be cleared. Taking needs one: a POSIX record lock, which the kernel
+releases if its holder dies. There each worker also shows that it is alive, and how many routes it
+has. When each source may come again is in one column for all, as nothing of it is given back: what
+is past is free.
 
-The workers' counts are in a file that all of them have in memory: a column for each worker, which
-nobody but the worker writes, so that giving back needs no lock, and a dead worker's column can be
-cleared. Taking needs one: a POSIX record lock, which the kernel releases if its holder dies.
-There each worker also shows that it is alive, and how many routes it has. When each source may come
-again is in one column for all, as nothing of it is given back: what is past is free.
-
-Knows no sockets and no addresses: a source is some bytes.
+Source: Apache's scoreboard.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""``snimux.reload``: all or nothing; and the command, as a process, that is reloaded in use."""
+"""``service.reload``: all or nothing; and the command, as a process, that is reloaded in use."""
 
 import contextlib
 import io
@@ -23,11 +23,11 @@ from snimux.config.load import load
 from snimux.config.model import Config
 from snimux.log import Log
 from snimux.net.listeners import Listener, besides, open_listeners
-from snimux.orders import Order, Orders
-from snimux.reload import File, Follower, NotFollowed, Reloader, Source
 from snimux.routing.address import TcpAddress
 from snimux.runtime.filewatch import look
-from snimux.systemd import Manager
+from snimux.service.control import Order, Orders
+from snimux.service.reload import File, Follower, NotFollowed, Reloader, Source
+from snimux.service.systemd import Manager
 from tests import muxes
 from tests.caddy import free_port, short_directory, until
 from tests.hellos import load as load_hellos

@@ -1,4 +1,4 @@
-"""``snimux.supervisor``: real processes as workers, small ones; time is the test's.
+"""``service.supervisor``: real processes as workers, small ones; time is the test's.
 
 What it is like with real workers, see ``test_end_to_end``.
 """
@@ -22,8 +22,8 @@ from snimux.config.model import Config, Limits
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
-from snimux.supervisor import Team, pause, processors, supervise
-from snimux.systemd import Manager
+from snimux.service.supervisor import Team, pause, processors, supervise
+from snimux.service.systemd import Manager
 from tests.caddy import free_port, short_directory, until
 from tests.sockets import open_descriptors, read_to_end, send_all
 
@@ -41,9 +41,9 @@ HEEDS_NOTHING = [sys.executable, "-c", LINES + "while lines.readline(): pass"]
 # Takes all places and as many of a source, writes down whether it could, and waits.
 TAKES = """
 import os, sys
-from snimux.places import SharedPlaces
-from snimux.handed import handed_to_worker
-from snimux.systemd import receive
+from snimux.service.scoreboard import SharedPlaces
+from snimux.service.handover import handed_to_worker
+from snimux.service.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 assert handed.config_text() == "# one\\n" == handed.config_text()
 assert [f"{each.protocol} {each}" for each in handed.listeners()] == sys.argv[2:]
@@ -58,9 +58,9 @@ os.read(handed.orders, 1)
 # Has a place and 3 routes. The first shows life all the time, others at first and with a signal.
 LIVES = """
 import os, select, signal
-from snimux.places import SharedPlaces
-from snimux.handed import handed_to_worker
-from snimux.systemd import receive
+from snimux.service.scoreboard import SharedPlaces
+from snimux.service.handover import handed_to_worker
+from snimux.service.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 assert "NOTIFY_SOCKET" not in os.environ
 places = SharedPlaces(handed.places, handed.number, most=99)
@@ -75,8 +75,8 @@ while not select.select([handed.orders], [], [], 0.001 if handed.number == 1 els
 # Answers what it is asked as one of another version would.
 OTHER = """
 import os, select
-from snimux.handed import handed_to_worker
-from snimux.systemd import receive
+from snimux.service.handover import handed_to_worker
+from snimux.service.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 asked = handed.questions()
 while handed.orders not in select.select([handed.orders, asked], [], [])[0]:
@@ -387,9 +387,9 @@ async def test_the_manager_is_told_how_all_workers_are(mock_clock: MockClock) ->
 # Shows life when the test has it do so, and says that it has done it. Whoever is not told is stuck.
 BEATS = """
 import os, select, socket, sys
-from snimux.places import SharedPlaces
-from snimux.handed import handed_to_worker
-from snimux.systemd import receive
+from snimux.service.scoreboard import SharedPlaces
+from snimux.service.handover import handed_to_worker
+from snimux.service.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 places = SharedPlaces(handed.places, handed.number, most=99)
 test = socket.socket(socket.AF_UNIX)

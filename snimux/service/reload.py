@@ -22,13 +22,13 @@ from snimux.config.from_toml import LARGEST
 from snimux.config.model import Config, ConfigError, Limits
 from snimux.log import Field, Log
 from snimux.net.listeners import Listener, ListenError, besides, open_listeners
-from snimux.orders import Gone, Order, send
 from snimux.routing.address import parse_listen
 from snimux.runtime.background import giving_way
 from snimux.runtime.files import read, read_shared
 from snimux.runtime.filewatch import State, look, watch
+from snimux.service.control import Gone, Order, send
+from snimux.service.systemd import Manager
 from snimux.status.api import Reloaded
-from snimux.systemd import Manager
 
 # Problems of one file that are said, one a line; one slip may have a thousand.
 _MOST_PROBLEMS = 20

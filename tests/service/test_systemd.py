@@ -1,4 +1,4 @@
-"""``snimux.systemd``: what a process is handed, and words to a real socket."""
+"""``service.systemd``: what a process is handed, and words to a real socket."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from snimux.systemd import HandoverError, Manager, how_ended, manager, receive
+from snimux.service.systemd import HandoverError, Manager, how_ended, manager, receive
 from tests.caddy import short_directory
 from tests.sockets import open_descriptors
 
@@ -49,7 +49,10 @@ def test_what_is_not_as_the_protocol_has_it_is_told(wrong: dict[str, str], words
 
 
 def test_without_names_they_are_unknown() -> None:
-    code = "import os; from snimux.systemd import receive; print(receive(os.environ, os.getpid()))"
+    code = (
+        "import os; from snimux.service.systemd import receive; "
+        "print(receive(os.environ, os.getpid()))"
+    )
     script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -c "{code}" 3</dev/null'
     done = subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, check=True)
     assert done.stdout == b"[('unknown', 3)]\n"

@@ -24,10 +24,10 @@ from typing import BinaryIO
 
 import trio
 
-from snimux.shim import SIGNALLED
-from snimux.systemd import Named
+from snimux.service.shim import SIGNALLED
+from snimux.service.systemd import Named
 
-_SHIM = resources.files("snimux").joinpath("shim.py").read_text("utf-8")
+_SHIM = resources.files("snimux.service").joinpath("shim.py").read_text("utf-8")
 
 # Seconds. A keeper sees at once that a program was killed; one that has not by then is stopped.
 _GRACE = 5.0

@@ -1,4 +1,4 @@
-"""``snimux.process``: what keeps a process from being a server, and what it has room for.
+"""``service.run``: what keeps a process from being a server, and what it has room for.
 
 A server that runs is a process of its own: see ``test_end_to_end``.
 """
@@ -16,16 +16,10 @@ from click.testing import CliRunner
 
 from snimux.cli import main
 from snimux.config.load import load
-from snimux.process import (
-    StartError,
-    _raise_descriptor_limit,
-    _room_for,
-    handed_over,
-    run,
-)
-from snimux.spawn import start
-from snimux.systemd import Manager
-from snimux.upgrade import Inheritance
+from snimux.service.run import StartError, _raise_descriptor_limit, _room_for, handed_over, run
+from snimux.service.spawn import start
+from snimux.service.systemd import Manager
+from snimux.service.upgrade import Inheritance
 
 ROUTE = "secure.ciso.com=127.0.0.1:8443"
 

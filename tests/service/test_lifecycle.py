@@ -1,4 +1,4 @@
-"""``snimux.life``: what signals and orders do, one after the other, and who reloads."""
+"""``service.lifecycle``: what signals and orders do, one after the other, and who reloads."""
 
 import contextlib
 import io
@@ -14,14 +14,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from snimux.config.model import Config, Limits
-from snimux.life import Life
 from snimux.log import Log
 from snimux.net.listeners import Listener
-from snimux.orders import Order, send
-from snimux.reload import File, Follower, Reloader, Source
-from snimux.systemd import Manager
-from snimux.upgrade import SIGNAL as UPGRADE
-from snimux.upgrade import Inheritance, Succession
+from snimux.service.control import Order, send
+from snimux.service.lifecycle import Life
+from snimux.service.reload import File, Follower, Reloader, Source
+from snimux.service.systemd import Manager
+from snimux.service.upgrade import SIGNAL as UPGRADE
+from snimux.service.upgrade import Inheritance, Succession
 
 CONFIG = Config((), (), Limits(), "auto", "json", "info")
 
