@@ -21,10 +21,7 @@ from typing import Any
 import click
 import trio
 
-from snimux import __version__, dump
-from snimux import account as account
-from snimux import case as cases
-from snimux import explanation as explanation
+from snimux import __version__
 from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.columns import table
 from snimux.commands import Group
@@ -38,6 +35,11 @@ from snimux.doctor import caddyfile
 from snimux.doctor import render as report
 from snimux.doctor.facts import Facts
 from snimux.doctor.judge import diagnose
+from snimux.explain import capture
+from snimux.explain import explain as explanation
+from snimux.explain import input as cases
+from snimux.explain import render as account
+from snimux.explain.compare import Refused, Running, RunningError, beside, read_refused, read_routes
 from snimux.extras import install
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
 from snimux.looking import Eye, Lost, glance
@@ -49,7 +51,6 @@ from snimux.providers.discovery import planned
 from snimux.providers.merge import Plan
 from snimux.routing.address import AdminAddress, FdAddress
 from snimux.routing.routes import Route
-from snimux.running import Refused, Running, RunningError, beside, read_refused, read_routes
 from snimux.runtime.files import read_stream
 from snimux.runtime.filewatch import State
 from snimux.runtime.filewatch import look as look_at_file
@@ -365,7 +366,7 @@ def _case(name: str | None, alpn: Sequence[str], hello: str | None, max_hello: i
     if hello is None:
         assert named is not None
         return named
-    received, form = dump.read(_read_capture(hello))
+    received, form = capture.read(_read_capture(hello))
     case = cases.of_bytes(received, max_hello, f"--hello {hello}, {form}")
     return case if named is None else cases.of_both(named, case)
 

@@ -1,4 +1,4 @@
-"""``snimux.dump``: whatever a person has of a hello, the bytes are the same."""
+"""``explain.capture``: whatever a person has of a hello, the bytes are the same."""
 
 import base64
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.dump import read
+from snimux.explain.capture import read
 from tests.conftest import need
 from tests.hellos import HERE
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from snimux.backend.proxy_auto import Remark
 from snimux.doctor.render import plain
-from snimux.explanation import End, Explanation, Result
+from snimux.explain.compare import Beside
+from snimux.explain.explain import End, Explanation, Result
 from snimux.proto import hostname
 from snimux.proto.reason import MEANINGS
 from snimux.proto.verdict import Hello
 from snimux.routing.networks import UNIX
 from snimux.routing.routes import Backend, Pattern
-from snimux.running import Beside
 
 _WIDTH = 10  # of the words on the left
 _PATTERN_WIDTH = 28

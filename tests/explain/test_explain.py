@@ -1,4 +1,4 @@
-"""``snimux.explanation``: each step is told, and what it says is what ``connection`` does."""
+"""``explain.explain``: each step is told, and what it says is what ``connection`` does."""
 
 import socket
 from dataclasses import replace
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.backend.pool import Backends
-from snimux.case import Case, of_bytes, of_name
 from snimux.config.load import load
 from snimux.config.model import Config, Limits, https_port
-from snimux.explanation import End, Explanation, Result, explain
+from snimux.explain.explain import End, Explanation, Result, explain
+from snimux.explain.input import Case, of_bytes, of_name
 from snimux.frontend.connection import Service, serve
 from snimux.frontend.outcome import Outcome
 from snimux.proto import client_hello

@@ -1,18 +1,18 @@
-"""``snimux.account``: how an explanation looks, to people and to programs, and the exit status."""
+"""``explain.render``: how an explanation looks, to people and to programs, and the exit status."""
 
 import json
 
-from snimux.account import as_json, status, text
 from snimux.backend.proxy_auto import Remark
-from snimux.case import Case, of_bytes, of_name
 from snimux.config.load import load
-from snimux.explanation import Explanation, explain
+from snimux.explain.compare import Beside
+from snimux.explain.explain import Explanation, explain
+from snimux.explain.input import Case, of_bytes, of_name
+from snimux.explain.render import as_json, status, text
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO
 from snimux.providers.caddy.sites import Site, Sites
 from snimux.providers.discovery import planned
 from snimux.routing.address import AdminAddress, TcpAddress
 from snimux.routing.served import Served
-from snimux.running import Beside
 
 FILE = """
     listen = ":8443"

@@ -1,4 +1,4 @@
-"""What a running snimux shows of itself -> its routes, and whom it refused.
+"""What a running snimux does with the same hello, and whom it refused.
 
 Text of ``--status``' pages comes in, values go out. What else they have of a route (counts, health)
 is handed on as it is.
@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from snimux.case import Case, of_bytes
 from snimux.config.model import Config
-from snimux.explanation import Decision, Explanation, decide
+from snimux.explain.explain import Decision, Explanation, decide
+from snimux.explain.input import Case, of_bytes
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.providers.merge import Plan

@@ -1,4 +1,4 @@
-"""``snimux.running``: what a running snimux shows is read, or is said not to be what it should."""
+"""``explain.compare``: what a running snimux shows is read, or is said not to be what it should."""
 
 import base64
 import contextlib
@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.case import of_name
 from snimux.config.load import load
 from snimux.config.model import Config
-from snimux.explanation import Explanation, explain
+from snimux.explain.compare import Running, RunningError, beside, read_refused, read_routes
+from snimux.explain.explain import Explanation, explain
+from snimux.explain.input import of_name
 from snimux.frontend.limits import LocalPlaces
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
@@ -22,7 +23,6 @@ from snimux.proto.verdict import Hello
 from snimux.providers.discovery import planned
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable, parse_pattern
-from snimux.running import Running, RunningError, beside, read_refused, read_routes
 from snimux.status.api import gathered
 from snimux.status.local import View
 from snimux.status.metrics import LONGEST, Figures

@@ -1,4 +1,4 @@
-"""``snimux.farewells``: what farewells mean, and what real clients make of them."""
+"""``explain.refusal``: what farewells mean, and what real clients make of them."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import trio
 import trustme
 
-from snimux.farewells import read
+from snimux.explain.refusal import read
 from snimux.proto import client_hello, http_head
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Request

@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from enum import StrEnum
 
 from snimux.backend.balance import by_source
-from snimux.case import Case
 from snimux.config.model import Config, https_port
-from snimux.farewells import Farewell, read
+from snimux.explain.input import Case
+from snimux.explain.refusal import Farewell, read
 from snimux.proto import hostname
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason

@@ -1,10 +1,10 @@
-"""``snimux.case``: what people type and what clients send, as a server reads it."""
+"""``explain.input``: what people type and what clients send, as a server reads it."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.case import Case, CaseError, of_both, of_bytes, of_name, protocols, source
+from snimux.explain.input import Case, CaseError, of_both, of_bytes, of_name, protocols, source
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
