@@ -23,7 +23,6 @@ import trio
 
 from snimux import __version__
 from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
-from snimux.columns import table
 from snimux.commands import Group
 from snimux.config import hints
 from snimux.config.from_toml import read_toml
@@ -42,9 +41,7 @@ from snimux.explain import render as account
 from snimux.explain.compare import Refused, Running, RunningError, beside, read_refused, read_routes
 from snimux.extras import install
 from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
-from snimux.looking import Eye, Lost, glance
 from snimux.net.http_get import FetchError, fetch
-from snimux.overview import lines
 from snimux.providers.caddy.admin import AdminError, look
 from snimux.providers.caddy.sites import Sites
 from snimux.providers.discovery import planned
@@ -58,6 +55,9 @@ from snimux.service.handover import Handed, handed_to_worker
 from snimux.service.reload import File
 from snimux.service.run import StartError, handed_over, hold_wishes, run, run_worker
 from snimux.status.state import plain
+from snimux.top.columns import table
+from snimux.top.poll import Eye, Lost, glance
+from snimux.top.tree import lines
 
 _EPILOG = """\b
 EXAMPLES
@@ -585,7 +585,7 @@ def _print_once(eye: Eye, seconds: float) -> None:
 def _show(eye: Eye, every: float) -> None:
     try:
         # An extra, and slow to import.
-        from snimux.screen import show
+        from snimux.top.app import show
     except ModuleNotFoundError as error:
         if error.name not in ("textual", "rich"):
             raise

@@ -15,9 +15,9 @@ from typing import Self
 import trio
 
 from snimux.net.http_get import FetchError, StatusError, fetch
-from snimux.overview import Overview, overview
 from snimux.routing.address import DialAddress
 from snimux.status.state import Routes, State, StrangeError, read, read_routes
+from snimux.top.tree import Overview, overview
 
 # One look more without the routes for so many of them; ten, of the 10,000 that are shown at most.
 # They take longest to be told and to be read, and how many there are is told with each look.

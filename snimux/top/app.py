@@ -29,10 +29,10 @@ from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.strip import Strip
 from textual.widgets import Footer, Input, Static
 
-from snimux.columns import Columns, cut, detail, summary
-from snimux.looking import Eye, Found, Looking, Lost
-from snimux.overview import SORTS, Line, Overview, Row, arranged, comparable, lines, overview
 from snimux.status.state import Key, State, plain
+from snimux.top.columns import Columns, cut, detail, summary
+from snimux.top.poll import Eye, Found, Looking, Lost
+from snimux.top.tree import SORTS, Line, Overview, Row, arranged, comparable, lines, overview
 
 # Seconds between two looks.
 _PACES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)

@@ -1,4 +1,4 @@
-"""``snimux.screen``: what keys do to what is shown, without a terminal, and of any size."""
+"""``top.app``: what keys do to what is shown, without a terminal, and of any size."""
 
 import asyncio
 import re
@@ -10,12 +10,12 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from snimux.columns import cut
-from snimux.looking import Eye
 from snimux.routing.address import TcpAddress
-from snimux.screen import Seen, Top, Tree
+from snimux.top.app import Seen, Top, Tree
+from snimux.top.columns import cut
+from snimux.top.poll import Eye
 from tests.caddy import closed_port
-from tests.test_overview import ONE, Pages, connection, pages, refusal, route, share, state
+from tests.top.test_tree import ONE, Pages, connection, pages, refusal, route, share, state
 
 EVIL = "\x1b[2J\x1b]0;x\x07[red]evil[/red]"
 

@@ -7,7 +7,7 @@ are whole, and "-" is none. Knows nothing of terminals.
 
 from collections.abc import Iterable, Mapping
 
-from snimux.overview import Line, Overview, Row
+from snimux.top.tree import Line, Overview, Row
 
 _NONE = "-"
 

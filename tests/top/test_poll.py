@@ -1,4 +1,4 @@
-"""``snimux.looking``: pages that are there, gone, back, old, or somebody else's."""
+"""``top.poll``: pages that are there, gone, back, old, or somebody else's."""
 
 import contextlib
 import io
@@ -13,14 +13,14 @@ import pytest
 import trio
 
 from snimux.log import Log
-from snimux.looking import Eye, Found, Looking, Lost, glance
 from snimux.net.listeners import open_listeners
-from snimux.overview import Overview, Rates
 from snimux.routing.address import TcpAddress
 from snimux.status.state import State
 from snimux.status.web import Page, serve_pages
+from snimux.top.poll import Eye, Found, Looking, Lost, glance
+from snimux.top.tree import Overview, Rates
 from tests.caddy import free_port
-from tests.test_overview import Pages, bodies, pages, route, share
+from tests.top.test_tree import Pages, bodies, pages, route, share
 
 ONE = "10.0.0.1:443"
 

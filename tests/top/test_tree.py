@@ -1,4 +1,4 @@
-"""``snimux.overview``: pages in, a tree of rows out; whatever clients said."""
+"""``top.tree``: pages in, a tree of rows out; whatever clients said."""
 
 import contextlib
 import json
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snimux.overview import SORTS, Node, Overview, Rates, Row, arranged, comparable, lines, overview
 from snimux.status.state import Key, State, StrangeError, Traffic, plain, read, read_routes
+from snimux.top.tree import SORTS, Node, Overview, Rates, Row, arranged, comparable, lines, overview
 
 ONE, TWO = "10.0.0.1:443", "unix//run/two"
 

@@ -1,13 +1,13 @@
-"""``snimux.columns``: rows as text, of any width, for people and for programs."""
+"""``top.columns``: rows as text, of any width, for people and for programs."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snimux.columns import Columns, cut, detail, short, span, summary, table
-from snimux.overview import Overview, lines, overview
 from snimux.status.state import plain
-from tests.test_overview import (
+from snimux.top.columns import Columns, cut, detail, short, span, summary, table
+from snimux.top.tree import Overview, lines, overview
+from tests.top.test_tree import (
     ONE,
     OVERVIEWS,
     TWO,
