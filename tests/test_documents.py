@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from snimux.cli import main
+from snimux.cli.command import main
 from snimux.proto.reason import Reason
 
 ROOT = Path(__file__).parent.parent

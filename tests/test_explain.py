@@ -12,7 +12,7 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from snimux.cli import main
+from snimux.cli.command import main
 from snimux.net.http_get import fetch
 from snimux.routing.address import parse_dial
 from tests import caddy, muxes

@@ -14,7 +14,7 @@ import tempfile
 import pytest
 from click.testing import CliRunner
 
-from snimux.cli import main
+from snimux.cli.command import main
 from snimux.config.load import load
 from snimux.service.run import StartError, _raise_descriptor_limit, _room_for, handed_over, run
 from snimux.service.spawn import start

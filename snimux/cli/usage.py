@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from snimux.cli.options import fail
 from snimux.config import hints
-from snimux.flags import fail
 
 # What a full or broken disk says. That nobody reads any more click heeds.
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

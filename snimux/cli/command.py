@@ -23,13 +23,14 @@ import trio
 
 from snimux import __version__
 from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
-from snimux.commands import Group
+from snimux.cli.describe import describe
+from snimux.cli.options import configured, fail, merge, options, read_file, search_option, sockets
+from snimux.cli.usage import Group
 from snimux.config import hints
 from snimux.config.from_toml import read_toml
 from snimux.config.load import load
 from snimux.config.model import Config, ConfigError
 from snimux.config.source import OFF
-from snimux.description import describe
 from snimux.doctor import caddyfile
 from snimux.doctor import render as report
 from snimux.doctor.facts import Facts
@@ -40,7 +41,6 @@ from snimux.explain import input as cases
 from snimux.explain import render as account
 from snimux.explain.compare import Refused, Running, RunningError, beside, read_refused, read_routes
 from snimux.extras import install
-from snimux.flags import configured, fail, merge, options, read_file, search_option, sockets
 from snimux.net.http_get import FetchError, fetch
 from snimux.providers.caddy.admin import AdminError, look
 from snimux.providers.caddy.sites import Sites

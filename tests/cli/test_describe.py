@@ -1,9 +1,9 @@
-"""``snimux.description``: what people read of a configuration that is understood."""
+"""``cli.describe``: what people read of a configuration that is understood."""
 
 from snimux.backend.proxy_auto import Remark
+from snimux.cli.describe import describe
 from snimux.config.load import load
 from snimux.config.model import Config
-from snimux.description import describe
 from snimux.providers.caddy.sites import Sites, Unrouted
 from snimux.providers.merge import Claim, Plan
 from snimux.routing.access import Access

@@ -1,4 +1,4 @@
-"""``snimux.flags``: flags are had as a Config, or every problem has its line and a status.
+"""``cli.options``: flags are had as a Config, or every problem has its line and a status.
 
 What each flag accepts: ``test_config``. That every command has them: ``test_cli``.
 """
@@ -13,8 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from snimux.cli.options import configured, fail, merge, options, read_file, search_option
 from snimux.config.settings import SETTINGS
-from snimux.flags import configured, fail, merge, options, read_file, search_option
 from snimux.service.spawn import start
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443"]

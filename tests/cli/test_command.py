@@ -1,4 +1,4 @@
-"""``snimux.cli``: what is typed, what is printed, and the exit status; in this process.
+"""``cli.command``: what is typed, what is printed, and the exit status; in this process.
 
 A server that runs is a process of its own: see ``test_end_to_end``.
 """
@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import snimux
-from snimux.cli import main
+from snimux.cli.command import main
 from tests.caddy import closed_port
 from tests.hellos import HERE
 

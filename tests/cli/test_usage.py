@@ -1,4 +1,4 @@
-"""``snimux.commands``: slips on the command line, each told in one line that says what to do.
+"""``cli.usage``: slips on the command line, each told in one line that says what to do.
 
 Those in values: ``test_config``.
 """
@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from snimux.commands import Group
+from snimux.cli.usage import Group
 
 
 @click.group("snimux", cls=Group, invoke_without_command=True)

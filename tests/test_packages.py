@@ -1,0 +1,105 @@
+"""The house: a package imports only packages of lower levels, and what is in it stays small."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import snimux
+
+ROOT = Path(snimux.__file__).parent
+
+LEVELS = (
+    ("runtime", "proto", "relay", "log", "extras"),
+    ("routing",),
+    ("config", "net"),
+    ("backend",),
+    ("frontend", "providers"),
+    ("status", "doctor"),
+    ("service", "explain", "top"),
+    ("cli",),
+    ("__main__",),
+)
+# What takes bytes and time as arguments, and gives values.
+PURE = (
+    "proto", "extras", "routing", "config", "providers.merge", "providers.caddy.read",
+    "providers.caddy.sites", "status.state", "doctor.facts", "doctor.findings", "doctor.caddyfile",
+    "doctor.ports", "doctor.caddys", "doctor.backends", "doctor.judge", "explain.input",
+    "explain.capture", "explain.refusal", "explain.explain", "top.tree", "top.columns",
+)  # fmt: skip
+WORLD = {"trio", "socket", "time", "datetime", "logging", "asyncio", "selectors", "subprocess"}
+
+MOST_MODULES = 16
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def dotted(file: Path) -> str:
+    """The name of a module, without the first part."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
+def imports(file: Path) -> set[str]:
+    """Dotted names of everything that a module imports, at any depth of its code."""
+    names: set[str] = set()
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def modules_imported(file: Path) -> set[str]:
+    """The modules of snimux among these, without the first part."""
+    known = {dotted(each) for each in FILES}
+    inner = {name.removeprefix("snimux.") for name in imports(file) if name.startswith("snimux.")}
+    return {name if name in known else name.rpartition(".")[0] for name in inner} - {""}
+
+
+def level(package: str) -> int:
+    return next(number for number, names in enumerate(LEVELS) if package in names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_a_module_imports_only_packages_of_lower_levels(file: Path) -> None:
+    package = dotted(file).partition(".")[0]
+    for other in {name.partition(".")[0] for name in modules_imported(file)} - {package}:
+        assert package != "__init__", f"snimux itself imports {other}"
+        assert level(other) < level(package), f"{dotted(file)} imports {other}"
+
+
+def test_within_a_package_no_imports_go_in_a_circle() -> None:
+    graph = {dotted(file): modules_imported(file) - {dotted(file)} for file in FILES}
+    assert [*TopologicalSorter(graph).static_order()]
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_what_is_pure_knows_no_world(file: Path) -> None:
+    if any(f"{dotted(file)}.".startswith(f"{pure}.") for pure in PURE):
+        assert not {name.partition(".")[0] for name in imports(file)} & WORLD
+
+
+@pytest.mark.parametrize("file", [x for x in FILES if x.name == "__init__.py"], ids=dotted)
+def test_a_package_says_what_it_is_for_and_imports_nothing(file: Path) -> None:
+    tree = tree_of(file)
+    assert ast.get_docstring(tree)
+    assert not [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = [x for x in file.parent.glob("*.py") if x != file]
+    assert len(modules) <= MOST_MODULES
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_a_module_says_what_it_is_for(file: Path) -> None:
+    assert ast.get_docstring(tree_of(file))
+
+
+def test_what_a_package_is_at_is_written_once() -> None:
+    packages = {dotted(file).partition(".")[0] for file in FILES} - {"__init__"}
+    assert packages == {name for names in LEVELS for name in names}
+    assert all(name in (snimux.__doc__ or "") for name in packages - {"__main__"})
