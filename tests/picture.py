@@ -16,8 +16,8 @@ import trio
 from tests import muxes
 from tests.browser import Tab, started
 from tests.caddy import free_port, short_directory
+from tests.e2e.test_serve import client_hello, workers_of
 from tests.e2e.test_status import Watched, answer, refused
-from tests.test_end_to_end import client_hello, workers_of
 
 WIDTHS = (320, 360, 768, 1280)
 SECONDS = 125  # the plots show two minutes

@@ -1,4 +1,4 @@
-"""``snimux/page``: the live page in a real browser, of a running snimux with real traffic."""
+"""``snimux/status/page``: the live page in a real browser, of a snimux with real traffic."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ import trio
 from tests import browser, muxes
 from tests.browser import Browser, Tab
 from tests.caddy import closed_port, free_port, short_directory
+from tests.e2e.test_serve import client_hello
 from tests.e2e.test_status import WORKERS, answer, refused, watched
 from tests.service import test_upgrade
-from tests.test_end_to_end import client_hello
 
 pytestmark = pytest.mark.needs(browser.missing, "needs chromium: apt-get install chromium")
 
@@ -464,7 +464,7 @@ async def test_of_very_many_routes_some_are_shown_and_the_rest_found(
 
 
 def test_the_page_asks_nobody_else_and_needs_no_markup_of_others() -> None:
-    page = Path(__file__).parents[1] / "snimux/page"
+    page = Path(__file__).parents[2] / "snimux/status/page"
     script = (page / "page.js").read_text("utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
     for file in page.iterdir():

@@ -10,8 +10,8 @@ import trio
 
 from tests import muxes
 from tests.caddy import short_directory
+from tests.e2e.test_serve import client_hello
 from tests.muxes import Mux
-from tests.test_end_to_end import client_hello
 
 LIMIT = 2.0
 STOP = 3 * LIMIT

@@ -15,7 +15,7 @@ from faults.found import Fault, Size
 from tests.caddy import short_directory
 from tests.conftest import need
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fuzz import drawn, minimise
 from fuzz.target import Target
 from fuzz.targets import TARGETS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EACH = pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))
 
 

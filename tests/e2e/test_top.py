@@ -13,10 +13,10 @@ import trio
 
 from tests import muxes, terminal
 from tests.caddy import closed_port, free_port, short_directory
+from tests.e2e.test_serve import client_hello
 from tests.e2e.test_status import WORKERS, Watched, refused, watched
 from tests.service import test_upgrade
 from tests.terminal import Terminal
-from tests.test_end_to_end import client_hello
 
 TOP = (sys.executable, "-m", "snimux", "top")
 

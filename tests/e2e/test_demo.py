@@ -29,7 +29,7 @@ from demo.report import Row
 from snimux.net.http_get import fetch
 from snimux.routing.address import TcpAddress
 
-TOP = Path(__file__).parents[1]
+TOP = Path(__file__).parents[2]
 DEMO = (sys.executable, "-m", "demo")
 
 

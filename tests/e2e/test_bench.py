@@ -24,7 +24,7 @@ from bench.works import Row, groups
 from snimux.proto import client_hello
 from snimux.proto.verdict import Hello
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
