@@ -12,9 +12,9 @@ from faults import client, load
 from faults.client import Got
 from faults.found import Found, Size
 from faults.load import PATIENT, Load, held, why
-from tests import caddy, muxes
-from tests.caddy import Caddy
-from tests.muxes import Mux
+from tests.support import caddy, muxes
+from tests.support.caddy import Caddy
+from tests.support.muxes import Mux
 
 # A machine that is busy with other things may take long to start a Caddy.
 _WAIT = "--wait=60"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from faults import network, running
 from faults.network import BACKEND, OUTSIDE, Network, Rough
-from tests import muxes
-from tests.muxes import Mux
+from tests.support import muxes
+from tests.support.muxes import Mux
 
 _NAME = "faults.test"
 _PORT = 443

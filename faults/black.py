@@ -20,8 +20,8 @@ from faults.bed import bed
 from faults.client import Got
 from faults.found import Found, Size
 from faults.network import OUTSIDE, Rough
-from tests import muxes
-from tests.caddy import until
+from tests.support import muxes
+from tests.support.caddy import until
 
 _PATHS = Rough(delay=0.01), Rough()
 _WITHIN = 120.0  # seconds

@@ -14,8 +14,8 @@ from faults import client, running
 from faults.client import Got
 from faults.found import Found, Size
 from faults.load import PATIENT, Load, wait
-from tests import muxes
-from tests.muxes import Mux
+from tests.support import muxes
+from tests.support.muxes import Mux
 
 _NAME = "clock.test"
 _LIMIT = 4  # seconds

@@ -9,7 +9,7 @@ from faults import client, running
 from faults.client import Got
 from faults.found import Found, Size
 from faults.load import PATIENT, Load, wait
-from tests import muxes
+from tests.support import muxes
 
 _NAME = "few.test"
 _DESCRIPTORS = 64

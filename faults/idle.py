@@ -16,8 +16,8 @@ from bench import load, names, proc
 from faults import running
 from faults.found import Found, Size
 from faults.load import wait
-from tests import muxes
-from tests.muxes import Mux
+from tests.support import muxes
+from tests.support.muxes import Mux
 
 _BACKEND = 100  # descriptors of the server that are no connections', and some to spare
 _MUX = 600  # the same of snimux

@@ -19,8 +19,8 @@ import trio
 from faults import client
 from faults.client import Got
 from faults.server import Stream
-from tests.caddy import until
-from tests.muxes import Mux
+from tests.support.caddy import until
+from tests.support.muxes import Mux
 
 PATIENT = "--hello-timeout=60"
 """snimux's flag: so many clients at once, in one process, may take long to say their hellos."""

@@ -15,8 +15,8 @@ import trio
 from bench import proc
 from faults.client import client_hello
 from faults.found import Found, Size
-from tests import muxes
-from tests.muxes import Mux
+from tests.support import muxes
+from tests.support.muxes import Mux
 
 _SERVERS = 4
 _FEW = 10

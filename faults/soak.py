@@ -18,8 +18,8 @@ from faults import client, running
 from faults.client import Got, judged
 from faults.found import Found, Size
 from faults.load import PATIENT, Load, sockets, wait
-from tests import muxes
-from tests.muxes import Mux
+from tests.support import muxes
+from tests.support.muxes import Mux
 
 _NAME, _NOBODY = "soak.test", "nobody.test"
 _QUICK = 2.0  # seconds

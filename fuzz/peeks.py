@@ -10,7 +10,7 @@ from random import Random
 from snimux.proto import hostname
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Verdict
-from tests.drip import Peek, drip
+from tests.support.drip import Peek, drip
 
 _SMALL = 512  # the smallest bound there is, so that it is reached
 _PIECES = 100  # so many at most, so that long bytes are not looked at for ever

@@ -33,9 +33,9 @@ import click
 import trio
 import trustme
 
-from tests import muxes
-from tests.caddy import until
-from tests.muxes import Mux
+from tests.support import muxes
+from tests.support.caddy import until
+from tests.support.muxes import Mux
 
 _HERE = Path(__file__).parent
 

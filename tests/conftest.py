@@ -11,9 +11,9 @@ import hypothesis
 import pytest
 import trio
 
-from tests import caddy, muxes
-from tests.caddy import Caddy
-from tests.muxes import Mux
+from tests.support import caddy, muxes
+from tests.support.caddy import Caddy
+from tests.support.muxes import Mux
 
 # How long an example takes says more of what else the machine does than of what is tested.
 hypothesis.settings.register_profile(

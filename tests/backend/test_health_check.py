@@ -20,7 +20,7 @@ from snimux.config.model import BackendDefaults
 from snimux.log import Log
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
-from tests.sockets import open_descriptors
+from tests.support.sockets import open_descriptors
 
 A, B, C = (TcpAddress("127.0.0.1", port) for port in (1, 2, 3))
 

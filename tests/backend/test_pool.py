@@ -24,7 +24,7 @@ from snimux.net.loop import Own
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress, TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
-from tests.sockets import fin, open_descriptors, reset, send_all, tcp_pair
+from tests.support.sockets import fin, open_descriptors, reset, send_all, tcp_pair
 
 
 @dataclass

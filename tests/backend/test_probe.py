@@ -38,10 +38,10 @@ from snimux.backend.probe import (
 from snimux.proto import client_hello, hostname
 from snimux.proto.verdict import Hello
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
-from tests import caddy
-from tests.caddy import Caddy
 from tests.conftest import need
-from tests.sockets import open_descriptors
+from tests.support import caddy
+from tests.support.caddy import Caddy
+from tests.support.sockets import open_descriptors
 
 HELLO = by_tls("a.test")
 ALERT = bytes([21, 3, 3, 0, 2, 2])  # one that is fatal, up to its description

@@ -34,9 +34,9 @@ from snimux.net.loop import Own
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.routing.served import ProxyProtocol, Served
-from tests import caddy, muxes
-from tests.caddy import Caddy, until
-from tests.muxes import Line, Mux
+from tests.support import caddy, muxes
+from tests.support.caddy import Caddy, until
+from tests.support.muxes import Line, Mux
 
 HERE, THERE = TcpAddress("127.0.0.1", 8443), TcpAddress("127.0.0.1", 8444)
 SOCKET = UnixAddress("/run/s")

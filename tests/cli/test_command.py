@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 import snimux
 from snimux.cli.command import main
-from tests.caddy import closed_port
 from tests.hellos import HERE
+from tests.support.caddy import closed_port
 
 STORY = ["--route", "secure.ciso.com=127.0.0.1:8443",
          "--route", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444"]  # fmt: skip

@@ -24,7 +24,7 @@ from snimux.providers.caddy.sites import Site, Sites, TlsServer
 from snimux.providers.merge import Plan
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.routing.served import Served
-from tests import caddy as caddys
+from tests.support import caddy as caddys
 
 with_caddy = pytest.mark.needs(lambda: caddys.missing() is not None, str(caddys.missing()))
 

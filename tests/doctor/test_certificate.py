@@ -16,7 +16,7 @@ from snimux.doctor.certificate import _read, certificate
 from snimux.doctor.facts import Certificate, Down, NoHandshake, Unread
 from snimux.proto.proxy_header import build
 from snimux.routing.address import TcpAddress
-from tests import caddy
+from tests.support import caddy
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
 

@@ -25,8 +25,8 @@ from snimux.doctor.facts import Process
 from snimux.doctor.host import Running, Survey
 from snimux.doctor.judge import diagnose
 from snimux.routing.address import TcpAddress, UnixAddress
-from tests import caddy, muxes
-from tests.caddy import Caddy, short_directory, until
+from tests.support import caddy, muxes
+from tests.support.caddy import Caddy, short_directory, until
 
 pytestmark = pytest.mark.needs(lambda: caddy.missing() is not None, str(caddy.missing()))
 

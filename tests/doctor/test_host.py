@@ -17,9 +17,9 @@ from snimux.doctor import host as module
 from snimux.doctor.facts import Port, Process
 from snimux.doctor.host import Survey, _written_admin, survey
 from snimux.routing.address import FileAddress, TcpAddress, UnixAddress
-from tests import caddy
-from tests.caddy import until
-from tests.sockets import open_descriptors
+from tests.support import caddy
+from tests.support.caddy import until
+from tests.support.sockets import open_descriptors
 
 with_caddy = pytest.mark.needs(lambda: caddy.missing() is not None, str(caddy.missing()))
 

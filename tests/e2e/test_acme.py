@@ -16,11 +16,11 @@ import httpx
 import pytest
 import trio
 
-from tests import acme, caddy, muxes
-from tests.acme import Pebble
-from tests.caddy import Caddy, free_port, listens, short_directory, until
 from tests.conftest import need
-from tests.muxes import Mux
+from tests.support import acme, caddy, muxes
+from tests.support.acme import Pebble
+from tests.support.caddy import Caddy, free_port, listens, short_directory, until
+from tests.support.muxes import Mux
 
 # What the first Caddy serves, and the second.
 NAMES = (("secure.ciso.com",), ("dao.ciso.com", "traefik.ciso.com"))

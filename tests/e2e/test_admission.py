@@ -14,12 +14,12 @@ import pytest
 import trio
 
 from snimux.proto.client_hello import alert
-from tests import caddy, muxes
-from tests.caddy import Caddy, free_port, listens, short_directory, until
-from tests.clients import environment
 from tests.conftest import Sites, need
-from tests.muxes import Mux
-from tests.sockets import read_to_end, send_all
+from tests.support import caddy, muxes
+from tests.support.caddy import Caddy, free_port, listens, short_directory, until
+from tests.support.clients import environment
+from tests.support.muxes import Mux
+from tests.support.sockets import read_to_end, send_all
 
 NEEDS_CURL = pytest.mark.needs(lambda: not shutil.which("curl"), "needs curl: apt-get install curl")
 # elsewhere 127.0.0.1 is the only address of loopback

@@ -13,11 +13,11 @@ import pytest
 import trio
 import trustme
 
-from tests import caddy, muxes
-from tests.caddy import Caddy, short_directory, until
 from tests.conftest import need
-from tests.muxes import Mux
-from tests.sockets import reset
+from tests.support import caddy, muxes
+from tests.support.caddy import Caddy, short_directory, until
+from tests.support.muxes import Mux
+from tests.support.sockets import reset
 
 NAME = "pool.test"
 

@@ -18,8 +18,8 @@ import pytest
 from snimux.proto.http_head import HTTP
 from snimux.proto.verdict import START, Hello
 from snimux.routing.access import is_validation
-from tests import caddy
-from tests.caddy import free_port, short_directory
+from tests.support import caddy
+from tests.support.caddy import free_port, short_directory
 
 _NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 NEEDS_NGINX = pytest.mark.needs(lambda: _NGINX is None, "needs nginx: apt-get install nginx-light")

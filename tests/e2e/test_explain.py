@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from snimux.cli.command import main
 from snimux.net.http_get import fetch
 from snimux.routing.address import parse_dial
-from tests import caddy, muxes
-from tests.caddy import closed_port, free_port
 from tests.conftest import Sites
 from tests.hellos import HERE
+from tests.support import caddy, muxes
+from tests.support.caddy import closed_port, free_port
 
 HELLO = (HERE / "curl.bin").read_bytes()  # for secure.ciso.com
 NAMELESS = (HERE / "openssl-no-name.bin").read_bytes()

@@ -12,8 +12,8 @@ if sys.platform != "linux":
 
 from faults.catalogue import FAULTS
 from faults.found import Fault, Size
-from tests.caddy import short_directory
 from tests.conftest import need
+from tests.support.caddy import short_directory
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import trio
 
-from tests import browser, muxes
-from tests.browser import Browser, Tab
-from tests.caddy import closed_port, free_port, short_directory
 from tests.e2e.test_serve import client_hello
 from tests.e2e.test_status import WORKERS, answer, refused, watched
 from tests.service import test_upgrade
+from tests.support import browser, muxes
+from tests.support.browser import Browser, Tab
+from tests.support.caddy import closed_port, free_port, short_directory
 
 pytestmark = pytest.mark.needs(browser.missing, "needs chromium: apt-get install chromium")
 

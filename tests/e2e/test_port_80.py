@@ -19,11 +19,11 @@ import trio
 
 from snimux.proto.http_head import peek
 from snimux.proto.verdict import Hello
-from tests import caddy, muxes
-from tests.caddy import free_port, listens, short_directory, until
-from tests.clients import environment
 from tests.conftest import Sites, need
-from tests.muxes import Mux
+from tests.support import caddy, muxes
+from tests.support.caddy import free_port, listens, short_directory, until
+from tests.support.clients import environment
+from tests.support.muxes import Mux
 
 NEEDS_CURL = pytest.mark.needs(lambda: not shutil.which("curl"), "needs curl: apt-get install curl")
 

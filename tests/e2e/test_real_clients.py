@@ -1,4 +1,4 @@
-"""Every real TLS client of `tests.clients` through a real snimux: to its site, and to none."""
+"""Each real TLS client of `tests.support.clients`, through a real snimux: to its site, to none."""
 
 import ssl
 import warnings
@@ -11,9 +11,9 @@ import pytest
 import trio
 import trustme
 
-from tests import clients
-from tests.clients import CLIENTS, Client
 from tests.conftest import Shared, Sites, need
+from tests.support import clients
+from tests.support.clients import CLIENTS, Client
 
 EACH = pytest.mark.parametrize("client", CLIENTS, ids=[client.name for client in CLIENTS])
 

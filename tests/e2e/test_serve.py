@@ -28,10 +28,10 @@ import psutil
 import pytest
 import trio
 
-from tests import caddy, muxes
-from tests.caddy import closed_port, free_port, short_directory, until
 from tests.conftest import BIG, Shared, Sites, need
-from tests.muxes import Mux
+from tests.support import caddy, muxes
+from tests.support.caddy import closed_port, free_port, short_directory, until
+from tests.support.muxes import Mux
 
 
 def has_ipv6() -> bool:

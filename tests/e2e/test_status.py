@@ -27,12 +27,12 @@ from snimux.status.events import all_pages, shown
 from snimux.status.local import View
 from snimux.status.metrics import Figures, snapshot
 from snimux.status.web import Page
-from tests import muxes
-from tests.caddy import free_port, short_directory
 from tests.e2e.test_serve import client_hello, held_up, workers_of
-from tests.muxes import Mux
 from tests.service import test_upgrade
 from tests.status.test_prometheus import OPENMETRICS, Samples, read, samples
+from tests.support import muxes
+from tests.support.caddy import free_port, short_directory
+from tests.support.muxes import Mux
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 NEEDS_PROMTOOL = pytest.mark.needs(

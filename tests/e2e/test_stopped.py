@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests import muxes
-from tests.caddy import short_directory
 from tests.e2e.test_serve import client_hello
-from tests.muxes import Mux
+from tests.support import muxes
+from tests.support.caddy import short_directory
+from tests.support.muxes import Mux
 
 LIMIT = 2.0
 STOP = 3 * LIMIT

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests import muxes, terminal
-from tests.caddy import closed_port, free_port, short_directory
 from tests.e2e.test_serve import client_hello
 from tests.e2e.test_status import WORKERS, Watched, refused, watched
 from tests.service import test_upgrade
-from tests.terminal import Terminal
+from tests.support import muxes, terminal
+from tests.support.caddy import closed_port, free_port, short_directory
+from tests.support.terminal import Terminal
 
 TOP = (sys.executable, "-m", "snimux", "top")
 

@@ -21,10 +21,10 @@ from snimux.net.dial import Dialled, NotDialled, dial
 from snimux.net.transparent import bind_as, missing
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
-from tests import muxes
-from tests.caddy import short_directory
-from tests.clients import environment
-from tests.sockets import tcp_pair
+from tests.support import muxes
+from tests.support.caddy import short_directory
+from tests.support.clients import environment
+from tests.support.sockets import tcp_pair
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/configuration.rst").read_text("utf-8")
 NAME, PORT, LISTEN = "secure.ciso.com", 8443, 4443

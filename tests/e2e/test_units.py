@@ -16,10 +16,10 @@ import pytest
 import trio
 
 from snimux.config.load import load
-from tests import caddy, machine
-from tests.caddy import Caddy, until
 from tests.conftest import need
-from tests.machine import REPOSITORY, Machine
+from tests.support import caddy, machine
+from tests.support.caddy import Caddy, until
+from tests.support.machine import REPOSITORY, Machine
 
 UNITS = {path.name: path.read_text("utf-8") for path in (REPOSITORY / "systemd").iterdir()}
 PROGRAM = "/opt/snimux/bin/snimux"

@@ -26,12 +26,13 @@ import psutil
 import pytest
 import trio
 
-from tests import hellos, muxes
-from tests.caddy import short_directory, until
+from tests import hellos
 from tests.conftest import need
-from tests.machine import REPOSITORY
-from tests.muxes import Mux
-from tests.sockets import read
+from tests.support import muxes
+from tests.support.caddy import short_directory, until
+from tests.support.machine import REPOSITORY
+from tests.support.muxes import Mux
+from tests.support.sockets import read
 
 RELEASE = "17fe10825bcd1fb1c2095a9584acbb43b28a3c20"
 """The commit of the version that is installed."""

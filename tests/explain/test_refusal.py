@@ -11,7 +11,7 @@ from snimux.explain.refusal import read
 from snimux.proto import client_hello, http_head
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Request
-from tests import clients
+from tests.support import clients
 
 ALERTS = [10, 22, 49, 50, 80, 112]
 

@@ -28,7 +28,7 @@ from snimux.relay.portable import relay
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import RouteTable
 from tests.hellos import load
-from tests.sockets import fin, open_descriptors, read_to_end, send_all
+from tests.support.sockets import fin, open_descriptors, read_to_end, send_all
 
 HELLO = next(hello.data for hello in load() if hello.slug == "curl")
 

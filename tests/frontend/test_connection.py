@@ -32,7 +32,7 @@ from snimux.routing.address import TcpAddress, UnixAddress
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Route, RouteTable, parse_pattern
 from tests.hellos import load
-from tests.sockets import (
+from tests.support.sockets import (
     fin,
     open_descriptors,
     read,

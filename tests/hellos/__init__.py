@@ -3,7 +3,7 @@
 Each `<slug>.bin` is the first flight of one real TLS client up to the end of its ClientHello, as it
 came from the socket, record headers included. `origin.toml` says for each which client and version
 it was, how it was captured, and what it asks for. `capture.py` captures those again whose clients
-are in `tests.clients`.
+are in `tests.support.clients`.
 """
 
 import tomllib

@@ -1,8 +1,8 @@
 """Capture the ClientHellos of the real clients again: `python -m tests.hellos.capture [NAME...]`.
 
-For each client of `tests.clients` (or each NAME) that is installed here, listens on a free port of
-127.0.0.1, lets the client connect, keeps what it sends until its ClientHello is complete, and
-writes `<name>.bin` and its table of `origin.toml`. The entries of other files stay as they are.
+For each client of `tests.support.clients` (or each NAME) that is installed here, listens on a free
+port of 127.0.0.1, lets the client connect, keeps what it sends until its ClientHello is complete,
+and writes `<name>.bin` and its table of `origin.toml`. The entries of other files stay as they are.
 
 The few fields of a hello that `origin.toml` states are read by a parser of this file's own: what
 they are compared with must not have a hand in them.
@@ -20,7 +20,7 @@ from pathlib import Path
 import trio
 import trustme
 
-from tests import clients
+from tests.support import clients
 
 HERE = Path(__file__).parent
 ORIGIN = HERE / "origin.toml"

@@ -20,7 +20,7 @@ from snimux.net.dial import Dialled, NotDialled, _cause, _refuse_itself, _socket
 from snimux.net.listeners import open_listeners
 from snimux.net.loop import NOWHERE, Own, own, reserved_at
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
-from tests.sockets import open_descriptors
+from tests.support.sockets import open_descriptors
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from snimux.net.http_get import FetchError, StatusError, StrangeError, cut, fetch
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
-from tests.caddy import closed_port, short_directory
+from tests.support.caddy import closed_port, short_directory
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nwords"
 

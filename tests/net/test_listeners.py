@@ -22,9 +22,9 @@ from snimux.routing.address import (
     UnixAddress,
     parse_listen,
 )
-from tests import caddy
-from tests.caddy import short_directory
-from tests.sockets import open_descriptors
+from tests.support import caddy
+from tests.support.caddy import short_directory
+from tests.support.sockets import open_descriptors
 
 
 def opened(*texts: str) -> list[Listener]:

@@ -32,8 +32,8 @@ from snimux.proto.client_hello import (
 )
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Verdict
-from tests.drip import drip
 from tests.hellos import RealHello, load
+from tests.support.drip import drip
 
 REAL = load()
 EACH_REAL = pytest.mark.parametrize("real", REAL, ids=[real.slug for real in REAL])

@@ -9,8 +9,8 @@ import warnings
 
 import pytest
 
-from tests import clients
 from tests.hellos import HERE, RealHello, load
+from tests.support import clients
 
 with warnings.catch_warnings():
     # it imports asyncore where Python still has it, and that warns of its end

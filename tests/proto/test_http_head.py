@@ -24,8 +24,8 @@ from snimux.proto.verdict import (
     Request,
     Verdict,
 )
-from tests.drip import drip
 from tests.hellos import load
+from tests.support.drip import drip
 
 FIREFOX = (
     b"GET /a?b=c HTTP/1.1\r\nHost: dao.ciso.com\r\n"

@@ -43,11 +43,11 @@ from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_p
 from snimux.routing.served import Served
 from snimux.service.reload import File, Source
 from snimux.service.server import serve
-from tests import caddy, muxes
-from tests.caddy import Caddy, short_directory
 from tests.hellos import load as load_hellos
-from tests.muxes import Mux
-from tests.sockets import read
+from tests.support import caddy, muxes
+from tests.support.caddy import Caddy, short_directory
+from tests.support.muxes import Mux
+from tests.support.sockets import read
 
 HELLO = next(hello.data for hello in load_hellos() if hello.slug == "curl")
 

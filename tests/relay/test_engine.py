@@ -21,7 +21,7 @@ if sys.platform != "linux":
 from snimux.relay import engine, pipes
 from snimux.relay.engine import _Engine
 from snimux.relay.interface import End, Tally
-from tests.sockets import (
+from tests.support.sockets import (
     BLOCK,
     fin,
     open_descriptors,

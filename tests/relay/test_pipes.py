@@ -15,7 +15,7 @@ if sys.platform != "linux":
 
 from snimux.relay import pipes
 from snimux.relay.pipes import SIZE, Pipes
-from tests.sockets import open_descriptors
+from tests.support.sockets import open_descriptors
 
 
 def test_a_pipe_is_large_and_does_not_block() -> None:

@@ -24,7 +24,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.relay import portable
 from snimux.relay.interface import End, Relay, Tally
-from tests.sockets import (
+from tests.support.sockets import (
     BLOCK,
     fin,
     read,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from snimux.runtime.files import open_regular, read, read_shared, read_stream
-from tests.caddy import short_directory
-from tests.sockets import open_descriptors
+from tests.support.caddy import short_directory
+from tests.support.sockets import open_descriptors
 
 LIMIT = 2**20
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.log import Log
 from snimux.service.control import Gone, Order, Orders, Respondent, answer, send
-from tests.sockets import open_descriptors
+from tests.support.sockets import open_descriptors
 
 
 @pytest.fixture

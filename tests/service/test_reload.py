@@ -28,11 +28,11 @@ from snimux.runtime.filewatch import look
 from snimux.service.control import Order, Orders
 from snimux.service.reload import File, Follower, NotFollowed, Reloader, Source
 from snimux.service.systemd import Manager
-from tests import muxes
-from tests.caddy import free_port, short_directory, until
 from tests.hellos import load as load_hellos
-from tests.muxes import Mux
-from tests.sockets import open_descriptors
+from tests.support import muxes
+from tests.support.caddy import free_port, short_directory, until
+from tests.support.muxes import Mux
+from tests.support.sockets import open_descriptors
 
 HELLO = next(hello.data for hello in load_hellos() if hello.slug == "curl")
 NAME = "secure.ciso.com"

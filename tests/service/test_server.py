@@ -31,9 +31,9 @@ from snimux.routing.routes import Backend, Check, Route, parse_pattern
 from snimux.service.control import Order, send
 from snimux.service.server import _https_port, serve, status
 from snimux.service.systemd import Manager
-from tests.caddy import short_directory
 from tests.hellos import load
-from tests.sockets import fin, open_descriptors, read, read_to_end, send_all
+from tests.support.caddy import short_directory
+from tests.support.sockets import fin, open_descriptors, read, read_to_end, send_all
 
 HELLO = next(hello.data for hello in load() if hello.slug == "curl")
 

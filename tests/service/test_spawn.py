@@ -18,8 +18,8 @@ import trio
 
 from snimux.service.spawn import Apart, start, start_apart
 from snimux.service.systemd import Named
-from tests.caddy import until
-from tests.sockets import open_descriptors
+from tests.support.caddy import until
+from tests.support.sockets import open_descriptors
 
 # Says what it was handed, on the descriptor that is called "out".
 CHILD = """

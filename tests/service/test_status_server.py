@@ -22,7 +22,7 @@ from snimux.service.systemd import Manager
 from snimux.service.upgrade import Inheritance, Succession
 from snimux.status.local import View
 from snimux.status.metrics import Figures
-from tests.sockets import open_descriptors, read_to_end, send_all
+from tests.support.sockets import open_descriptors, read_to_end, send_all
 
 
 def view() -> View:

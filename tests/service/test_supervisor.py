@@ -24,8 +24,8 @@ from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.service.supervisor import Team, pause, processors, supervise
 from snimux.service.systemd import Manager
-from tests.caddy import free_port, short_directory, until
-from tests.sockets import open_descriptors, read_to_end, send_all
+from tests.support.caddy import free_port, short_directory, until
+from tests.support.sockets import open_descriptors, read_to_end, send_all
 
 DIES = [sys.executable, "-c", "raise SystemExit(3)"]
 

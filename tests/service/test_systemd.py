@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from snimux.service.systemd import HandoverError, Manager, how_ended, manager, receive
-from tests.caddy import short_directory
-from tests.sockets import open_descriptors
+from tests.support.caddy import short_directory
+from tests.support.sockets import open_descriptors
 
 
 def test_what_is_meant_for_nobody_or_another_is_not_taken() -> None:

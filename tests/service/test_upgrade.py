@@ -31,12 +31,12 @@ from snimux.net.listeners import Listener, adopted, open_listeners
 from snimux.routing.address import FdAddress, TcpAddress, UnixAddress
 from snimux.service.systemd import HandoverError, Manager
 from snimux.service.upgrade import Inheritance, Succession, inheritance
-from tests import muxes
-from tests.caddy import free_port, short_directory, until
 from tests.hellos import load
-from tests.machine import REPOSITORY
-from tests.muxes import Mux
-from tests.sockets import open_descriptors, read
+from tests.support import muxes
+from tests.support.caddy import free_port, short_directory, until
+from tests.support.machine import REPOSITORY
+from tests.support.muxes import Mux
+from tests.support.sockets import open_descriptors, read
 
 HELLO = next(hello.data for hello in load() if hello.slug == "curl")
 REQUEST = b"GET / HTTP/1.1\r\nHost: secure.ciso.com\r\n\r\n"

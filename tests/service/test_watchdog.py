@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from snimux.relay import portable
 from snimux.relay.interface import End, Relay, Tally
 from snimux.service.watchdog import pulse
-from tests.sockets import open_descriptors
+from tests.support.sockets import open_descriptors
 
 
 @contextlib.asynccontextmanager

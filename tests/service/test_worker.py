@@ -11,7 +11,7 @@ import trio
 from snimux.service import scoreboard
 from snimux.service.control import Order
 from snimux.service.worker import Worker, start
-from tests.sockets import open_descriptors
+from tests.support.sockets import open_descriptors
 
 # Ends by a signal as soon as it is told anything.
 ENDS = "import os, socket\nos.kill(os.getpid(), socket.socket(fileno=3).recv(1)[0] and 9)"

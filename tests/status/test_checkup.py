@@ -8,7 +8,7 @@ import trio
 
 from snimux.status import checkup as module
 from snimux.status.checkup import Checkup
-from tests.sockets import open_descriptors
+from tests.support.sockets import open_descriptors
 
 FOUND = {"status": 1, "findings": [{"colour": "red", "title": "x"}], "unseen": ["y"]}
 

@@ -16,8 +16,8 @@ from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.status.web import Page, Pages, Stream, is_of_loopback, serve_pages
-from tests.caddy import short_directory
-from tests.sockets import open_descriptors, read_to_end, send_all
+from tests.support.caddy import short_directory
+from tests.support.sockets import open_descriptors, read_to_end, send_all
 
 # Bytes: more than any kernel's buffers hold.
 BIG = 10**8

@@ -14,7 +14,7 @@ from snimux.routing.address import TcpAddress
 from snimux.top.app import Seen, Top, Tree
 from snimux.top.columns import cut
 from snimux.top.poll import Eye
-from tests.caddy import closed_port
+from tests.support.caddy import closed_port
 from tests.top.test_tree import ONE, Pages, connection, pages, refusal, route, share, state
 
 EVIL = "\x1b[2J\x1b]0;x\x07[red]evil[/red]"

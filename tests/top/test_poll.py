@@ -19,7 +19,7 @@ from snimux.status.state import State
 from snimux.status.web import Page, serve_pages
 from snimux.top.poll import Eye, Found, Looking, Lost, glance
 from snimux.top.tree import Overview, Rates
-from tests.caddy import free_port
+from tests.support.caddy import free_port
 from tests.top.test_tree import Pages, bodies, pages, route, share
 
 ONE = "10.0.0.1:443"

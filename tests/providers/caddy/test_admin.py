@@ -31,8 +31,8 @@ from snimux.providers.caddy.admin import (
 from snimux.providers.caddy.read import read
 from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
-from tests import caddy
-from tests.caddy import short_directory, until
+from tests.support import caddy
+from tests.support.caddy import short_directory, until
 
 
 def config(*hosts: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Take pictures of the live page of a snimux with traffic: ``python -m tests.picture``.
+"""Take pictures of the live page of a snimux with traffic: ``python -m tests.support.picture``.
 
-The one in the README is ``python -m tests.picture docs/page.png``, in two minutes; a directory
-instead gets one of each width, light and dark, to be looked at when the page has changed.
+The one in the README is ``python -m tests.support.picture docs/page.png``, in two minutes; a
+directory instead gets one of each width, light and dark, to be looked at when the page has changed.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from random import Random
 
 import trio
 
-from tests import muxes
-from tests.browser import Tab, started
-from tests.caddy import free_port, short_directory
 from tests.e2e.test_serve import client_hello, workers_of
 from tests.e2e.test_status import Watched, answer, refused
+from tests.support import muxes
+from tests.support.browser import Tab, started
+from tests.support.caddy import free_port, short_directory
 
 WIDTHS = (320, 360, 768, 1280)
 SECONDS = 125  # the plots show two minutes
@@ -139,7 +139,7 @@ def wanted(arguments: Sequence[str]) -> Path:
     """Where to take pictures to; or an exit, before two minutes have gone by for nothing."""
     where = Path(arguments[0]) if len(arguments) == 1 else None
     if where is None:
-        sys.exit("usage: python -m tests.picture FILE.png|DIRECTORY")
+        sys.exit("usage: python -m tests.support.picture FILE.png|DIRECTORY")
     needed = where.parent if where.suffix == ".png" else where
     if not needed.is_dir():
         sys.exit(f"there is no directory {needed}: mkdir -p {needed}")

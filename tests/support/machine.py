@@ -21,10 +21,10 @@ from pathlib import Path
 
 import trio
 
-from tests.caddy import until
+from tests.support.caddy import until
 
 SYSTEMD = Path("/lib/systemd/systemd")
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 GROUP = 990
 """The group called caddy."""
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from tests.clients import environment
+from tests.support.clients import environment
 
 # Chromium reads commands from descriptor 3 and writes answers and events to 4.
 _AS_3_AND_4 = """\

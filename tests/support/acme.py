@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import trustme
 
-from tests.caddy import free_port, listens, until
+from tests.support.caddy import free_port, listens, until
 
 _PROGRAMS = ("pebble", "pebble-challtestsrv")
 

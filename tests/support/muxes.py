@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.caddy import until
+from tests.support.caddy import until
 
 Line = dict[str, Any]
 """One line of the log: its fields."""

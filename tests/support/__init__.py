@@ -1,0 +1,1 @@
+"""What tests share: real servers and clients, and places to run them."""
