@@ -20,7 +20,6 @@ import trustme
 
 from snimux.config.load import load
 from snimux.doctor.examine import examine
-from snimux.doctor.examine import examine as doctor
 from snimux.doctor.facts import Process
 from snimux.doctor.host import Running, Survey
 from snimux.doctor.judge import diagnose
@@ -390,7 +389,7 @@ async def test_two_that_differ_by_the_family_alone_are_two(
         Running(Process(1, "caddy", is_caddy=True), (TcpAddress("localhost", port),)),
         Running(Process(2, "caddy", is_caddy=True), (TcpAddress("::1", port),)),
     )
-    monkeypatch.setattr(doctor, "survey", lambda: Survey((), found, ()))
+    monkeypatch.setattr("snimux.doctor.examine.survey", lambda: Survey((), found, ()))
     async with trio.open_nursery() as nursery:
         for host in ("127.0.0.1", "::1"):
             await nursery.start(partial(trio.serve_tcp, _serve_nothing, port, host=host))
@@ -413,7 +412,7 @@ async def test_sockets_that_are_no_admin_api_are_not_taken_for_one(
         (listener,) = await nursery.start(serve)
         admin = TcpAddress("localhost", listener.socket.getsockname()[1])
         found = (Running(process, (admin,), is_guess=True),)
-        monkeypatch.setattr(doctor, "survey", lambda: Survey((), found, ()))
+        monkeypatch.setattr("snimux.doctor.examine.survey", lambda: Survey((), found, ()))
         facts = await examine(load({}, needs_routes=False))
         nursery.cancel_scope.cancel()
     (finding,) = [x for x in diagnose(facts) if x.check == "admin-down"]
@@ -426,7 +425,7 @@ async def test_an_admin_socket_that_no_file_can_name_is_a_finding(
     path = f"/run/{'a' * 100}"
     process = Process(1, "caddy", is_caddy=True)
     found = (Running(process, (UnixAddress(path),)),)
-    monkeypatch.setattr(doctor, "survey", lambda: Survey((), found, ()))
+    monkeypatch.setattr("snimux.doctor.examine.survey", lambda: Survey((), found, ()))
     facts = await examine(load({}, needs_routes=False))
     (finding,) = [x for x in diagnose(facts) if x.check == "admin-down"]
     assert f"unix/{path}: the path of a UNIX socket has at most 103 bytes" in finding.title

@@ -69,7 +69,7 @@ def bodies(shown: Pages) -> dict[str, bytes]:
     words = ("version", "routes", "limit", "draining", "workers", "active", "listeners", "shares")
     connections, uptime = shown["connections"], shown["uptime"]
     said = {} if uptime is None else {"uptime": uptime}
-    total = len(connections) if shown["total"] is None else shown["total"]
+    total = len(connections or ()) if shown["total"] is None else shown["total"]
     found = {
         "/figures": {**{word: shown[word] for word in words}, "counts": counts, **said},
         "/connections": {"total": total, "connections": connections},
