@@ -94,9 +94,27 @@ class Source(Protocol):
 
 
 def pages(source: Source) -> Pages:
-    """The pages, by path."""
+    """Return the pages, by path."""
+    # prometheus-client is an extra, and slow to import. Not at the first look at the page: what is
+    # installed by then may be another version, which has it elsewhere.
+    from snimux.status import prometheus
+
+    async def metrics(accept: str) -> Page:
+        whole = await source.whole()
+        common_words = common(whole)
+        exposed = prometheus.Exposed(
+            whole.figures,
+            routes=common_words["routes"],
+            connections_limit=common_words["limit"],
+            draining=common_words["draining"],
+            workers=whole.workers,
+            processes=whole.processes,
+        )
+        # In a thread, for many series take a while, and connections are not to wait for it.
+        return Page(*await trio.to_thread.run_sync(prometheus.render, exposed, accept))
+
     return {
-        "/metrics": partial(_metrics, source),
+        "/metrics": metrics,
         "/figures": partial(_figures, source),
         "/healthz": partial(_health, source),
         "/routes": partial(_routes, source),
@@ -104,24 +122,6 @@ def pages(source: Source) -> Pages:
         "/refused": partial(_refused, source, "refused"),
         "/refused/hellos": partial(_refused, source, "hellos"),
     }
-
-
-async def _metrics(source: Source, accept: str) -> Page:
-    # prometheus-client is an extra, and slow to import.
-    from snimux.status.prometheus import Exposed, render
-
-    whole = await source.whole()
-    told = common(whole)
-    exposed = Exposed(
-        whole.figures,
-        routes=told["routes"],
-        connections_limit=told["limit"],
-        draining=told["draining"],
-        workers=whole.workers,
-        processes=whole.processes,
-    )
-    # In a thread, for many series take a while, and connections are not to wait for it.
-    return Page(*await trio.to_thread.run_sync(render, exposed, accept))
 
 
 async def _figures(source: Source, accept: str) -> Page:

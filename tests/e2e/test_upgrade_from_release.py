@@ -466,6 +466,7 @@ async def test_workers_that_are_replaced_between_installing_and_upgrading_take_a
     workers = 2
     async with running(versions[before], workers, "script") as service:
         load = Load(service)
+        await service.get("/metrics")  # the release imports what makes it at the first look
         install(versions[after], service.directory / "site")
         for worker in service.family() - {service.main}:
             worker.kill()

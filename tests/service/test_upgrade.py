@@ -413,7 +413,7 @@ async def test_a_file_that_changes_while_the_successor_starts_is_read_by_it(
     here: Path, workers: int
 ) -> None:
     module, wrapper = copied(here)
-    process, wait = module.with_name("process.py"), here / "wait"
+    process, wait = module.with_name("service") / "run.py", here / "wait"
     os.mkfifo(wait)
     async with running(here, "--watch=off", workers=workers, wrapper=wrapper) as run:
         # When the file has been read; workers do not wait.
