@@ -137,7 +137,7 @@ async def _connect_tcp(sock: socket.socket, name: Any, timeout: float) -> None:
         with trio.fail_after(timeout):
             await trio.lowlevel.wait_writable(sock)
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if number not in (0, errno.EINPROGRESS):
+    if number not in (0, errno.EINPROGRESS) and not _has_bytes(sock):
         raise OSError(number, os.strerror(number))
 
 
@@ -148,6 +148,17 @@ def _is_connected(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def _has_bytes(sock: socket.socket) -> bool:
+    """Return whether bytes came: so it was connected, though it may be reset by now.
+
+    The relay delivers them, and learns of the reset when it sends.
+    """
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 async def _connect_unix(sock: socket.socket, path: str, timeout: float) -> None:
@@ -180,7 +191,12 @@ def _refuse_itself(sock: socket.socket, own: Own, *, transparent: bool) -> str |
     TCP opens one (RFC 9293 section 3.5, simultaneous open) where a port of this machine that
     nobody listens on is dialled and happens to be picked as the source port too.
     """
-    here, there = sock.getsockname(), sock.getpeername()
+    try:
+        here, there = sock.getsockname(), sock.getpeername()
+    except OSError:  # reset meanwhile
+        if _has_bytes(sock):
+            return None
+        raise
     if here == there:
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     return found_behind(own, here, there, transparent=transparent)

@@ -18,8 +18,14 @@ _LONGEST = 1.0
 _SLACK = 0.01
 
 
+# The clock is read at each turn of the event loop, so its methods are short rather than alike.
+_TOO_LATE = _LONGEST + _SLACK
+
+
 class RunningClock(trio.abc.Clock):
     """The seconds for which the process ran, or slept by its own will."""
+
+    __slots__ = ("_asleep", "_late", "_planned", "_read", "_stood")
 
     def __init__(self, read: Callable[[], float] = perf_counter) -> None:
         """Begin with what a clock says that does not stand.
@@ -29,9 +35,9 @@ class RunningClock(trio.abc.Clock):
         """
         self._read = read
         self._stood = 0.0
-        self._last = read()
-        self._next = self._last + _LONGEST
-        """When the clock was to be looked at again."""
+        self._planned = 0.0  # the last sleep
+        self._asleep = 0.0  # what ``_late`` was then
+        self._late = read() + _TOO_LATE  # who looks at the clock later than that was stopped
 
     def start_clock(self) -> None:
         """Do nothing: it runs already."""
@@ -39,17 +45,23 @@ class RunningClock(trio.abc.Clock):
     def current_time(self) -> float:
         """Return the time that has passed while the process ran, in seconds since any moment."""
         now = self._read() - self._stood
-        if now > self._next + _SLACK:
+        if now > self._late:
             now = self._stand(now)
-        self._last, self._next = now, now + _LONGEST
+        self._late = now + _TOO_LATE
         return now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Return how long to sleep (seconds): until the deadline, or until another look."""
-        now = self.current_time()
-        seconds = min(max(deadline - now, 0.0), _LONGEST)
-        if seconds:
-            self._next = now + seconds
+        now = self._read() - self._stood
+        if now > self._late:
+            now = self.current_time()
+        seconds = deadline - now
+        if seconds > _LONGEST:
+            seconds = _LONGEST
+        elif seconds < 0:
+            return 0.0
+        self._planned = seconds
+        self._late = self._asleep = now + seconds + _SLACK
         return seconds
 
     def _stand(self, now: float) -> float:
@@ -58,7 +70,8 @@ class RunningClock(trio.abc.Clock):
         At least half of the time that was to pass does: or a process that is late each time would
         never come to a deadline.
         """
-        late = now - self._next
-        time = self._next - min(late, (self._next - self._last) / 2)
+        due = self._late - _SLACK
+        planned = self._planned if self._late == self._asleep else _LONGEST
+        time = due - min(now - due, planned / 2)
         self._stood += now - time
         return time

@@ -1646,3 +1646,47 @@ async def test_workers_tell_nobody_but_their_supervisor(sites: Sites, here: Path
         for pid in (await workers_of(run.mux)).values():
             variables = psutil.Process(pid).environ()
             assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(variables)
+
+
+# --- resets
+
+
+@pytest.mark.parametrize("relay", ["auto", "portable"])
+@pytest.mark.parametrize("sender", ["client", "backend"])
+async def test_a_bulk_transfer_that_is_reset_is_never_taken_for_whole(
+    here: Path, relay: str, sender: str
+) -> None:
+    hello, ends = client_hello("cut.test"), dict.fromkeys([False, True], 0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        route = f"--route=cut.test=127.0.0.1:{listener.getsockname()[1]}"
+        async with muxes.running(here, route, f"--relay={relay}") as mux:
+            for size in (221_454, 1_000_000) * 40:
+                with socket.create_connection(("127.0.0.1", mux.port)) as client:
+                    client.sendall(hello)
+                    backend, _ = await trio.to_thread.run_sync(listener.accept)
+                    with backend:
+                        pair = (client, backend) if sender == "client" else (backend, client)
+                        ends[await cut(*pair, size)] += 1
+    assert ends == {False: 0, True: 80}
+
+
+async def cut(sender: socket.socket, reader: socket.socket, size: int) -> bool:
+    """Send so much, and reset; whether the reader is told of that, when it has read the rest."""
+
+    def send() -> None:
+        sender.sendall(bytes(size))
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        sender.close()
+
+    def read() -> bool:
+        reader.settimeout(30)
+        try:
+            while reader.recv(2**16):
+                pass
+        except ConnectionResetError:
+            return True
+        return False
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, send)
+        return await trio.to_thread.run_sync(read)

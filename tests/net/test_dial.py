@@ -4,7 +4,9 @@ import contextlib
 import errno
 import os
 import resource
+import select
 import socket
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from snimux.net import dial as module
 from snimux.net.dial import Dialled, NotDialled, _cause, _refuse_itself, _socket_address, dial
 from snimux.net.listeners import open_listeners
 from snimux.net.loop import NOWHERE, Own, own, reserved_at
@@ -273,3 +276,37 @@ async def test_a_cancelled_dial_leaves_no_descriptor() -> None:
         with trio.move_on_after(0.05):
             await dial(full, dial_timeout=5)
         assert open_descriptors() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waits for the reset by epoll")
+@pytest.mark.parametrize("size", [0, 1, 1_000, 60_000])
+@pytest.mark.parametrize("moment", ["_is_connected", "_refuse_itself"])
+async def test_a_backend_that_sends_and_resets_at_once_has_sent(
+    monkeypatch: pytest.MonkeyPatch, size: int, moment: str
+) -> None:
+    """Until here it was taken for one that could not be dialled, and its bytes were lost."""
+    look = getattr(module, moment)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def reset_before(sock: socket.socket, *args: object, **options: object) -> object:
+        backend, _ = listener.accept()
+        backend.sendall(bytes(size))
+        backend.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        backend.close()
+        with select.epoll() as edges:
+            edges.register(sock.fileno())
+            while not any(events & select.EPOLLERR for _, events in edges.poll(1)):
+                pass
+        return look(sock, *args, **options)
+
+    monkeypatch.setattr(module, moment, reset_before)
+    with listener:
+        dialled = await dial(TcpAddress(*listener.getsockname()), dial_timeout=5)
+        if not size:
+            assert isinstance(dialled, NotDialled)
+            return
+        assert isinstance(dialled, Dialled), dialled
+        with dialled.socket as sock:
+            got = bytearray()
+            while len(got) < size:
+                got += sock.recv(size)
