@@ -12,7 +12,6 @@ from snimux.doctor.render import plain
 from snimux.explain.compare import Beside
 from snimux.explain.explain import End, Explanation, Result
 from snimux.proto import hostname
-from snimux.proto.reason import MEANINGS
 from snimux.proto.verdict import Hello
 from snimux.routing.networks import UNIX
 from snimux.routing.routes import Backend, Pattern
@@ -137,7 +136,7 @@ def _ending(explained: Explanation) -> str:
         case End.REDIRECTED:
             return f"redirected to {decision.location}"
         case End.REFUSED | End.NOT_LISTENED:
-            words = [decision.reason and f"{decision.reason}, {MEANINGS[decision.reason]}"]
+            words = [decision.reason and f"{decision.reason}, {decision.reason.meaning}"]
             return "refused: " + ": ".join(filter(None, [*words, decision.detail]))
 
 

@@ -13,21 +13,11 @@ from snimux.log import Level, Log, notify
 from snimux.proto.reason import Reason
 from snimux.routing.routes import Backend
 
-# They come to every open port of the Internet by the minute: counted, not listed.
-_SCANNERS = frozenset(
-    {Reason.NO_BYTES, Reason.HTTP, Reason.TLS, Reason.SSH, Reason.SSLV2, Reason.NOISE}
-)
 _SUM_UP_EVERY = 600.0  # seconds
 
 # Bytes: an answer that is none, or a refusal of a PROXY protocol header (an alert; nginx's and
 # Caddy's HTTP 400), is shorter, and the first flight of a TLS handshake is longer.
 _SHORT = 512
-
-_LEVELS: dict[Reason, Level] = {
-    **dict.fromkeys(_SCANNERS, "debug"),
-    Reason.BACKEND_DOWN: "warning",
-    Reason.OUT_OF_RESOURCES: "warning",
-}
 
 
 class Ends:
@@ -59,13 +49,13 @@ class Ends:
         reason = outcome.reason
         level: Level = "error" if outcome.ended == "failed" else "info"
         if reason is not None:
-            level = _LEVELS.get(reason, level)
-            if reason in _SCANNERS:
+            level = reason.level
+            if reason.is_scanner:
                 self.scanners[reason] += 1
         self.log.write(level, "connection", outcome.fields())
         if outcome.to is not None and outcome.tally.down < _SHORT:
             notify(self.log, self.doubt, outcome.to)
-        if self.keep is not None and reason is not None and reason not in _SCANNERS:
+        if self.keep is not None and reason is not None and not reason.is_scanner:
             notify(self.log, self.keep, outcome)
 
     async def sum_up_now_and_then(self) -> None:

@@ -239,28 +239,8 @@ def alert(description: int) -> bytes:
     return record
 
 
-# AlertDescriptions, RFC 8446 section 6.2 and RFC 6066 section 3.
-_UNEXPECTED_MESSAGE = alert(10)
-_RECORD_OVERFLOW = alert(22)
-_ACCESS_DENIED = alert(49)
-_DECODE_ERROR = alert(50)
-_INTERNAL_ERROR = alert(80)
-_UNRECOGNIZED_NAME = alert(112)
-
-_FAREWELLS = {
-    Reason.MALFORMED_HELLO: _DECODE_ERROR,
-    Reason.BAD_SERVER_NAME: _DECODE_ERROR,
-    Reason.HELLO_TOO_LARGE: _DECODE_ERROR,
-    Reason.UNEXPECTED_MESSAGE: _UNEXPECTED_MESSAGE,
-    Reason.RECORD_OVERFLOW: _RECORD_OVERFLOW,
-    Reason.ACCESS_DENIED: _ACCESS_DENIED,
-    Reason.NO_ROUTE: _UNRECOGNIZED_NAME,
-    Reason.BACKEND_DOWN: _INTERNAL_ERROR,
-    Reason.NO_SOURCE: _INTERNAL_ERROR,
-    Reason.OUT_OF_RESOURCES: _INTERNAL_ERROR,
-    Reason.TOO_MANY_FROM_SOURCE: _ACCESS_DENIED,
-    Reason.RATE_LIMITED: _ACCESS_DENIED,
-}
+_FAREWELLS = {reason: alert(reason.alert) for reason in Reason if reason.alert is not None}
+_DECODE_ERROR = _FAREWELLS[Reason.MALFORMED_HELLO]
 
 
 def farewell(reason: Reason, hello: Hello | None = None) -> bytes:

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import trio
 
 from snimux import __version__
-from snimux.proto.reason import MEANINGS, REMEDIES, Reason
+from snimux.proto.reason import Reason
 from snimux.status.api import (
     NONE,
     Answers,
@@ -193,8 +193,8 @@ def _refused(counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
             yield {
                 "reason": reason,
                 "count": count,
-                "means": MEANINGS[Reason(reason)],
-                "remedy": REMEDIES[Reason(reason)],
+                "means": Reason(reason).meaning,
+                "remedy": Reason(reason).remedy,
             }
 
 
