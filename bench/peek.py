@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from snimux.proto import client_hello, hostname
+from snimux.proto import client_hello, hostname, tls_schema
 from snimux.proto.verdict import START, Hello, NeedMore
 from tests.hellos import load
 
@@ -38,11 +38,11 @@ def steps(data: bytes) -> dict[str, Callable[[], object]]:
     framed = client_hello._scan(data, START, client_hello.DEFAULT_MAX_HELLO)
     assert isinstance(framed, tuple)
     body = framed[0][4:]
-    found = dict(client_hello._ROUTABLE_HELLO.parse(body).extensions)
-    host_name = found[client_hello.SERVER_NAME].host_name
+    extensions = dict(tls_schema.ROUTABLE_HELLO.parse(body).extensions)
+    host_name = extensions[tls_schema.SERVER_NAME].host_name
     return {
         "records": lambda: client_hello._scan(data, START, client_hello.DEFAULT_MAX_HELLO),
-        "hello": lambda: client_hello._ROUTABLE_HELLO.parse(body),
+        "hello": lambda: tls_schema.ROUTABLE_HELLO.parse(body),
         "canonical name": lambda: hostname.from_wire(host_name),
     }
 

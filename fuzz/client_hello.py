@@ -15,13 +15,13 @@ from construct import ConstructError
 from fuzz import mutation, peeks
 from fuzz.target import Target
 from snimux.proto import hostname
-from snimux.proto.client_hello import (
+from snimux.proto.client_hello import peek
+from snimux.proto.tls_schema import (
     ALPN,
     CLIENT_HELLO,
     ENCRYPTED_CLIENT_HELLO,
     HANDSHAKE,
     SERVER_NAME,
-    peek,
 )
 from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore
 from tests import hellos

@@ -1,4 +1,4 @@
-"""TLS records and the ClientHello as construct schema; ``peek``; the TLS alerts.
+"""Conclude what a TLS client's first bytes are: ``peek``; and the alerts for who is refused.
 
 Reads just enough to route: the server name, the ALPN protocols, and whether Encrypted Client
 Hello was offered. Whether the rest of a hello makes sense is the backend's business; but what is
@@ -7,36 +7,23 @@ the wrong server.
 
 Knows no socket, no clock and no route.
 
-Source: RFC 8446 sections 4.1.2, 5.1 and 6 (TLS 1.3), RFC 5246 section 7.4.1.2 (hellos without
-extensions), RFC 6066 section 3 (server_name), RFC 7301 section 3.1 (ALPN), RFC 8701 (GREASE:
-unknown values are ordinary), RFC 9849 (ECH).
+Source: RFC 8446 sections 4, 5.1 and 6 (TLS 1.3), RFC 6101 appendix E (SSLv2); ``tls_schema`` has
+those of the messages.
 """
 
 import struct
-from collections.abc import Mapping
-from io import BytesIO
-from typing import Any
 
-from construct import (
-    Bytes,
-    Check,
-    Construct,
-    ConstructError,
-    GreedyBytes,
-    Int8ub,
-    Int16ub,
-    Int24ub,
-    Prefixed,
-    Rebuild,
-    StreamError,
-    Struct,
-    Terminated,
-    len_,
-    this,
-)
+from construct import ConstructError
 
 from snimux.proto import hostname
 from snimux.proto.reason import Reason
+from snimux.proto.tls_schema import (
+    ALPN,
+    ENCRYPTED_CLIENT_HELLO,
+    PLAINTEXT,
+    ROUTABLE_HELLO,
+    SERVER_NAME,
+)
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
 
 # Bounds on a hello: a Chrome hello has 1.8 KB, one with post-quantum shares and tickets 3 to 6 KB.
@@ -55,149 +42,8 @@ _HANDSHAKE = 22
 _CONTENT_TYPES = range(20, 25)
 _CLIENT_HELLO = 1  # HandshakeType, RFC 8446 section 4
 
-# Extension types (IANA "TLS ExtensionType Values").
-SERVER_NAME = 0
-ALPN = 16
-ENCRYPTED_CLIENT_HELLO = 0xFE0D
-
 _RECORD_HEADER = 5
 _HANDSHAKE_HEADER = 4
-
-
-class ExtensionBlock(Construct):  # type: ignore[misc]
-    """The extensions of a hello as a list of (type, value); absent and empty both give [].
-
-    A ``GreedyRange`` would take a corrupt extension for the end of the list, and costs more than
-    all else that is done for a connection. This steps over what nobody asked for, and fails unless
-    the extensions fill the block and the block fills the message.
-
-    Args:
-        wanted: schemas of the extensions to keep when parsing, by type; None keeps all, as bytes.
-    """
-
-    def __init__(self, wanted: Mapping[int, Construct] | None = None) -> None:
-        super().__init__()
-        self.wanted = wanted
-
-    def _parse(self, stream: BytesIO, context: Any, path: str) -> list[tuple[int, Any]]:
-        block = stream.read()
-        if not block:  # RFC 5246 section 7.4.1.2: a hello may end before its extensions
-            return []
-        end = len(block)
-        if end < 2 or int.from_bytes(block[:2], "big") != end - 2:
-            raise StreamError("the extensions do not fill the message", path=path)
-        found: list[tuple[int, Any]] = []
-        at = 2
-        while at < end:
-            data = at + 4
-            after = data + (block[at + 2] << 8 | block[at + 3]) if data <= end else data
-            if after > end:
-                raise StreamError("an extension is cut short", path=path)
-            kind = block[at] << 8 | block[at + 1]
-            if self.wanted is None:
-                found.append((kind, block[data:after]))
-            # One more than are wanted shows that one occurs twice; there may be thousands.
-            elif kind in self.wanted and len(found) <= len(self.wanted):
-                # Here, and not by another parse(): what that does first costs as much as the rest.
-                inner = BytesIO(block[data:after])
-                found.append((kind, self.wanted[kind]._parsereport(inner, context, path)))
-            at = after
-        return found
-
-    def _build(
-        self, obj: list[tuple[int, bytes]], stream: BytesIO, context: Any, path: str
-    ) -> list[tuple[int, bytes]]:
-        block = b"".join(_EXTENSION.build({"type": kind, "data": data}) for kind, data in obj)
-        stream.write(_VECTOR16.build(block))
-        return obj
-
-
-_VECTOR16 = Prefixed(Int16ub, GreedyBytes)
-_EXTENSION = Struct("type" / Int16ub, "data" / _VECTOR16)
-
-PLAINTEXT = Struct(
-    "type" / Int8ub,
-    "legacy_record_version" / Int16ub,
-    "fragment" / _VECTOR16,
-)
-"""TLSPlaintext, RFC 8446 section 5.1."""
-
-HANDSHAKE = Struct("msg_type" / Int8ub, "body" / Prefixed(Int24ub, GreedyBytes))
-"""Handshake, RFC 8446 section 4."""
-
-
-def _client_hello(extensions: Construct) -> Construct:
-    # Flat, with explicit lengths, because that compiles to fast code. Compiled code reads short at
-    # the end of the bytes without a word, hence a Check on every length.
-    return Struct(
-        "legacy_version" / Int16ub,
-        "random" / Bytes(32),
-        "session_id_length" / Rebuild(Int8ub, len_(this.legacy_session_id)),
-        "legacy_session_id" / Bytes(this.session_id_length),
-        Check(this.session_id_length <= 32),
-        "cipher_suites_length" / Rebuild(Int16ub, len_(this.cipher_suites)),
-        "cipher_suites" / Bytes(this.cipher_suites_length),
-        Check(len_(this.cipher_suites) == this.cipher_suites_length),
-        Check(this.cipher_suites_length >= 2),
-        Check(this.cipher_suites_length % 2 == 0),
-        "compression_methods_length" / Rebuild(Int8ub, len_(this.legacy_compression_methods)),
-        "legacy_compression_methods" / Bytes(this.compression_methods_length),
-        Check(len_(this.legacy_compression_methods) == this.compression_methods_length),
-        Check(this.compression_methods_length >= 1),
-        "extensions" / extensions,
-    )
-
-
-CLIENT_HELLO = _client_hello(ExtensionBlock())
-"""ClientHello, RFC 8446 section 4.1.2, with all its extensions: parses, and builds."""
-
-SERVER_NAME_LIST = Struct(
-    "list_length" / Rebuild(Int16ub, len_(this.host_name) + 3),
-    "name_type" / Int8ub,
-    "host_name_length" / Rebuild(Int16ub, len_(this.host_name)),
-    "host_name" / Bytes(this.host_name_length),
-    Check(this.list_length == this.host_name_length + 3),
-    Check(len_(this.host_name) == this.host_name_length),
-    Check(this.name_type == 0),
-    Terminated,
-)
-"""ServerNameList of exactly one host_name, RFC 6066 section 3: the only form there is in use."""
-
-
-class ProtocolNames(Construct):  # type: ignore[misc]
-    """A ProtocolNameList as a tuple of bytes, RFC 7301 section 3.1: none empty, at least one."""
-
-    def _parse(self, stream: BytesIO, context: Any, path: str) -> tuple[bytes, ...]:
-        block = stream.read()
-        end = len(block)
-        if end < 4 or int.from_bytes(block[:2], "big") != end - 2:
-            raise StreamError("the protocol names do not fill their extension", path=path)
-        names = []
-        at = 2
-        while at < end:
-            after = at + 1 + block[at]
-            if after > end or not block[at]:
-                raise StreamError("a protocol name is empty or cut short", path=path)
-            names.append(block[at + 1 : after])
-            at = after
-        return tuple(names)
-
-    def _build(self, obj: tuple[bytes, ...], stream: BytesIO, context: Any, path: str) -> Any:
-        stream.write(_VECTOR16.build(b"".join(bytes([len(name)]) + name for name in obj)))
-        return obj
-
-
-PROTOCOL_NAMES = ProtocolNames()
-
-_ROUTABLE_HELLO = _client_hello(
-    ExtensionBlock(
-        {
-            SERVER_NAME: SERVER_NAME_LIST.compile(),
-            ALPN: PROTOCOL_NAMES,
-            ENCRYPTED_CLIENT_HELLO: GreedyBytes,
-        }
-    )
-).compile()
 
 
 def peek(
@@ -225,7 +71,7 @@ def peek(
 
 
 def alert(description: int) -> bytes:
-    """A record that holds one fatal alert.
+    """Return a record that holds one fatal alert.
 
     Args:
         description: AlertDescription, RFC 8446 section 6.
@@ -244,7 +90,7 @@ _DECODE_ERROR = _FAREWELLS[Reason.MALFORMED_HELLO]
 
 
 def farewell(reason: Reason, hello: Hello | None = None) -> bytes:
-    """What a TLS client is told on a refusal: one alert record, or nothing if it speaks no TLS."""
+    """Return what a TLS client is sent on a refusal: one alert record, or nothing."""
     return _FAREWELLS.get(reason, b"")
 
 
@@ -259,7 +105,7 @@ _GREETINGS = (
 
 
 def first_bytes(received: bytes | bytearray) -> NeedMore | Foreign | Malformed | None:
-    """The verdict of the first bytes alone; None where a handshake record begins."""
+    """Return the verdict of the first bytes alone; None where a handshake record begins."""
     if len(received) < 2:
         return _first_bytes_of_two(received)
     first, major = received[0], received[1]
@@ -304,6 +150,10 @@ def _scan(
     Every check is made at the first byte that shows the fault, in the order of the bytes; so the
     verdict is the same however they arrive.
     """
+    # By arithmetic on the lengths, before any schema: construct fails alike for a message that is
+    # cut short and one that is corrupt, but the first needs more bytes and the second an alert. So
+    # the schema runs once, on a whole message, and what it raises then is a fault. And the cost
+    # stays linear, even where each byte comes in a record and a segment of its own.
     scanned, gathered, expected = since.scanned, since.gathered, since.expected
     size = len(received)
     while scanned < size:
@@ -332,7 +182,7 @@ def _scan(
 
 
 def _record_fault(received: bytes | bytearray, at: int) -> Malformed | None:
-    """What is wrong with the record header at a place, as far as it is there."""
+    """Return what is wrong with the record header at a place, as far as it has come."""
     header = received[at : at + _RECORD_HEADER]
     if header[0] != _HANDSHAKE:
         return _unexpected(f"record of type {header[0]} within the hello")
@@ -359,7 +209,7 @@ def _handshake_fault(head: bytes, max_hello: int) -> Malformed | None:
 
 
 def _message(received: bytes | bytearray, count: int, end: int) -> bytes:
-    """The first ``count`` bytes of the message in the records up to ``end``, or what is there."""
+    """Return the first ``count`` bytes of the message in the records up to ``end``, or fewer."""
     fragments = []
     at = 0
     while count > 0 and at < end:
@@ -375,19 +225,19 @@ def _read(message: bytes, size: int) -> Hello | Malformed:
     """Read a whole ClientHello message."""
     try:
         # By key: an attribute of a Container is looked for in three other places first.
-        extensions = _ROUTABLE_HELLO.parse(message[_HANDSHAKE_HEADER:])["extensions"]
-        found = dict(extensions)
-        if len(found) != len(extensions):
+        extensions = ROUTABLE_HELLO.parse(message[_HANDSHAKE_HEADER:])["extensions"]
+        by_type = dict(extensions)
+        if len(by_type) != len(extensions):
             # RFC 8446 section 4.2 forbids it; two readers could heed different ones.
             return _malformed("an extension occurs twice")
     except (ConstructError, struct.error) as error:  # struct: what compiled code raises
         return _malformed(_first_line(error))
-    names = found.get(SERVER_NAME)
+    names = by_type.get(SERVER_NAME)
     try:
         canonical = None if names is None else hostname.from_wire(names["host_name"])
     except hostname.HostnameError as error:
         return _refuse(Reason.BAD_SERVER_NAME, str(error))
-    return Hello(canonical, found.get(ALPN, ()), ENCRYPTED_CLIENT_HELLO in found, size)
+    return Hello(canonical, by_type.get(ALPN, ()), ENCRYPTED_CLIENT_HELLO in by_type, size)
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from snimux.explain.explain import End, Explanation, Result, explain
 from snimux.explain.input import Case, of_bytes, of_name
 from snimux.frontend.connection import Service, serve
 from snimux.frontend.outcome import Outcome
-from snimux.proto import client_hello
+from snimux.proto import tls_schema
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
@@ -355,12 +355,10 @@ def hello(name: str | None, alpn: list[bytes]) -> bytes:
     extensions = []
     if name is not None:
         server_name = {"name_type": 0, "host_name": name.encode()}
-        extensions.append(
-            (client_hello.SERVER_NAME, client_hello.SERVER_NAME_LIST.build(server_name))
-        )
+        extensions.append((tls_schema.SERVER_NAME, tls_schema.SERVER_NAME_LIST.build(server_name)))
     if alpn:
-        extensions.append((client_hello.ALPN, client_hello.PROTOCOL_NAMES.build(tuple(alpn))))
-    body = client_hello.CLIENT_HELLO.build(
+        extensions.append((tls_schema.ALPN, tls_schema.PROTOCOL_NAMES.build(tuple(alpn))))
+    body = tls_schema.CLIENT_HELLO.build(
         {
             "legacy_version": 0x0303,
             "random": bytes(32),
@@ -370,8 +368,8 @@ def hello(name: str | None, alpn: list[bytes]) -> bytes:
             "extensions": extensions,
         }
     )
-    message = client_hello.HANDSHAKE.build({"msg_type": 1, "body": body})
-    record: bytes = client_hello.PLAINTEXT.build(
+    message = tls_schema.HANDSHAKE.build({"msg_type": 1, "body": body})
+    record: bytes = tls_schema.PLAINTEXT.build(
         {"type": 22, "legacy_record_version": 0x0301, "fragment": message}
     )
     return record

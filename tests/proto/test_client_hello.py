@@ -15,22 +15,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snimux.proto.client_hello import (
-    ALPN,
-    CLIENT_HELLO,
     DEFAULT_MAX_HELLO,
-    ENCRYPTED_CLIENT_HELLO,
-    HANDSHAKE,
     LARGEST_MAX_HELLO,
-    PLAINTEXT,
-    PROTOCOL_NAMES,
-    SERVER_NAME,
-    SERVER_NAME_LIST,
     TLS,
     alert,
     farewell,
     peek,
 )
 from snimux.proto.reason import Reason
+from snimux.proto.tls_schema import (
+    ALPN,
+    CLIENT_HELLO,
+    ENCRYPTED_CLIENT_HELLO,
+    HANDSHAKE,
+    PLAINTEXT,
+    PROTOCOL_NAMES,
+    SERVER_NAME,
+    SERVER_NAME_LIST,
+)
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Verdict
 from tests.hellos import RealHello, load
 from tests.support.drip import drip
