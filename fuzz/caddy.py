@@ -64,4 +64,4 @@ def given() -> Iterable[bytes]:
     return (json.dumps(adapted.config).encode() for adapted in caddyfiles.load())
 
 
-TARGET = Target("caddy", ("caddy",), check, given, mutate, max_size=16384)
+TARGET = Target("caddy", ("providers/caddy/read",), check, given, mutate, max_size=16384)

@@ -135,4 +135,10 @@ def given() -> Iterable[bytes]:
     yield from (record(message(body([extension]))) for extension in _EXTENSIONS)
 
 
-TARGET = Target("client_hello", ("client_hello", "hostname"), check, given, mutate)
+TARGET = Target(
+    "client_hello",
+    ("proto/client_hello", "proto/tls_schema", "proto/hostname"),
+    check,
+    given,
+    mutate,
+)

@@ -7,7 +7,7 @@ printable. What does not matter in TOML does not matter, and flags that say noth
 import math
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from importlib import resources
 from random import Random
 from typing import Any
 
@@ -16,12 +16,11 @@ from fuzz.target import Target
 from snimux.config.load import load
 from snimux.config.model import Config, ConfigError
 from snimux.config.settings import SETTINGS
-from snimux.proto import hostname
 from snimux.routing.address import parse_dial
 from snimux.routing.routes import parse_pattern
 
 _FILE = "snimux.toml"
-_EXAMPLE = Path(hostname.__file__).with_name("example.toml")
+_EXAMPLE = resources.files("snimux").joinpath("example.toml")
 _WORDS = (
     b"[[route]]", b"[[caddy]]", b"[route]", b'hosts = "a.example"', b'hosts = ["*", "**.x/h2"]',
     b'to = "127.0.0.1:1"', b'to = "unix//x"', b'to = ":443"', b'http = "127.0.0.1:2"', b'"off"',
@@ -131,7 +130,15 @@ def given() -> Iterable[bytes]:
 
 TARGET = Target(
     "config",
-    ("config", "sources", "settings", "address", "routes"),
+    (
+        "config/load",
+        "config/model",
+        "config/source",
+        "config/from_toml",
+        "config/settings",
+        "routing/address",
+        "routing/routes",
+    ),
     check,
     given,
     mutate,

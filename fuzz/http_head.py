@@ -69,4 +69,4 @@ def given() -> Iterable[bytes]:
     )  # fmt: skip
 
 
-TARGET = Target("http_head", ("http_head",), check, given, mutate, max_size=1024)
+TARGET = Target("http_head", ("proto/http_head",), check, given, mutate, max_size=1024)

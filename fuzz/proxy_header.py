@@ -81,4 +81,4 @@ def given() -> Iterable[bytes]:
     yield b"PROXY TCP6 ::ffff:192.0.2.1 ::1 0 443\r\n"
 
 
-TARGET = Target("proxy_header", ("proxy_header",), check, given, mutate)
+TARGET = Target("proxy_header", ("proto/proxy_header",), check, given, mutate)

@@ -17,7 +17,7 @@ class Target:
 
     name: str
     modules: tuple[str, ...]
-    """Of snimux: what is to be reached."""
+    """What is to be reached, as paths below ``snimux/`` without their ``.py``."""
     check: Callable[[bytes], int]
     """Raises AssertionError where what is said of the function is not true of these bytes; returns
     how far they got, for a search to go further."""

@@ -37,6 +37,14 @@ def test_a_short_search_finds_nothing(target: Target) -> None:
     drawn.search(target, 200)
 
 
+@EACH
+def test_what_is_to_be_reached_is_reached(target: Target) -> None:
+    """By some of what there is to begin with: a few bytes do not lead everywhere."""
+    reached = set().union(*(minimise.reached(target, data) for data in [*target.given()][:50]))
+    lines = minimise.lines_of(target)
+    assert {file for file, _ in lines} == {file for file, _, _ in reached}
+
+
 def test_a_search_finds_what_is_not_true() -> None:
     def check(data: bytes) -> int:
         assert b"Host: [::1]:80" not in data
