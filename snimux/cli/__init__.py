@@ -1,7 +1,8 @@
 """The command line: ``snimux`` and its commands.
 
 ``command`` has the group itself, which serves; each other command is a module, imported when it is
-run. ``options`` has the flags that all share, ``usage`` the words for slips of the hand.
+run. ``options`` has the flags that all share, ``usage`` the words for slips of the hand, ``ask``
+what several commands ask of Caddys, backends and the host.
 
 Refuses to know: how anything is done. Begin with ``command``.
 """

@@ -1,4 +1,4 @@
-"""The flags that running, checking, the doctor and init share: told -> a Config, or an exit.
+"""The flags that serving and the commands share: flags and file -> a Config, or an exit.
 
 An exit has a line on stderr for each problem, and a status: 1 could not start, 2 wrong flags or
 configuration. Knows neither the commands nor what they do with a Config; what is right and what
@@ -23,75 +23,72 @@ from snimux.service.systemd import Named
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# Flag, what goes behind it, whether it can be given again, help; of what is no ``Setting``.
+_FLAGS = (
+    (
+        "--route",
+        "HOST[,HOST...]=ADDR[,ADDR...]",
+        True,
+        "send hellos for HOST to the first ADDR that answers, or as --balance says; repeatable",
+    ),
+    (
+        "--default",
+        "ADDR[,ADDR...]",
+        False,
+        "where hellos go that have no route, or no name",
+    ),
+    (
+        "--caddy",
+        "ADDR",
+        True,
+        "route the sites of the Caddy whose admin API is there, as they change; repeatable",
+    ),
+    ("--config", "FILE", False, "read this TOML file; flags win over it"),
+    ("--listen", "ADDR", True, "listen here; repeatable  [default: :443, IPv4 and IPv6]"),
+    (
+        "--http",
+        "ADDR|off",
+        True,
+        "listen here for plain HTTP: a connection goes, by the Host of its first request, "
+        "to the http of a route, or is redirected to https; repeatable  "
+        "[default: :80, if port 443 is listened on, and a Caddy is asked or a route has "
+        "http; else off]",
+    ),
+    ("--allow", "CIDR", True, "refuse who is in none of these networks; repeatable"),
+    ("--deny", "CIDR", True, "refuse who is in one of these networks; repeatable"),
+    (
+        "--proxy-from",
+        "CIDR",
+        True,
+        "connections from there begin with a PROXY protocol header, v1 or v2, as those of "
+        "a balancer do, and it says who the client is; repeatable",
+    ),
+    (
+        "--proxy-protocol",
+        "v1|v2|auto|off",
+        False,
+        "tell backends of --route and --default who the client is, by the PROXY protocol; "
+        "auto is v2 where a probe has proved that it is understood, and off without. What "
+        "--caddy finds is auto, or off  [default: off]",
+    ),
+)
+
+IS_IT_RUNNING = "; does a snimux run with that --status?"
+"""The end of a message about a --status that does not answer."""
+
+
 def options(command: F) -> F:
-    """The flags that running and all commands share."""
+    """Add to a command the flags that serving and all commands share."""
     for setting in reversed(SETTINGS):
         text = f"{setting.help}  [default: {setting.default}]"
         command = click.option(setting.flag, metavar=setting.metavar, help=text)(command)
-    for flag, metavar, multiple, text in reversed(
-        [
-            (
-                "--route",
-                "HOST[,HOST...]=ADDR[,ADDR...]",
-                True,
-                "send hellos for HOST to the first ADDR that answers, or as --balance says; "
-                "repeatable",
-            ),
-            (
-                "--default",
-                "ADDR[,ADDR...]",
-                False,
-                "where hellos go that have no route, or no name",
-            ),
-            (
-                "--caddy",
-                "ADDR",
-                True,
-                "route the sites of the Caddy whose admin API is there, as they change; repeatable",
-            ),
-            ("--config", "FILE", False, "read this TOML file; flags win over it"),
-            ("--listen", "ADDR", True, "listen here; repeatable  [default: :443, IPv4 and IPv6]"),
-            (
-                "--http",
-                "ADDR|off",
-                True,
-                "listen here for plain HTTP: a connection goes, by the Host of its first request, "
-                "to the http of a route, or is redirected to https; repeatable  "
-                "[default: :80, if port 443 is listened on, and a Caddy is asked or a route has "
-                "http; else off]",
-            ),
-            ("--allow", "CIDR", True, "refuse who is in none of these networks; repeatable"),
-            ("--deny", "CIDR", True, "refuse who is in one of these networks; repeatable"),
-            (
-                "--proxy-from",
-                "CIDR",
-                True,
-                "connections from there begin with a PROXY protocol header, v1 or v2, as those of "
-                "a balancer do, and it says who the client is; repeatable",
-            ),
-            (
-                "--proxy-protocol",
-                "v1|v2|auto|off",
-                False,
-                "tell backends of --route and --default who the client is, by the PROXY protocol; "
-                "auto is v2 where a probe has proved that it is understood, and off without. What "
-                "--caddy finds is auto, or off  [default: off]",
-            ),
-        ]
-    ):
+    for flag, metavar, multiple, text in reversed(_FLAGS):
         command = click.option(flag, metavar=metavar, multiple=multiple, help=text)(command)
     return command
 
 
-search_option = click.option(
-    "--no-search",
-    is_flag=True,
-    help="only look at the Caddys that are named; leave others that run here alone",
-)
-
-
 def merge(group_flags: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags before a command's name and those behind it."""
+    """Join the flags before a command's name with those behind it, which win."""
     merged = {key: flags[key] or group_flags[key] for key in flags}
     repeatable = [key for key in flags if isinstance(flags[key], tuple)]
     return merged | {key: (*group_flags[key], *flags[key]) for key in repeatable}
@@ -104,7 +101,7 @@ def configured(
     *,
     needs_routes: bool = True,
 ) -> Config:
-    """What flags and file say together; or an exit.
+    """Return what flags and file say together; or exit.
 
     Args:
         flags: the values of ``options``, as click has them.
@@ -120,7 +117,7 @@ def configured(
 
 
 def sockets(named: Sequence[Named]) -> list[Activated]:
-    """The listening sockets of what was handed over; or an exit."""
+    """Return the listening sockets of what was handed over; or exit."""
     try:
         return activated(named)
     except ListenError as error:
@@ -128,7 +125,7 @@ def sockets(named: Sequence[Named]) -> list[Activated]:
 
 
 def read_file(name: str | None) -> str | None:
-    """The text of the file that ``--config`` names, if any; or an exit."""
+    """Return the text of the file that ``--config`` names, if any; or exit."""
     if name is None:
         return None
     try:

@@ -50,7 +50,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """What is a command itself, and has others."""
+    """A command that has further commands."""
 
     command_class = Command
 

@@ -117,7 +117,8 @@ def _refused(facts: Facts) -> Iterator[Finding]:
             Colour.RED,
             refused.what,
             f"{refused.what} is refused: {refused.why}",
-            "Strangers would speak there with what only snimux may reach.",
+            "Strangers would speak there with what only snimux may reach. "
+            "See whether somebody means to.",
             (f"# take {refused.what} out of that Caddy, or give it another address",),
         )
 

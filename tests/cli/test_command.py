@@ -4,6 +4,7 @@ A server that runs is a process of its own: see ``test_end_to_end``.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_help_has_the_flags_and_examples() -> None:
 
 def test_help_has_the_commands_and_each_its_own() -> None:
     text = run("--help").stdout
-    for command in ("check", "doctor", "explain", "init"):
+    for command in ("check", "doctor", "explain", "init", "top"):
         assert f"\n  {command} " in text
     assert "EXIT STATUS\n    0 all green" in run("doctor", "--help").stdout
     assert "--output FILE" in run("init", "--help").stdout
@@ -59,6 +60,45 @@ def test_every_command_has_the_flags_and_tells_of_mistakes_in_them(command: list
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr == "snimux: --listen: '443': no port; perhaps :443\n"
+
+
+_SERVE_AND_LIST_MODULES = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules))
+from snimux.cli import main
+main()
+"""
+
+
+def test_who_serves_imports_nothing_of_the_other_commands(tmp_path: Path) -> None:
+    flags = ["--listen", "127.0.0.1:0", "--status", f"unix/{tmp_path}/status"]
+    command = [sys.executable, "-c", _SERVE_AND_LIST_MODULES, *STORY, *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert any(b"listening" in line for line in process.stderr)
+        process.terminate()
+        modules = process.communicate(timeout=60)[0].decode().split()
+    assert "snimux.service.server" in modules
+    commands = ("check", "doctor", "explain", "init", "top", "ask", "describe")
+    packages = ("snimux.doctor", "snimux.explain", "snimux.top")
+    libraries = ("psutil", "cryptography", "textual", "rich", "prometheus_client")
+    for name in (*(f"snimux.cli.{command}" for command in commands), *packages, *libraries):
+        assert name not in modules
+
+
+def test_a_shell_completes_the_names_of_commands() -> None:
+    environment = {**os.environ, "_SNIMUX_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
+    for words, names in (("snimux ", ["check", "doctor", "explain", "init", "top"]),
+                         ("snimux t", ["top"])):  # fmt: skip
+        program = "from snimux.cli.command import main; main(prog_name='snimux')"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment | {"COMP_WORDS": words},
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+        assert [x.partition(",")[2] for x in done.stdout.decode().split()] == names
 
 
 def test_check_prints_what_it_understood_and_that_it_is_good() -> None:

@@ -13,7 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from snimux.cli.options import configured, fail, merge, options, read_file, search_option
+from snimux.cli.ask import search_option
+from snimux.cli.options import configured, fail, merge, options, read_file
 from snimux.config.settings import SETTINGS
 from snimux.service.spawn import start
 

@@ -1,0 +1,64 @@
+"""Ask whoever can be asked: the Caddys, the backends and this host; each once."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import click
+import trio
+
+from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
+from snimux.config.model import Config
+from snimux.doctor.facts import Facts
+from snimux.providers.caddy.admin import AdminError, look
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import Plan
+from snimux.routing.address import AdminAddress
+from snimux.routing.routes import Route
+
+search_option = click.option(
+    "--no-search",
+    is_flag=True,
+    help="only look at the Caddys that are named; leave others that run here alone",
+)
+
+
+def ask_caddys(config: Config) -> tuple[dict[AdminAddress, Sites], list[str]]:
+    """Return what each Caddy serves that answers, and a line for each that does not."""
+    answers = trio.run(_ask, config.caddys)
+    caddys = {address: sites for address, sites in answers.items() if isinstance(sites, Sites)}
+    return caddys, [f"--caddy: {x}: {answers[x]}" for x in answers if x not in caddys]
+
+
+async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | AdminError]:
+    answers: dict[AdminAddress, Sites | AdminError] = {}
+
+    async def ask(address: AdminAddress) -> None:
+        try:
+            answers[address] = await look(address)
+        except AdminError as error:
+            answers[address] = error
+
+    async with trio.open_nursery() as nursery:
+        for address in caddys:
+            nursery.start_soon(ask, address)
+    return {address: answers[address] for address in caddys}
+
+
+def ask_backends(routes: Iterable[Route], plan: Plan) -> list[Remark]:
+    """Probe the backends of routes whose PROXY protocol is auto; return what each has answered."""
+    specs = asked(routes, plan.listeners)
+    learnt = trio.run(ask_all, specs)
+    return [remark(x, concluded(None, learnt[x]), learnt[x], specs[x]) for x in specs]
+
+
+def ask_host(config: Config, *, search: bool) -> Facts:
+    """Return what can be seen of this host, of the Caddys of a configuration, and of its routes.
+
+    Args:
+        config: may have no route.
+        search: whether to look for Caddys that it does not name, too.
+    """
+    # psutil is slow to import, and --help needs none.
+    from snimux.doctor.examine import examine
+
+    return trio.run(partial(examine, config, search=search))

@@ -1,0 +1,46 @@
+"""``snimux check``: say whether flags and file are good, and print what they come to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from snimux.cli.ask import ask_backends, ask_caddys
+from snimux.cli.describe import describe
+from snimux.cli.options import configured, fail, merge, options, read_file
+from snimux.cli.usage import Command
+from snimux.providers.discovery import planned
+
+_EPILOG = """A Caddy that is named is asked; backends whose PROXY protocol is auto are probed;
+nothing is listened on.
+
+\b
+EXAMPLES
+  snimux check --config /etc/snimux.toml
+  snimux check --route secure.ciso.com=127.0.0.1:8443
+  snimux check --caddy localhost:2019
+
+\b
+EXIT STATUS
+  0 good    1 a Caddy could not be asked    2 wrong flags or configuration
+"""
+
+
+@click.command(
+    "check",
+    cls=Command,
+    short_help="Say whether flags and file are good, and what they come to.",
+    epilog=_EPILOG,
+)
+@options
+@click.pass_obj
+def command(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
+    """Say whether the configuration is good, and print it as snimux understands it."""
+    merged = merge(group_flags, flags)
+    config = configured(merged, read_file(merged["config"]))
+    caddys, faults = ask_caddys(config)
+    plan = planned(config, caddys)
+    click.echo(describe(config, plan, caddys, ask_backends(plan.routes, plan)))
+    if faults:
+        fail(1, *(f"{fault.rstrip('.')}; snimux doctor looks where it is" for fault in faults))
+    click.echo("ok")
