@@ -166,7 +166,12 @@ async def watched(*flags: str, workers: int = 1, unix: bool = False) -> AsyncIte
                     await workers_of(mux)
                 host, _, port = address.rpartition(":")
                 where = str(here / "status") if unix else (host, int(port))
-                yield Watched(mux, where, down, backend)
+                run = Watched(mux, where, down, backend)
+                # a worker shows life only after it has said which relay it uses
+                with trio.fail_after(60):
+                    while (await run.fetch("/healthz"))[0] != 200:
+                        await trio.sleep(0.01)
+                yield run
         nursery.cancel_scope.cancel()
 
 
