@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class End(StrEnum):
-    """How a relay came to its end; the value is the word in the log."""
+    """An end that a relay can come to; the value is the word in the log."""
 
     EOF = "eof"
     CLIENT_RESET = "client-reset"

@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 if sys.platform != "linux":
     pytest.skip("the engine is Linux's", allow_module_level=True)
 
-from snimux.relay import engine, pipes
+from snimux.relay import mover, pipes
 from snimux.relay.engine import _Engine
 from snimux.relay.interface import End, Tally
 from tests.support.sockets import (
@@ -90,11 +90,11 @@ async def fill(sock: SocketType) -> int:
 
 
 def bytes_in_pipes(running: _Engine) -> int:
-    return sum(side.outward.in_pipe for side in running.sides.values())
+    return sum(side.outward.in_pipe for side in running.mover.sides.values())
 
 
 def pipes_in_use(running: _Engine) -> int:
-    return running.pipes._count - len(running.pipes._reserve)
+    return running.mover.pipes._count - len(running.mover.pipes._reserve)
 
 
 async def test_a_bulk_transfer_goes_through_a_pipe_and_gives_it_back(
@@ -138,9 +138,9 @@ async def test_cancelled_with_bytes_in_a_pipe_it_is_closed(
     await connection.done.wait()
     connection.client.close()
     connection.backend.close()
-    running.pipes.close()
+    running.mover.pipes.close()
     assert open_descriptors() == before
-    assert not running.sides
+    assert not running.mover.sides
 
 
 @pytest.mark.parametrize("side", ["client", "backend"])
@@ -166,7 +166,7 @@ async def test_a_peer_gone_with_bytes_in_a_pipe_ends_it(
         await connection.done.wait()
         assert connection.end is End.CLIENT_RESET
         connection.backend.close()
-    running.pipes.close()
+    running.mover.pipes.close()
     assert open_descriptors() == before
 
 
@@ -188,16 +188,18 @@ async def test_a_turn_has_an_end(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, bulk: bool
 ) -> None:
     """However much there is to read, the others have their turn before the rest."""
-    monkeypatch.setattr(engine, "_TURN", BLOCK)
+    monkeypatch.setattr(mover, "_TURN", BLOCK)
     running = _Engine()  # not at work: its steps are taken by hand
     connection = await relayed(running, nursery)
     sent = await connection.client.send(bytes(3 * BLOCK))
     assert sent > 2 * BLOCK
-    way = next(side for side in running.sides.values() if side.fd == connection.near[0].fileno())
+    way = next(
+        side for side in running.mover.sides.values() if side.fd == connection.near[0].fileno()
+    )
     way.readable, way.outward.bulk = True, bulk
-    running.step(way.outward)
+    running.mover.step(way.outward)
     assert 0 < connection.tally.up <= 2 * BLOCK
-    assert running.again == [way.outward]
+    assert running.mover.again == [way.outward]
     connection.scope.cancel()
     await connection.done.wait()
     running.close()
@@ -225,7 +227,7 @@ async def test_descriptor_numbers_may_be_reused_at_once(
         connection.client.close()
         connection.backend.close()
     assert len(numbers) < 10
-    assert not running.sides
+    assert not running.mover.sides
 
 
 async def relayed_now(running: _Engine, nursery: trio.Nursery) -> Relayed:
@@ -254,8 +256,8 @@ async def test_5000_short_connections_leave_nothing(running: _Engine) -> None:
             for number in range(100):
                 nursery.start_soon(one, nursery, batch + number)
     assert open_descriptors() == before
-    assert not running.sides
-    assert not running.again
+    assert not running.mover.sides
+    assert not running.mover.again
 
 
 async def test_a_connection_that_cannot_begin_leaves_nothing(
@@ -265,15 +267,15 @@ async def test_a_connection_that_cannot_begin_leaves_nothing(
     near_client, client = await tcp_pair()
     near_backend, backend = await tcp_pair()
 
-    def no_room(connection: engine._Connection) -> None:
+    def no_room(connection: mover.Pair) -> None:
         raise OSError(errno.ENOSPC, "max_user_watches")
 
-    monkeypatch.setattr(running, "step", lambda way: no_room(way.connection))
+    monkeypatch.setattr(running.mover, "step", lambda way: no_room(way.pair))
     with near_client, client, near_backend, backend, pytest.raises(OSError, match="watches"):
         await running.relay(
             near_client, near_backend, Tally(), head=bytearray(b"x"), idle_timeout=math.inf
         )
-    assert not running.sides
+    assert not running.mover.sides
 
 
 async def test_an_error_that_nobody_expected_ends_only_its_connection(
@@ -293,14 +295,14 @@ async def test_an_error_that_nobody_expected_ends_only_its_connection(
     bad = Relayed((near_client, near_backend), client, backend)
     nursery.start_soon(expect_error, bad)
     await wait_all_tasks_blocked(0.01)
-    copy = running.copy
+    copy = running.mover.copy
 
-    def broken(way: engine._Way) -> int:
+    def broken(way: mover.Way) -> int:
         if way.source.fd == near_client.fileno():
             raise ValueError("boom")
         return copy(way)
 
-    monkeypatch.setattr(running, "copy", broken)
+    monkeypatch.setattr(running.mover, "copy", broken)
     await send_all(client, b"x")
     await bad.done.wait()
     await wait_all_tasks_blocked(0.01)
