@@ -1,4 +1,4 @@
-"""What to type to have a package that an extra of snimux brings.
+"""Say what to type to have a package that an extra of snimux brings.
 
 snimux itself may have come from an index or from a copy of the tree, so the package is named, and
 the Python that is to have it: another one's pip may be first on the PATH.
@@ -9,5 +9,5 @@ import sys
 
 
 def install(*packages: str) -> str:
-    """The command that gives packages to the Python that runs this."""
+    """Return the command that gives packages to the Python that runs this."""
     return shlex.join([sys.executable or "python3", "-m", "pip", "install", *packages])

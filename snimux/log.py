@@ -63,11 +63,11 @@ class Log:
     def change(self, *, form: str, level: str) -> None:
         """Write the lines from here on in another form, and of another level or above."""
         self._render = json_line if form == "json" else logfmt
-        self._wanted = frozenset(LEVELS[LEVELS.index(level) :])
+        self._enabled = frozenset(LEVELS[LEVELS.index(level) :])
 
     def write(self, level: Level, event: str, fields: Mapping[str, Field]) -> None:
         """Write one line: time (UTC), level, event, then the fields that have a value."""
-        if level not in self._wanted:
+        if level not in self._enabled:
             return
         if not self._pending:
             self._oldest = time.monotonic()
@@ -119,7 +119,7 @@ class Log:
         return (data[:written] + self._rest).count(b"\n")
 
     def _now(self) -> str:
-        """The time as in RFC 3339, in UTC, to the millisecond."""
+        """Return the time as in RFC 3339, in UTC, to the millisecond."""
         seconds, thousandths = divmod(time.time_ns() // 1_000_000, 1000)
         if seconds != self._second:
             self._second = seconds
@@ -127,7 +127,7 @@ class Log:
         return f"{self._spelled}.{thousandths:03d}Z"
 
     def _is_writable(self, descriptor: int) -> bool:
-        """Whether a line can be written without waiting for a reader that has stopped reading.
+        """Return whether a line can be written without waiting for a reader that reads no more.
 
         A pipe is writable while it has room for PIPE_BUF bytes, which no line exceeds on Linux.
         Making it non-blocking would change it for everyone who shares it.
@@ -152,7 +152,7 @@ def notify(log: Log | None, observer: Callable[..., None], *args: object) -> boo
 
 
 def _fitting(lines: Sequence[str]) -> int:
-    """How many of the lines a pipe takes in one piece; at least one."""
+    """Return how many of the lines a pipe takes in one piece; at least one."""
     room = select.PIPE_BUF
     for count, line in enumerate(lines):
         room -= len(line)
@@ -162,7 +162,7 @@ def _fitting(lines: Sequence[str]) -> int:
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """The descriptor of a stream; memory has none."""
+    """Return the descriptor of a stream; memory has none."""
     try:
         return stream.fileno()
     except (OSError, ValueError):  # io.UnsupportedOperation is both
@@ -170,12 +170,12 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _is_file(descriptor: int) -> bool:
-    """Whether it is a regular file, which never has to be waited for."""
+    """Return whether it is a regular file, which never has to be waited for."""
     return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 def logfmt(fields: Mapping[str, Field]) -> str:
-    """``key=value`` pairs on one line; fields that are None are left out."""
+    """Return ``key=value`` pairs on one line; fields that are None are left out."""
     pairs = []
     for key, value in fields.items():
         if isinstance(value, str):
@@ -191,7 +191,7 @@ def _cut(text: str) -> str:
 
 
 def json_line(fields: Mapping[str, Field]) -> str:
-    """One JSON object on one line; fields that are None are left out."""
+    """Return one JSON object on one line; fields that are None are left out."""
     return json.dumps(
         {
             key: _cut(value) if isinstance(value, str) else value

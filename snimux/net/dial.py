@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from snimux.net.loop import NOWHERE, Own, found_at, found_behind, is_behind, reserved_at
+from snimux.net.loop import NOWHERE, Own, is_behind, listener_at, listener_behind, reserved_at
 from snimux.net.transparent import bind_as
 from snimux.proto.proxy_header import Endpoint
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
@@ -97,7 +97,7 @@ async def _connect(
         match address:
             case UnixAddress(path):
                 await _connect_unix(sock, path, timeout)
-                listener = found_at(own, path)
+                listener = listener_at(own, path)
             case TcpAddress(host, port):
                 if address.is_numeric:
                     await _connect_tcp(sock, _socket_address(host, port), timeout)
@@ -124,7 +124,7 @@ def _family(address: DialAddress) -> socket.AddressFamily:
 
 
 def _socket_address(host: str, port: int) -> Any:
-    """Host and port as a socket takes them; a zone (fe80::1%eth0) becomes its number."""
+    """Return host and port as a socket takes them; a zone (fe80::1%eth0) becomes its number."""
     if "%" not in host:
         return host, port
     numeric = socket.AI_NUMERICHOST
@@ -142,7 +142,7 @@ async def _connect_tcp(sock: socket.socket, name: Any, timeout: float) -> None:
 
 
 def _is_connected(sock: socket.socket) -> bool:
-    """Whether a connection that was begun is there by now, as on loopback it mostly is."""
+    """Return whether a connection that was begun is made by now, as on loopback it mostly is."""
     try:
         sock.getpeername()
     except OSError:
@@ -186,20 +186,20 @@ async def _connect_by_name(host: str, port: int, timeout: float) -> socket.socke
 
 
 def _refuse_itself(sock: socket.socket, own: Own, *, transparent: bool) -> str | None:
-    """Refuse a socket that is connected to itself; of another, what listener of ours it came to.
+    """Refuse a socket that is connected to itself; return the own listener that another came to.
 
     TCP opens one (RFC 9293 section 3.5, simultaneous open) where a port of this machine that
     nobody listens on is dialled and happens to be picked as the source port too.
     """
     try:
-        here, there = sock.getsockname(), sock.getpeername()
+        here, peer = sock.getsockname(), sock.getpeername()
     except OSError:  # reset meanwhile
         if _has_bytes(sock):
             return None
         raise
-    if here == there:
+    if here == peer:
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    return found_behind(own, here, there, transparent=transparent)
+    return listener_behind(own, here, peer, transparent=transparent)
 
 
 async def _refuse_reserved(
@@ -207,15 +207,15 @@ async def _refuse_reserved(
 ) -> None:
     """Refuse a socket that has come to what only snimux may reach, and close it then."""
     try:
-        here, there = sock.getsockname(), sock.getpeername()
+        here, peer = sock.getsockname(), sock.getpeername()
         if isinstance(address, UnixAddress):
-            what = reserved_at(own, address.path, there)
+            what = reserved_at(own, address.path, peer)
         else:
             what = None
             for each, name in own.reserved.items():
-                if isinstance(each, TcpAddress) and each.port == there[1]:
+                if isinstance(each, TcpAddress) and each.port == peer[1]:
                     hosts = await _look_up(each, timeout)
-                    if is_behind(hosts, here, there, transparent=source is not None):
+                    if is_behind(hosts, here, peer, transparent=source is not None):
                         what = name
         if what is not None:
             raise ConnectionRefusedError(f"it is {what}{RESERVED}")
@@ -225,21 +225,21 @@ async def _refuse_reserved(
 
 
 async def _look_up(address: TcpAddress, timeout: float) -> list[str]:
-    """The IP addresses of a host."""
+    """Return the IP addresses of a host."""
     if address.is_numeric:
         return [address.host]
     if not address.host or address.host == "localhost":
         return ["127.0.0.1", "::1"]
     try:
         with trio.fail_after(timeout):
-            found = await trio.socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM)
+            answer = await trio.socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM)
     except (OSError, trio.TooSlowError):
         raise ConnectionRefusedError(f"{address} is not resolved, and may be this") from None
-    return [str(name[0]) for *_, name in found]
+    return [str(name[0]) for *_, name in answer]
 
 
 def _cause(error: OSError) -> OSError:
-    """The error behind "all attempts to connect failed", which is what open_tcp_stream says."""
+    """Return the error behind the "all attempts to connect failed" of open_tcp_stream."""
     cause = error.__cause__
     if not isinstance(cause, ExceptionGroup):
         return error

@@ -45,7 +45,7 @@ class StatusError(FetchError):
 
 
 async def fetch(address: DialAddress, target: str) -> bytes:
-    """The body of the answer to a GET.
+    """Return the body of the answer to a GET.
 
     Args:
         address: where to ask.
@@ -73,7 +73,7 @@ def _stream(sock: socket.socket) -> trio.SocketStream:
 
 
 def _host(address: DialAddress) -> str:
-    """The Host that Caddy wants to hear, against DNS rebinding.
+    """Return the Host that Caddy wants to hear, against DNS rebinding.
 
     On loopback any of its names, whichever it listens on; else its address. On a UNIX socket 2.6
     wants an empty one, and later versions want none in particular.
@@ -117,6 +117,6 @@ async def _ask(stream: trio.SocketStream, host: str, target: str) -> bytes:
 
 
 def cut(text: str) -> str:
-    """What somebody else wrote, so short and plain that it can stand in a line."""
+    """Return what somebody else wrote, so short and plain that it can stand in a line."""
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 120 else f"{text[:117]}..."

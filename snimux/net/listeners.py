@@ -50,19 +50,19 @@ class Listener:
     protocol: str = "tls"
     """The name of the protocol that is to be served on it."""
     handed_over: bool = False
-    """Whether it was there before this process."""
-    wanted: ListenAddress | None = None
+    """Whether it is older than this process."""
+    spec: ListenAddress | None = None
     """The address as it was configured, by which it is known again; None if that is not known."""
     number: int = 0
     """By which a supervisor and its workers know it; 0 where there are none."""
 
     @property
     def address(self) -> TcpAddress | UnixAddress:
-        """Where it listens, with the port that it got."""
+        """Return the address that it listens on, with the port that it got."""
         return _address(self.socket)
 
     def __str__(self) -> str:
-        """The same, in words."""
+        """Return the address in words."""
         return str(self.address)
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Listener:
 def open_listeners(
     addresses: Iterable[ListenAddress],
     http: Iterable[ListenAddress] = (),
-    there: Iterable[Listener] = (),
+    current: Iterable[Listener] = (),
     *,
     status: Iterable[ListenAddress] = (),
 ) -> list[Listener]:
@@ -85,77 +85,77 @@ def open_listeners(
     Args:
         addresses: for TLS.
         http: for plain HTTP.
-        there: listeners that are open. One for a wanted address is used again; for the other
-            protocol it is the same socket, for it could not be bound anew while it is open.
+        current: listeners that are open. One for an address in question is used again; for the
+            other protocol it is the same socket, for it could not be bound anew while it is open.
         status: for whoever wants to see how it is.
 
     Returns:
         The listeners, in order: one an address and family. ``besides`` says which are new.
 
     Raises:
-        ListenError: one of them cannot be had; then none is open that was not there.
+        ListenError: one of them cannot be had; then none is open that was not before.
 
-    Resource handling: the caller owns the listeners, and those of ``there`` that are not among
-    them: nothing that was there is closed here.
+    Resource handling: the caller owns the listeners, and those of ``current`` that are not
+    among them: nothing that was open is closed here.
     """
-    there = list(there)
-    wanted = [(x, "tls") for x in addresses] + [(x, "http") for x in http]
-    wanted += [(x, "status") for x in status]
-    kept = _kept(wanted, there)
+    current = list(current)
+    specs = [(x, "tls") for x in addresses] + [(x, "http") for x in http]
+    specs += [(x, "status") for x in status]
+    kept = _kept(specs, current)
     opened: list[Listener] = []
-    found: list[Listener] = []
+    listeners: list[Listener] = []
     try:
-        for (address, protocol), again in zip(wanted, kept, strict=True):
-            listeners = again or _open(address, is_start=not there)
-            found += (replace(x, protocol=protocol, wanted=address) for x in listeners)
-            opened += () if again else listeners
+        for (address, protocol), again in zip(specs, kept, strict=True):
+            family = again or _open(address, is_start=not current)
+            listeners += (replace(x, protocol=protocol, spec=address) for x in family)
+            opened += () if again else family
     except OSError as error:
         for listener in opened:
             listener.close()
-        words = _words(address, error, _FLAGS[protocol], there)
+        words = _words(address, error, _FLAGS[protocol], current)
         raise ListenError(f"cannot listen on {address}: {words}") from None
     for listener in opened:
         listener.socket.setblocking(False)
         listener.socket.set_inheritable(False)  # one that was handed over is
-    return found
+    return listeners
 
 
 def adopted(
     number: int,
-    wanted: ListenAddress,
+    spec: ListenAddress,
     *,
     protocol: str = "tls",
     inode: tuple[int, int] | None = None,
 ) -> Listener:
-    """A listener that was handed to this process by its descriptor; for the rest see ``Listener``.
+    """Return a listener that was handed to this process by its descriptor.
 
     Raises:
         OSError: the descriptor is no listening socket.
     """
-    return Listener(_adopt(number), inode, protocol, isinstance(wanted, FdAddress), wanted)
+    return Listener(_adopt(number), inode, protocol, isinstance(spec, FdAddress), spec)
 
 
-def besides(listeners: Iterable[Listener], there: Iterable[Listener]) -> list[Listener]:
-    """Those of some listeners whose sockets none of the others has."""
-    sockets = {listener.socket for listener in there}
+def besides(listeners: Iterable[Listener], excluded: Iterable[Listener]) -> list[Listener]:
+    """Return those of some listeners whose sockets no listener of a second list has."""
+    sockets = {listener.socket for listener in excluded}
     return [listener for listener in listeners if listener.socket not in sockets]
 
 
 def _kept(
-    wanted: Sequence[tuple[ListenAddress, str]], there: Iterable[Listener]
+    specs: Sequence[tuple[ListenAddress, str]], current: Iterable[Listener]
 ) -> list[list[Listener]]:
-    """For each address that is wanted the listeners that are open for it, or none.
+    """Return for each address and protocol the listeners that are open for it, or none.
 
     Rather those of the same protocol: with port 0 there may be several for one address.
     """
     openings: dict[tuple[ListenAddress | None, str, int], list[Listener]] = {}
-    for listener in there:  # the families of one address have one port
+    for listener in current:  # the families of one address have one port
         own = _address(listener.socket)
         port = own.port if isinstance(own, TcpAddress) else 0
-        openings.setdefault((listener.wanted, listener.protocol, port), []).append(listener)
-    kept: list[list[Listener]] = [[] for _ in wanted]
+        openings.setdefault((listener.spec, listener.protocol, port), []).append(listener)
+    kept: list[list[Listener]] = [[] for _ in specs]
     for is_same in (True, False):
-        for place, (address, protocol) in enumerate(wanted):
+        for place, (address, protocol) in enumerate(specs):
             for key in [] if kept[place] else list(openings):
                 if key[0] == address and (key[1] == protocol) is is_same:
                     kept[place] = openings.pop(key)
@@ -164,7 +164,7 @@ def _kept(
 
 
 def activated(named: Iterable[tuple[str, int]]) -> list[Activated]:
-    """See what listening sockets were handed over.
+    """Return the listening sockets that were handed over, and what each is for.
 
     Args:
         named: name and descriptor of each. Those named ``tls`` and ``http`` are for that; of the
@@ -173,7 +173,7 @@ def activated(named: Iterable[tuple[str, int]]) -> list[Activated]:
     Raises:
         ListenError: one is no listening socket.
     """
-    found = []
+    sockets = []
     for name, number in named:
         try:
             sock = _adopt(number)
@@ -185,12 +185,12 @@ def activated(named: Iterable[tuple[str, int]]) -> list[Activated]:
         sock.detach()
         is_on_80 = isinstance(address, TcpAddress) and address.port == _HTTP_PORT
         protocol = name if name in ("tls", "http") else "http" if is_on_80 else "tls"
-        found.append(Activated(FdAddress(number), protocol, address))
-    return found
+        sockets.append(Activated(FdAddress(number), protocol, address))
+    return sockets
 
 
 def _address(sock: socket.socket) -> TcpAddress | UnixAddress:
-    """The address that a socket listens on; no host if that is every interface of both families."""
+    """Return the address that a socket listens on; no host if it has all of both families."""
     name = sock.getsockname()
     if isinstance(name, bytes):  # abstract, without a file
         return UnixAddress("@" + name[1:].decode("utf-8", "backslashreplace"))
@@ -245,11 +245,11 @@ def _open_families(address: TcpAddress) -> list[socket.socket]:
 
 
 def _hosts(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """The families and numeric hosts of a host; IPv4 first."""
+    """Return the families and numeric hosts of a host; IPv4 first."""
     if not host:
         return [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return sorted({(family, str(name[0])) for family, _, _, _, name in found})
+    answer = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return sorted({(family, str(name[0])) for family, _, _, _, name in answer})
 
 
 def _has_ipv6() -> bool:
@@ -275,10 +275,10 @@ def _open_unix(path: str) -> Listener:
 
 def _inode(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _remove_stale(path: str) -> None:
@@ -304,19 +304,19 @@ def _adopt(number: int) -> socket.socket:
     return sock
 
 
-def _words(address: ListenAddress, error: OSError, flag: str, there: Iterable[Listener]) -> str:
-    words = _cause(address, error, flag, there)
+def _words(address: ListenAddress, error: OSError, flag: str, current: Iterable[Listener]) -> str:
+    words = _cause(address, error, flag, current)
     if flag == "--http":
         # Nobody may have asked for it: it is the default beside port 443.
         return f"{words}; or leave plain HTTP to others: {flag} off"
     return words if flag == "--listen" else f"{words} ({flag})"
 
 
-def _cause(address: ListenAddress, error: OSError, flag: str, there: Iterable[Listener]) -> str:
+def _cause(address: ListenAddress, error: OSError, flag: str, current: Iterable[Listener]) -> str:
     if isinstance(address, FdAddress) and error.errno in (errno.EBADF, errno.ENOTSOCK):
         return "no socket was handed over with that number"
     if error.errno == errno.EADDRINUSE:
-        own = [x for x in there if overlaps(address, _address(x.socket))]
+        own = [x for x in current if overlaps(address, _address(x.socket))]
         return _overlaps_own(own[0]) if own else _who_holds(address)
     if error.errno == errno.EACCES and isinstance(address, TcpAddress):
         return _ways_out(address.port, flag)
@@ -341,7 +341,7 @@ def _who_holds(address: ListenAddress) -> str:
     unseen = f"another process has the port; to see which: sudo lsof -nP -iTCP:{address.port}"
     everywhere = {"0.0.0.0", "::"}
     try:
-        wanted = {host for _, host in _hosts(address.host)}
+        hosts = {host for _, host in _hosts(address.host)}
         holders = {
             connection.pid
             for connection in psutil.net_connections(kind="tcp")
@@ -349,7 +349,7 @@ def _who_holds(address: ListenAddress) -> str:
             and connection.pid is not None
             and connection.laddr
             and connection.laddr.port == address.port
-            and (connection.laddr.ip in wanted | everywhere or wanted & everywhere)
+            and (connection.laddr.ip in hosts | everywhere or hosts & everywhere)
         }
         names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in sorted(holders)]
     except (psutil.Error, OSError):

@@ -38,17 +38,17 @@ Answer = list[Any]
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """What is known of one question to getaddrinfo."""
+    """One question to getaddrinfo, and the state of its answer."""
 
-    asked: float
-    """When last."""
+    used: float
+    """When somebody last waited for it, by trio's clock."""
     answer: Answer | None = None
     """The last that was good."""
     fault: OSError | None = None
     """Why the last look-up failed, if it did."""
-    known: trio.Event = field(default_factory=trio.Event)
-    """One of the two is there."""
-    sleeping: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    ready: trio.Event = field(default_factory=trio.Event)
+    """Set when there is one of the two."""
+    pause: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     """Who looks it up, between two times."""
 
 
@@ -58,7 +58,7 @@ class Names(trio.abc.HostnameResolver):
     def __init__(
         self, log: Log, *, look_up: Callable[..., Awaitable[Answer]] | None = None
     ) -> None:
-        """Knows no name yet.
+        """Begin without any name.
 
         Args:
             log: told when a name that was known cannot be looked up any more, and when it can.
@@ -85,10 +85,10 @@ class Names(trio.abc.HostnameResolver):
                 trio.socket.set_custom_hostname_resolver(before)
 
     def doubt(self, name: str) -> None:
-        """Nobody answers at the addresses of a name: there may be others by now."""
+        """Look a name up again soon: nobody answers at its addresses."""
         for question, entry in self.entries.items():
             if question[0] in (name, name.encode("ascii")):
-                entry.sleeping.unpark_all()
+                entry.pause.unpark_all()
 
     async def getaddrinfo(  # noqa: D102 (trio's own)
         self,
@@ -109,9 +109,9 @@ class Names(trio.abc.HostnameResolver):
                 self.nursery.start_soon(self._keep, question, entry)
             else:
                 await self._ask(question, entry)
-                entry.known.set()
-        entry.asked = trio.current_time()
-        await entry.known.wait()
+                entry.ready.set()
+        entry.used = trio.current_time()
+        await entry.ready.wait()
         if entry.answer is not None:
             return list(entry.answer)  # trio puts it in another order
         assert entry.fault is not None
@@ -127,14 +127,14 @@ class Names(trio.abc.HostnameResolver):
 
     async def _keep(self, question: tuple[Any, ...], entry: _Entry) -> None:
         """Look it up for as long as somebody asks; only once if it is not there."""
-        while trio.current_time() - entry.asked < _FORGET:
+        while trio.current_time() - entry.used < _FORGET:
             await self._ask(question, entry)
-            entry.known.set()
+            entry.ready.set()
             await trio.sleep(_SOON)
             if entry.answer is None:
                 break
             with trio.move_on_after(_EVERY - _SOON):
-                await entry.sleeping.park()
+                await entry.pause.park()
         del self.entries[question]
 
     async def _ask(self, question: tuple[Any, ...], entry: _Entry) -> None:

@@ -17,7 +17,7 @@ else:
 
 
 def endpoint(name: Any) -> Endpoint | None:
-    """A socket's address as an endpoint; None for a UNIX socket.
+    """Return a socket's address as an endpoint; None for a UNIX socket.
 
     The zone of a link-local address is left out, and IPv4 that a dual-stack socket shows mapped
     into IPv6 is IPv4 again.
@@ -31,7 +31,7 @@ def endpoint(name: Any) -> Endpoint | None:
 
 
 def tune(sock: socket.socket) -> None:
-    """No delay for small writes, and a kernel that notices a peer that has gone.
+    """Have no delay for small writes, and a kernel that notices a peer that has gone.
 
     What a listener is tuned to, the sockets that it accepts are too. A UNIX socket has nothing to
     tune.

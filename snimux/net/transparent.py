@@ -26,7 +26,7 @@ _LACKS = (
 
 
 def missing(routes: Iterable[Route]) -> str | None:
-    """Why this process cannot serve the routes that are transparent; None if it can."""
+    """Return why this process cannot serve the routes that are transparent; None if it can."""
     transparent = (x for x in routes if any(y and y.transparent for y in (x.backend, x.http)))
     first = next(transparent, None)
     if first is None:

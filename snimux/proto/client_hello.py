@@ -135,7 +135,8 @@ def _foreign(received: bytes | bytearray) -> NeedMore | Foreign:
 
 
 def _sslv2(received: bytes | bytearray) -> NeedMore | Foreign:
-    """SSLv2 CLIENT-HELLO (RFC 6101 appendix E): length with the high bit set, 1, version."""
+    """Tell an SSLv2 CLIENT-HELLO from noise."""
+    # RFC 6101 appendix E: a length whose high bit is set, 1, the version
     if len(received) < 4:
         return START if received[2:] in (b"", b"\1") else Foreign(Reason.NOISE)
     is_hello = received[2] == _CLIENT_HELLO and received[3] in (0, 3)

@@ -32,7 +32,7 @@ class HostnameError(ValueError):
 
 
 def from_wire(raw: bytes) -> str:
-    """Canonical spelling of a HostName as it stands in a hello.
+    """Return the canonical spelling of a HostName as it stands in a hello.
 
     Args:
         raw: the octets of the HostName, without their length.
@@ -54,11 +54,18 @@ def from_wire(raw: bytes) -> str:
 
 
 def from_user(text: str) -> str:
-    """Canonical spelling of a host name as a person types it: Unicode or punycode, any case.
+    """Return the canonical spelling of a host name as a person types it.
+
+    Args:
+        text: in Unicode or punycode, of any case.
 
     Raises:
         HostnameError: it cannot be a host name.
     """
+    # Only labels that are not ASCII go through IDNA. The others are what hellos carry, whatever its
+    # rules say of them: it refuses r3---sn.example (hyphens at the third place) and underscores.
+    # Mapped as browsers do it, by UTS 46 without the transition from IDNA 2003: else straße.example
+    # would be made strasse.example, whose owner may be somebody else. STD 3 is left to _NAME.
     if text.isascii():
         return _canonical_ascii(text)
     try:
@@ -94,7 +101,7 @@ def _why_not_a_name(name: str) -> str:
 
 
 def pattern_from_user(text: str) -> str:
-    """Canonical spelling of a host pattern as a person types it.
+    """Return the canonical spelling of a host pattern as a person types it.
 
     Args:
         text: ``name``, ``*.name``, ``**.name`` or ``*``.
@@ -116,7 +123,7 @@ def pattern_from_user(text: str) -> str:
 
 
 def patterns_matching(name: str | None) -> Iterator[str]:
-    """Every pattern that matches a canonical name, the most specific first.
+    """Yield every pattern that matches a canonical name, the most specific first.
 
     The name itself; ``*.`` and ``**.`` before its parent; ``**.`` before each further ancestor;
     ``*``. A hello without a name matches ``*`` alone.
@@ -133,7 +140,7 @@ def patterns_matching(name: str | None) -> Iterator[str]:
 
 
 def for_people(pattern: str) -> str:
-    """The pattern in Unicode where it is international, else as it is."""
+    """Return the pattern in Unicode where it is international, else as it is."""
     labels = pattern.split(".")
     try:
         return ".".join(idna.ulabel(x) if x.startswith("xn--") else x for x in labels)

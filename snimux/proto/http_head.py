@@ -97,7 +97,7 @@ def peek(
 
 
 def _other_protocol(received: bytes | bytearray) -> NeedMore | Foreign | None:
-    """The verdict of the first bytes alone; None where a method may begin."""
+    """Return the verdict of the first bytes alone; None where a method may begin."""
     if not received:
         return START
     is_token = received[0] in _TOKEN
@@ -155,7 +155,7 @@ def _read(head: bytes) -> Hello | Malformed:
 
 
 def _is_last(parsed: h11.Request, head: bytes) -> bool:
-    """Whether whoever serves this request takes it for the last of its connection.
+    """Return whether whoever serves this request takes it for the last of its connection.
 
     RFC 9112 section 9.6 says which is, but servers differ: of two Connection fields nginx heeds the
     last, with HTTP/1.0 Caddy heeds keep-alive beside close, nginx takes no tab for a space. A body
@@ -174,7 +174,7 @@ def _is_last(parsed: h11.Request, head: bytes) -> bool:
 
 
 def _parse(head: bytes) -> h11.Request:
-    """The request as h11 reads it; of its version and Host, one at most, nothing is checked yet.
+    """Return the request as h11 reads it, with one Host at most; nothing else is checked yet.
 
     Raises:
         h11.RemoteProtocolError: it is no request.
@@ -197,7 +197,7 @@ class _TargetError(ValueError):
 
 
 def _routable(method: str, target: str, field: bytes | None, size: int) -> Hello:
-    """The hello of a request, by the Host field or, before that, the target's authority.
+    """Return the hello of a request, by the Host field or, before that, the target's authority.
 
     Raises:
         hostname.HostnameError: what is there for a Host is none.
@@ -219,15 +219,15 @@ def _routable(method: str, target: str, field: bytes | None, size: int) -> Hello
 
 
 def _read_authority(authority: bytes) -> tuple[str | None, str]:
-    """The canonical name, None for an IP literal, and what a URL has for it; without the port.
+    """Return the canonical name (None for an IP literal) and what a URL has for it; no port.
 
     Raises:
         hostname.HostnameError: it is neither.
     """
-    found = _AUTHORITY.fullmatch(authority.decode("latin-1"))
-    if found is None:
+    match = _AUTHORITY.fullmatch(authority.decode("latin-1"))
+    if match is None:
         raise hostname.HostnameError("neither a name nor an address, with or without a port")
-    host = found[1]
+    host = match[1]
     try:
         if host.startswith("["):
             return None, f"[{ipaddress.IPv6Address(host[1:-1])}]"
@@ -298,7 +298,7 @@ _NO_HOST = "This request has no Host. Ask for the server by its name."
 
 
 def farewell(reason: Reason, hello: Hello | None = None) -> bytes:
-    """What an HTTP client is told on a refusal: a response, or nothing if it speaks no HTTP.
+    """Return what an HTTP client is sent on a refusal: a response; nothing if it speaks no HTTP.
 
     Args:
         reason: why it is refused.
@@ -318,7 +318,7 @@ def farewell(reason: Reason, hello: Hello | None = None) -> bytes:
 
 
 def redirect(hello: Hello, https_port: int = _HTTPS_PORT) -> Redirect | None:
-    """Where a request finds the same by https; None for what is not to be redirected.
+    """Return where a request finds the same by https; None for what is not to be redirected.
 
     Args:
         hello: a request's, by ``peek``.
@@ -350,7 +350,7 @@ def _response(status: HTTPStatus, words: str, *, method: str = "GET", location: 
 
 
 def _goaway(reason: Reason, words: str) -> bytes:
-    """SETTINGS and GOAWAY, which HTTP/2 clients understand where a response is noise to them.
+    """Return SETTINGS and GOAWAY: to HTTP/2 clients a response would be noise.
 
     Source: RFC 9113 sections 3.4 (a server begins with SETTINGS), 4.1, 6.8 and 7.
     """

@@ -82,7 +82,7 @@ _HEADER_V2 = HEADER_V2.compile()
 
 
 def build(version: Version, source: Endpoint | None, destination: Endpoint | None) -> bytes:
-    """The header for a connection that is relayed on a client's behalf.
+    """Return the header for a connection that is relayed on a client's behalf.
 
     Args:
         version: which version of the header.
@@ -140,7 +140,7 @@ def _build_v2(ends: _Ends | None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a header says; ``size`` is how many of the bytes peeked at belong to it.
+    """The content of a header; ``size`` is how many of the bytes peeked at belong to it.
 
     Both ends are None where it is the sender itself that connects (LOCAL), or where it does not
     know, or cannot tell, for whom it does: then those of the connection hold.
@@ -228,7 +228,7 @@ def _peek_v2(received: bytes | bytearray) -> NeedMore | Malformed | Header:
 
 
 def _fault_of_v2(received: bytes | bytearray) -> str:
-    """What is wrong with the fixed part of version 2, as far as it is there; empty if nothing."""
+    """Return what is wrong with the fixed part of version 2 so far; empty if nothing."""
     head = received[len(_SIGNATURE) : _FIXED]
     if head[0] not in (LOCAL, PROXY):
         return f"version and command {head[0]:#04x}"

@@ -1,4 +1,4 @@
-"""What a peek at a connection's first bytes can conclude, and what a protocol is.
+"""The verdicts on a connection's first bytes, and what makes a protocol.
 
 A protocol's ``peek`` looks at all bytes received so far and concludes one of four things:
 *NeedMore*, *Malformed*, *Foreign* or *Hello*. They are values, so that ``match`` with
@@ -46,7 +46,7 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What answering an HTTP request needs, where it is not passed on.
+    """The parts of an HTTP request that an answer needs, where it is not passed on.
 
     ``host`` is what a URL has: the canonical name, or an IP literal, or None where the request
     has none; ``target`` is path and query, ``*``, or empty where it cannot be known; ``closes``
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What routing may know of a connection.
+    """All that routing may know of a connection.
 
     ``name`` is canonical (see ``hostname``) or None where the hello names no server; ``alpn`` are
     the protocols offered, in the client's order of preference; ``ech`` says that Encrypted Client
@@ -78,7 +78,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Where a client is to go instead; ``farewell`` is what tells it so."""
+    """Another place for a client to go to; ``farewell`` is what tells it so."""
 
     location: str
     farewell: bytes

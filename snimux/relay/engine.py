@@ -74,7 +74,7 @@ class _Engine:
         head: bytearray,
         idle_timeout: float,
     ) -> End:
-        """See ``snimux.relay.Relay``."""
+        """Relay as ``interface.Relay`` says."""
         pair = Pair(client, backend, tally, idle_timeout)
         pair.up.held = bytes(head)
         head.clear()

@@ -42,7 +42,7 @@ _NOT_THE_SOCKETS = frozenset({errno.EAGAIN, errno.EINVAL, errno.ENOMEM})
 
 
 def _family(sock: socket.socket) -> int:
-    """The family as a number: ``sock.family`` looks an enum's member up, which takes 2 µs."""
+    """Return the family as a number: ``sock.family`` looks an enum's member up, 2 µs."""
     return super(socket.socket, sock).family
 
 

@@ -41,7 +41,7 @@ class Pipes:
         self._most = MOST
 
     def take(self) -> Pipe | None:
-        """A pipe; None where no more are to be had, so that bytes must be copied."""
+        """Return a pipe; None where no more are to be had, so that bytes must be copied."""
         if self._reserve:
             return self._reserve.pop()
         if self._count >= self._most:

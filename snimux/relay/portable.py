@@ -29,7 +29,7 @@ async def relay(
     head: bytearray,
     idle_timeout: float,
 ) -> End:
-    """See ``snimux.relay.Relay``."""
+    """Relay as ``interface.Relay`` says."""
     return await _PortableRelay(client, backend, tally, idle_timeout).run(head)
 
 
@@ -73,7 +73,7 @@ class _PortableRelay:
         return self.end
 
     async def pump(self, source: _Side, sink: _Side, head: bytearray) -> None:
-        """One direction, until the source's FIN or until one of the two is lost."""
+        """Move one direction, until the source's FIN or until one of the two is lost."""
         await self.send(sink, head)
         head.clear()
         while not sink.lost and await self.forward(source, sink):
@@ -141,6 +141,6 @@ class _PortableRelay:
         self.lose(finished, other)
 
     def lose(self, lost: _Side, other: _Side) -> None:
-        """One side is lost, and the other has what came before: it is to be reset."""
+        """End by a side that is lost: the other has what came before, and is to be reset."""
         self.end, self.reset = lost.when_lost, other
         self.pumps.cancel()

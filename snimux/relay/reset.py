@@ -42,7 +42,7 @@ if sys.platform == "darwin":
     _SO_NWRITE = 0x1024  # sys/socket.h; not in the socket module
 
     def _unacknowledged(sock: socket.socket) -> int:
-        """Bytes sent that the peer has not acknowledged."""
+        """Return how many bytes were sent that the peer has not acknowledged."""
         return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
 
 else:
@@ -50,6 +50,6 @@ else:
     import termios
 
     def _unacknowledged(sock: socket.socket) -> int:
-        """Bytes sent that the peer has not acknowledged."""
+        """Return how many bytes were sent that the peer has not acknowledged."""
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
         return int.from_bytes(answer, sys.byteorder)

@@ -102,20 +102,20 @@ def _open(path: str, *, streams: bool) -> int:
     return descriptor
 
 
-def _check(found: os.stat_result, *, streams: bool) -> None:
-    mode = found.st_mode
+def _check(status: os.stat_result, *, streams: bool) -> None:
+    mode = status.st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    is_stream = stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and _ends(found))
+    is_stream = stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and _ends(status))
     if not (stat.S_ISREG(mode) or (streams and is_stream)):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
         raise OSError(errno.EINVAL, f"is {kind} and not a regular file")
 
 
 def _ends(device: os.stat_result) -> bool:
-    """Whether a character device has an end: /dev/null, or the terminal at standard input."""
-    known: list[str | int] = [os.devnull, *[0] * os.isatty(0)]
-    return any(os.stat(each).st_rdev == device.st_rdev for each in known)  # noqa: PTH116
+    """Return whether a character device has an end: /dev/null, or standard input's terminal."""
+    finite: list[str | int] = [os.devnull, *[0] * os.isatty(0)]
+    return any(os.stat(each).st_rdev == device.st_rdev for each in finite)  # noqa: PTH116
 
 
 def _read(descriptor: int, limit: int, *, patience: float | None = None) -> bytes:

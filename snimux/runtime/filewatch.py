@@ -21,22 +21,22 @@ _EVERY = 1.0  # seconds
 
 
 def look(path: str) -> State | None:
-    """How a file is now; None for what is none that could be read again, such as a pipe.
+    """Return how a file is now; None for what is none that could be read again, such as a pipe.
 
     Raises:
         OSError: it is not there, or cannot be reached.
     """
-    found = os.stat(path)  # noqa: PTH116
-    if not stat.S_ISREG(found.st_mode):
+    status = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(status.st_mode):
         return None
     # ctime beside mtime: cp -p keeps that, and a file that may be read at last has this alone.
-    times = found.st_mtime_ns, found.st_ctime_ns
-    return *times, found.st_size, found.st_ino, found.st_dev
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return *times, status.st_size, status.st_ino, status.st_dev
 
 
 async def watch(
     path: str,
-    known: Callable[[], State | None],
+    last_read: Callable[[], State | None],
     changed: Callable[[], None],
     missing: Callable[[str], None],
 ) -> None:
@@ -44,8 +44,8 @@ async def watch(
 
     Args:
         path: of the file.
-        known: how it was when it was last read; None if it is to be read in any case.
-        changed: told when it is otherwise for a second; again and again until that is ``known``.
+        last_read: how it was when it was last read; None if it is to be read in any case.
+        changed: told when it is otherwise for a second; again and again until that was read.
         missing: told why there is no such file, once until there is one.
     """
     last: State | None = None
@@ -61,6 +61,6 @@ async def watch(
         if now is None and not is_missing:
             missing(why)
         is_missing = now is None
-        if now is not None and now == last and now != known():
+        if now is not None and now == last and now != last_read():
             changed()
         last = now

@@ -90,7 +90,7 @@ def alone(number: int, *, orders: socket.socket, status: socket.socket | None) -
 def handing(listener: Listener) -> Order:
     """The order by which a worker that is there gets a listener."""
     number = listener.socket.fileno()
-    return Order("listener", number, descriptors=(number,), address=str(listener.wanted))
+    return Order("listener", number, descriptors=(number,), address=str(listener.spec))
 
 
 def handed_to_worker(descriptors: Sequence[Named]) -> Handed | None:
@@ -109,9 +109,9 @@ def handed_to_worker(descriptors: Sequence[Named]) -> Handed | None:
 def _name(listener: Listener) -> str:
     """What a listener is handed to workers by."""
     name = f"{listener.protocol}-{listener.socket.fileno()}"
-    if listener.handed_over or listener.wanted is None:
+    if listener.handed_over or listener.spec is None:
         return _ACTIVATED * listener.handed_over + name
-    return f"{name}={quote(str(listener.wanted), safe='/')}"  # no colon in a name
+    return f"{name}={quote(str(listener.spec), safe='/')}"  # no colon in a name
 
 
 def _listener(name: str, descriptor: int) -> Listener:
@@ -119,4 +119,4 @@ def _listener(name: str, descriptor: int) -> Listener:
     protocol, _, number = what.rpartition("-")
     address = parse_listen(unquote(wanted)) if wanted else FdAddress(descriptor)
     sock = socket.socket(fileno=descriptor)
-    return Listener(sock, protocol=protocol, wanted=address, number=int(number))
+    return Listener(sock, protocol=protocol, spec=address, number=int(number))

@@ -255,7 +255,7 @@ class Follower:
                 if order.what == "listener":
                     sock = socket.socket(fileno=order.descriptors[0])
                     wanted = parse_listen(order.address)
-                    new.append(Listener(sock, number=order.number, wanted=wanted))
+                    new.append(Listener(sock, number=order.number, spec=wanted))
                 else:
                     try:
                         with giving_way():

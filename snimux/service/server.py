@@ -279,7 +279,7 @@ class _Server:
         """What the connections of each listener are served with."""
         for each in listeners:
             service = self.services[each.protocol]
-            yield each, replace(service, admission=self.config.admission_of(each.wanted))
+            yield each, replace(service, admission=self.config.admission_of(each.spec))
 
     @property
     def listeners(self) -> list[Listener]:

@@ -89,7 +89,7 @@ def inheritance(named: Sequence[Named]) -> Inheritance:
 def _name(listener: Listener) -> str:
     """All that is to be known of a listener, without colons."""
     device, inode = listener.inode or (0, 0)
-    wanted = quote(str(listener.wanted or listener), safe="")
+    wanted = quote(str(listener.spec or listener), safe="")
     return f"{_LISTENER}-{device}-{inode}-{listener.protocol}-{wanted}"
 
 

@@ -284,9 +284,9 @@ def test_what_is_there_for_an_address_is_used_again_and_the_rest_is_told() -> No
     after = open_listeners([ANYWHERE, TcpAddress("", 0)], (), before)
     try:
         assert after[0] == before[0]
-        assert after[0].wanted == ANYWHERE
+        assert after[0].spec == ANYWHERE
         assert besides(after, before) == after[1:]
-        assert [x.wanted for x in after[1:]] == [TcpAddress("", 0)] * 2
+        assert [x.spec for x in after[1:]] == [TcpAddress("", 0)] * 2
         (gone,) = besides(before, after)
         assert gone == before[1]
         socket.create_connection(gone.socket.getsockname()[:2], timeout=5).close()
@@ -308,10 +308,10 @@ def test_all_families_of_an_address_are_used_again() -> None:
 def test_an_address_that_changes_its_protocol_keeps_its_socket() -> None:
     before = open_listeners([ANYWHERE])
     address = TcpAddress("127.0.0.1", ports(before)[0])
-    before = [Listener(before[0].socket, wanted=address)]
+    before = [Listener(before[0].socket, spec=address)]
     try:
         after = open_listeners([ANYWHERE], [address], before)
-        assert [(x.wanted, x.protocol) for x in after] == [(ANYWHERE, "tls"), (address, "http")]
+        assert [(x.spec, x.protocol) for x in after] == [(ANYWHERE, "tls"), (address, "http")]
         assert after[1].socket is before[0].socket
         assert besides(before, after) == []
         assert besides(after, before) == after[:1]
@@ -374,7 +374,7 @@ def test_what_another_process_listened_on_is_used_again_by_the_address_that_it_w
         (first,) = open_listeners([path])
         number = first.socket.detach()
         there = adopted(number, path, protocol="http", inode=first.inode)
-        (again,) = open_listeners([path], there=[there])
+        (again,) = open_listeners([path], current=[there])
         assert again == replace(there, protocol="tls")
         assert not again.handed_over
         again.close()

@@ -78,6 +78,8 @@ def test_wire_names_never_raise_anything_else_and_are_canonical_once(raw: bytes)
     [
         ("Bücher.example", "xn--bcher-kva.example"),
         ("BÜCHER.example.", "xn--bcher-kva.example"),
+        ("straße.example", "xn--strae-oqa.example"),
+        ("r3---sn.bücher.example", "r3---sn.xn--bcher-kva.example"),
         ("xn--BCHER-kva.example", "xn--bcher-kva.example"),
         ("Secure.CISO.com", "secure.ciso.com"),
         ("日本語。jp", "xn--wgv71a119e.jp"),

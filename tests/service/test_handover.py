@@ -59,5 +59,5 @@ def test_a_worker_knows_what_each_listener_was_configured_by(
         with again.socket:
             # what was handed over is known by its number, which is the worker's own
             known = FdAddress(number) if handed_over else parse_listen(wanted)
-            assert (again.protocol, again.wanted) == ("http", known)
+            assert (again.protocol, again.spec) == ("http", known)
         assert handed.activated() == ([("http", number)] if handed_over else [])

@@ -733,7 +733,7 @@ from snimux.service.systemd import receive
 from snimux.service.upgrade import inheritance
 found = inheritance(receive(os.environ, os.getpid()))
 for x in found.listeners:
-    print(x, x.wanted, x.protocol, x.inode, x.handed_over, file=sys.stderr)
+    print(x, x.spec, x.protocol, x.inode, x.handed_over, file=sys.stderr)
 print([*found.activated], file=sys.stderr)
 os.set_blocking(found.predecessors[0], True)
 os.write(found.predecessors[0], b"r")
