@@ -60,6 +60,13 @@ class Admission:
     proxy_from: Networks | None = None
     """Who begins with a PROXY protocol header, each time; None: nobody."""
 
+    def denies(self, host: str | None) -> bool:
+        """Return whether a client is refused whatever its hello will be: ``host`` is its address.
+
+        Where ACME's validations are exempt, its hello is waited for.
+        """
+        return not (self.access.acme_exempt or self.access.admits(host))
+
     def believes(self, host: str | None) -> bool:
         """Whether a connection from there begins with a PROXY protocol header."""
         return self.proxy_from is not None and host in self.proxy_from
