@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from snimux.config.model import Config
-from snimux.explain.explain import Decision, Explanation, decide
+from snimux.explain.explain import Ending, Explanation, foresee
 from snimux.explain.input import Case, of_bytes
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
@@ -60,7 +60,7 @@ class Beside:
     """What a running snimux does with the same."""
 
     where: str
-    decision: Decision
+    decision: Ending
     difference: str
     """Empty where it does the same."""
     facts: Mapping[str, object]
@@ -129,7 +129,7 @@ def _backend(addresses: list[str] | None, proxy: Any) -> Backend | None:
 
 def beside(explained: Explanation, config: Config, running: Running) -> Beside:
     """What a running snimux does with what was explained, and how that differs."""
-    decision = decide(explained.case, config, RouteTable(running.routes), source=explained.source)
+    decision = foresee(explained.case, config, RouteTable(running.routes), source=explained.source)
     difference = _difference(explained.decision, decision)
     if running.total > len(running.routes) and difference:
         difference += f" (as far as is known: it shows {len(running.routes)} of {running.total})"
@@ -140,7 +140,7 @@ def beside(explained: Explanation, config: Config, running: Running) -> Beside:
     return Beside(running.where, decision, difference, facts)
 
 
-def _difference(here: Decision, there: Decision) -> str:
+def _difference(here: Ending, there: Ending) -> str:
     if _gist(here) == _gist(there):
         return ""
     by = f" by {there.route.pattern}" if there.route else ""
@@ -150,7 +150,7 @@ def _difference(here: Decision, there: Decision) -> str:
     return f"{there.end}{by}{to}{header}{f', {there.reason}' if there.reason else ''}"
 
 
-def _gist(decision: Decision) -> tuple[object, ...]:
+def _gist(decision: Ending) -> tuple[object, ...]:
     route, to = decision.route, decision.to
     addresses = to.addresses if to else ()
     return (decision.end, decision.reason, route and route.pattern, addresses, to and to.proxy)

@@ -5,7 +5,7 @@ which connections go. Asks nobody: what the Caddys serve is given; which backend
 they are spoken to, others know.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -17,13 +17,14 @@ from snimux.explain.refusal import Farewell, read
 from snimux.proto import hostname
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
-from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore, Redirect
+from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore
 from snimux.providers.caddy.sites import Sites
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
+from snimux.routing.decide import Decision, Redirection, Refusal, Relaying, decide
 from snimux.routing.networks import UNIX
-from snimux.routing.routes import NO_SOURCE, Backend, Balance, Pattern, Route, RouteTable
+from snimux.routing.routes import Backend, Balance, Pattern, Route, RouteTable
 
 # Names that are like the one that has no route: more would not be read.
 _MOST_LIKE_IT = 3
@@ -61,8 +62,8 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """How it ends, and why: ``to`` where relayed, ``location`` where redirected."""
+class Ending:
+    """An end, and why: ``to`` where relayed, ``location`` where redirected."""
 
     end: End
     route: Route | None = None
@@ -70,18 +71,18 @@ class Decision:
     location: str = ""
     reason: Reason | None = None
     detail: str = ""
-    told: Farewell | None = None
+    farewell: Farewell | None = None
     """What snimux itself tells the client, if it does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A decision, and how it is come to."""
+    """An ending, and the steps to it."""
 
     case: Case
     source: str | None
     """The client's address, if it was said."""
-    decision: Decision
+    decision: Ending
     tried: tuple[Tried, ...] = ()
     """Patterns in the order in which they count; behind the one that is taken, those of routes."""
     origin: str = ""
@@ -124,7 +125,7 @@ def explain(
             let in.
     """
     table = RouteTable(found.routes)
-    decision = decide(case, config, table, source=source)
+    decision = foresee(case, config, table, source=source)
     hello, route = case.verdict, decision.route
     hints = [*_hints_at_port(case, config), *_hints_at_source(case, config, route, source)]
     is_at_door = decision.reason is Reason.ACCESS_DENIED and route is None
@@ -144,22 +145,18 @@ def explain(
     )
 
 
-def decide(case: Case, config: Config, table: RouteTable, *, source: str | None = None) -> Decision:
-    """Return what becomes of a client.
+def foresee(case: Case, config: Config, table: RouteTable, *, source: str | None = None) -> Ending:
+    """Return how it ends for a client, by the decision that a connection makes.
 
-    ``connection`` makes the same decisions for itself, between reading and dialling; a test in
-    ``tests/test_explanation.py`` holds the two equal.
+    Where several listeners could be meant, it is one that lets the client in.
     """
     protocol = case.protocol
     if protocol is HTTP and not config.http:
-        return Decision(
-            End.NOT_LISTENED, detail="snimux does not listen for plain HTTP: see --http"
-        )
-    # That is known before it says anything.
-    doors = [access for _, access in _doors(case, config)]
-    if source is not None and not any(x.acme_exempt or x.admits(_host(source)) for x in doors):
-        reason = Reason.ACCESS_DENIED
-        return _refused(reason, "", protocol.farewell(reason, None))
+        return Ending(End.NOT_LISTENED, detail="snimux does not listen for plain HTTP: see --http")
+    admissions = [config.admission_of(listener) for listener in _listeners(case, config)]
+    if source is not None and all(x and x.denies(_host(source)) for x in admissions):
+        # That is known before the client says anything.
+        return _refused(Reason.ACCESS_DENIED, "", protocol.farewell(Reason.ACCESS_DENIED, None))
     match case.verdict:
         case Malformed(reason, detail, farewell):
             return _refused(reason, detail, farewell)
@@ -169,61 +166,47 @@ def decide(case: Case, config: Config, table: RouteTable, *, source: str | None 
             reason = Reason.HELLO_CUT_SHORT if case.size else Reason.NO_BYTES
             return _refused(reason, f"{case.size or 0} bytes came", farewell)
         case Hello() as hello:
-            return _routed(case, hello, table, config, source)
+            behind = (case.size or hello.size) - hello.size
+            decisions = [
+                decide(
+                    hello, _host(source), protocol, admission, table,
+                    behind=behind, https_port=https_port(config, _ports(config)),
+                    checks_host=source is not None,
+                )
+                for admission in admissions
+            ]  # fmt: skip
+            return _ending(next((x for x in decisions if not _is_at_listener(x)), decisions[0]))
 
 
-def _doors(case: Case, config: Config) -> list[tuple[ListenAddress, Access]]:
-    """The listeners that it may come to, and whom each lets in; those of its port if that is said.
+def _is_at_listener(decision: Decision) -> bool:
+    """Return whether a listener refuses, before a route is looked up."""
+    is_denied = isinstance(decision, Refusal) and decision.reason is Reason.ACCESS_DENIED
+    return is_denied and decision.route is None
 
-    Where several could be, it is taken to be one that lets it in.
-    """
+
+def _ending(decision: Decision) -> Ending:
+    match decision:
+        case Relaying(route, to):
+            return Ending(End.RELAYED, route, to)
+        case Redirection(location, farewell, route):
+            return Ending(End.REDIRECTED, route, location=location, farewell=read(farewell))
+        case Refusal(reason, detail, farewell, refused):
+            return _refused(reason, detail, farewell, refused)
+
+
+def _listeners(case: Case, config: Config) -> Sequence[ListenAddress]:
+    """Return the listeners that a client may come to; those of its port if that is said."""
     listen = config.http if case.protocol is HTTP else config.listen
-    at_port = [x for x in listen if isinstance(x, TcpAddress) and x.port == case.port]
-    found = []
-    for listener in at_port or listen:
-        admission = config.admission_of(listener)
-        found.append((listener, Access() if admission is None else admission.access))
-    return found
+    return [x for x in listen if isinstance(x, TcpAddress) and x.port == case.port] or listen
 
 
-def _host(source: str) -> str | None:
-    """As lists have it."""
+def _host(source: str | None) -> str | None:
+    """Return a client's address as lists have it."""
     return None if source == UNIX else source
 
 
-def _refused(reason: Reason, detail: str, farewell: bytes, route: Route | None = None) -> Decision:
-    return Decision(End.REFUSED, route, reason=reason, detail=detail, told=read(farewell))
-
-
-def _routed(
-    case: Case, hello: Hello, table: RouteTable, config: Config, source: str | None
-) -> Decision:
-    protocol, is_plain = case.protocol, hello.request is not None
-
-    def refuse(reason: Reason, detail: str = "", route: Route | None = None) -> Decision:
-        return _refused(reason, detail, protocol.farewell(reason, hello), route)
-
-    def lets_in(access: Access) -> bool:
-        behind = (case.size or hello.size) - hello.size
-        return source is None or access.admits_for(_host(source), hello, behind)
-
-    if not any(lets_in(access) for _, access in _doors(case, config)):
-        return refuse(Reason.ACCESS_DENIED)
-    route = table.find_plain(hello.name) if is_plain else table.find(hello.name, hello.alpn)
-    if route is None:
-        return refuse(Reason.NO_ROUTE)
-    if route.access is not None and not lets_in(route.access):
-        return refuse(Reason.ACCESS_DENIED, route=route)
-    to = route.http if is_plain else route.backend
-    if to is not None and source is not None and not to.addresses_for(_host(source)):
-        return refuse(Reason.NO_SOURCE, NO_SOURCE, route)
-    if to is not None:
-        return Decision(End.RELAYED, route, to)
-    match protocol.redirect(hello, https_port(config, _ports(config))):
-        case Redirect(location, farewell):
-            return Decision(End.REDIRECTED, route, location=location, told=read(farewell))
-        case None:
-            return refuse(Reason.NO_HTTP, route=route)
+def _refused(reason: Reason, detail: str, farewell: bytes, route: Route | None = None) -> Ending:
+    return Ending(End.REFUSED, route, reason=reason, detail=detail, farewell=read(farewell))
 
 
 def _dialled(
@@ -233,7 +216,7 @@ def _dialled(
     if to is None:
         return (), "first"
     balance = to.balance or config.backends.balance
-    host = None if source is None else _host(source)
+    host = _host(source)
     addresses = to.addresses if source is None else to.addresses_for(host)
     if balance == "ip_hash" and host is not None:
         weights = to.weights or (1,) * len(to.addresses)
@@ -326,7 +309,8 @@ def _hints_at_source(
     case: Case, config: Config, route: Route | None, source: str | None
 ) -> Iterator[str]:
     """What depends on who the client is."""
-    lists = [(f"those of {listener}", access) for listener, access in _doors(case, config)]
+    listeners = [(x, config.admission_of(x)) for x in _listeners(case, config)]
+    lists = [(f"those of {x}", admission.access) for x, admission in listeners if admission]
     if route is not None and route.access is not None:
         above = f" above {route.pattern}" if route.access_from else ""
         lists.append((f"those of the route {route.access_of}{above}", route.access))
@@ -338,8 +322,7 @@ def _hints_at_source(
         elif not access.admits(_host(source)):
             exempt = ", but for validations by ACME" if access.acme_exempt else ""
             yield f"allow and deny, {whose}, do not let {source} in{exempt}"
-    for listener, _ in _doors(case, config):
-        admission = config.admission_of(listener)
+    for listener, admission in listeners:
         if admission and source is not None and admission.believes(_host(source)):
             yield (
                 f"at {listener} connections from {source} begin with a PROXY protocol header "

@@ -11,6 +11,7 @@ from snimux.backend.proxy_auto import Remark
 from snimux.doctor.render import plain
 from snimux.explain.compare import Beside
 from snimux.explain.explain import End, Explanation, Result
+from snimux.explain.refusal import Farewell
 from snimux.proto import hostname
 from snimux.proto.verdict import Hello
 from snimux.routing.networks import UNIX
@@ -60,11 +61,11 @@ def _parts(
     if decision.to is not None:
         yield "dial", list(_shown_addresses(explained, decision.to, remarks))
         yield "client", ["gets its bytes relayed untouched, and sees what the backend answers"]
-    if decision.told is not None:
-        content = decision.told.content
-        sent = f": {content.hex(' ')}" if decision.told.kind == "alert" else ""
-        shown = [f"{program:8} {words}" for program, words in decision.told.shown.items()]
-        yield "client", [f"gets {decision.told}{sent}", *shown]
+    if decision.farewell is not None:
+        content = decision.farewell.content
+        sent = f": {content.hex(' ')}" if decision.farewell.kind == "alert" else ""
+        shown = [f"{program:8} {words}" for program, words in decision.farewell.shown.items()]
+        yield "client", [f"gets {decision.farewell}{sent}", *shown]
     yield "hint", explained.hints
 
 
@@ -168,7 +169,7 @@ def as_json(
             "reason": decision.reason,
             "detail": decision.detail,
             "location": decision.location or None,
-            "told": _told(explained),
+            "told": _shown_farewell(explained.decision.farewell),
             "hints": list(explained.hints),
             "running": running
             and {
@@ -193,16 +194,15 @@ def _dial(explained: Explanation, remarks: Sequence[Remark]) -> list[Mapping[str
     ]
 
 
-def _told(explained: Explanation) -> Mapping[str, Any] | None:
-    told = explained.decision.told
-    if told is None:
+def _shown_farewell(farewell: Farewell | None) -> Mapping[str, Any] | None:
+    if farewell is None:
         return None
     return {
-        "kind": told.kind,
-        "number": told.number,
-        "name": told.name,
-        "bytes": told.content.hex(),
-        "shown": dict(told.shown),
+        "kind": farewell.kind,
+        "number": farewell.number,
+        "name": farewell.name,
+        "bytes": farewell.content.hex(),
+        "shown": dict(farewell.shown),
     }
 
 

@@ -25,7 +25,8 @@ from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Pro
 from snimux.relay.interface import Relay
 from snimux.routing.access import Admission
 from snimux.routing.address import DialAddress
-from snimux.routing.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
+from snimux.routing.decide import Redirection, Refusal, Relaying, decide
+from snimux.routing.routes import Backend, LiveTable
 
 V = TypeVar("V")
 
@@ -74,7 +75,7 @@ class Service:
     """What the connections of a listener share; ``report`` is told how each ended, once."""
 
     protocol: Protocol
-    table: RouteTable | LiveTable
+    table: LiveTable
     limits: Limits
     relay: Relay
     report: Callable[[Outcome], None]
@@ -97,37 +98,11 @@ class Service:
     noted: int = 0
     """Of what a client sent that is refused, so many bytes are noted."""
 
-    def denies(self, outcome: Outcome) -> bool:
-        """Whether a client is refused, whatever its hello will be.
-
-        Balancers look whether this is alive by a header that names no client, and close. That is no
-        intruder's doing; so what comes next is waited for.
-        """
-        if self.admission is None:
-            return False
-        access = self.admission.access
-        waits = access.acme_exempt or outcome.is_senders
-        return not waits and not access.admits(host_of(outcome.source))
-
-    def find(self, hello: Hello) -> Route | None:
-        """The route of a hello, or None."""
-        if hello.request is not None:
-            return self.table.find_plain(hello.name)
-        return self.table.find(hello.name, hello.alpn)
-
     def proxy(self, to: Backend, address: DialAddress) -> Version | None:
         """The version of the PROXY protocol header that an address of a backend is sent, if any."""
         if to.proxy != "auto":
             return to.proxy
         return "v2" if address in self.proved else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    reason: Reason | None
-    detail: str
-    farewell: bytes
-    ended: str = "refused"
 
 
 async def serve(
@@ -168,11 +143,11 @@ async def _serve(
     """Learn who the client is, count it among those of its source, and serve or refuse it."""
     received = bytearray()
     entry: Entry | None = _ENTERED
-    refusal = None
+    refusal: Refusal | Redirection | None = None
     if service.admission is not None and service.admission.believes(host_of(outcome.source)):
         refusal = await _read_proxy_header(client, received, outcome, deadline)
     if refusal is None:
-        refused = Reason.ACCESS_DENIED if service.denies(outcome) else None
+        refused = Reason.ACCESS_DENIED if _is_denied(outcome, service.admission) else None
         entry = service.enter(outcome.source, refused)
     if entry is None:
         outcome.is_silent = True
@@ -183,19 +158,33 @@ async def _serve(
         if refusal is None:
             refusal = await _pass_on(client, received, outcome, service, deadline)
         if refusal is not None:
-            outcome.ended = refusal.ended
-            outcome.reason, outcome.detail = refusal.reason, refusal.detail
+            if isinstance(refusal, Refusal):
+                outcome.ended, outcome.reason = "refused", refusal.reason
+                outcome.detail = refusal.detail
+            else:  # a query may hold what is no log's business
+                outcome.ended, outcome.detail = "redirected", refusal.location.partition("?")[0]
             outcome.received = bytes(received[: service.noted])
             await _say_farewell(client, refusal.farewell)
     finally:
         entry.leave()
 
 
+def _is_denied(outcome: Outcome, admission: Admission | None) -> bool:
+    """Return whether a client is refused before its hello.
+
+    Balancers look whether this is alive by a header that names no client, and close. That is no
+    intruder's doing; so what comes next is waited for.
+    """
+    if admission is None or outcome.is_senders:
+        return False
+    return admission.denies(host_of(outcome.source))
+
+
 async def _read_proxy_header(
     client: socket.socket, received: bytearray, outcome: Outcome, deadline: float
-) -> _Refusal | None:
+) -> Refusal | None:
     """Read who the client is, or say why that cannot be known; what came behind stays there."""
-    verdict: Header | Malformed | _Refusal
+    verdict: Header | Malformed | Refusal
     verdict = await _read(client, received, _peek_header, deadline)
     match verdict:
         case Header(None, None, size):
@@ -204,8 +193,8 @@ async def _read_proxy_header(
             outcome.via = shown(outcome.source)
             outcome.source, outcome.destination = source, destination
         case Malformed(reason, detail, farewell):
-            return _Refusal(reason, detail, farewell)
-        case _Refusal():
+            return Refusal(reason, detail, farewell)
+        case Refusal():
             return verdict
     del received[:size]
     return None
@@ -221,32 +210,27 @@ async def _pass_on(
     outcome: Outcome,
     service: Service,
     deadline: float,
-) -> _Refusal | None:
+) -> Refusal | Redirection | None:
     """Read the hello, dial its backend and relay; or say why not."""
     hello = await _read_hello(client, received, service, deadline)
-    if isinstance(hello, _Refusal):
+    if isinstance(hello, Refusal):
         return hello
     outcome.hello = hello
     outcome.hello_seconds = trio.current_time() - outcome.started
     host, behind = host_of(outcome.source), len(received) - hello.size
-    listener = service.admission
-    if listener is not None and not listener.access.admits_for(host, hello, behind):
-        return _refuse(service, Reason.ACCESS_DENIED, hello=hello)
-    route = service.find(hello)
-    if route is None and service.look_again is not None and hello.name is not None:
-        await service.look_again()
-        route = service.find(hello)
-    if route is None:
-        return _refuse(service, Reason.NO_ROUTE, hello=hello)
-    outcome.route = route
-    if route.access is not None and not route.access.admits_for(host, hello, behind):
-        return _refuse(service, Reason.ACCESS_DENIED, hello=hello)
-    to = route.backend if hello.request is None else route.http
-    if to is None:
-        return _redirect(service, hello)
-    outcome.to = to
-    if to.transparent and not to.addresses_for(host):
-        return _refuse(service, Reason.NO_SOURCE, NO_SOURCE, hello)
+    for refresh in (service.look_again, None):
+        decision = decide(
+            hello, host, service.protocol, service.admission, service.table.current,
+            behind=behind, https_port=service.https_port,
+        )  # fmt: skip
+        is_lost = isinstance(decision, Refusal) and decision.reason is Reason.NO_ROUTE
+        if not is_lost or refresh is None or hello.name is None:
+            break
+        await refresh()
+    outcome.route = decision.route
+    if not isinstance(decision, Relaying):
+        return decision
+    to = outcome.to = decision.to
     dialling = trio.current_time()
     dialled = await service.backends.reach(
         to,
@@ -281,21 +265,21 @@ async def _pass_on(
 
 async def _read_hello(
     client: socket.socket, received: bytearray, service: Service, deadline: float
-) -> Hello | _Refusal:
+) -> Hello | Refusal:
     """Read until the hello is whole; ``received`` then holds it, and what came behind it."""
 
     def peek(received: bytearray, since: NeedMore) -> Verdict:
         return service.protocol.peek(received, since, service.limits.max_hello)
 
-    verdict: Hello | Malformed | Foreign | _Refusal
+    verdict: Hello | Malformed | Foreign | Refusal
     verdict = await _read(client, received, peek, deadline)
     match verdict:
-        case Hello() | _Refusal():
+        case Hello() | Refusal():
             return verdict
         case Malformed(reason, detail, farewell):
-            return _Refusal(reason, detail, farewell)
+            return Refusal(reason, detail, farewell)
         case Foreign(reason):
-            return _Refusal(reason, "", b"")
+            return Refusal(reason, "", b"")
 
 
 async def _read(
@@ -303,7 +287,7 @@ async def _read(
     received: bytearray,
     peek: Callable[[bytearray, NeedMore], V | NeedMore],
     deadline: float,
-) -> V | _Refusal:
+) -> V | Refusal:
     """Read until there is a verdict, by what is there already if it will do."""
     verdict: V | NeedMore = peek(received, START) if received else START
     late = False
@@ -327,23 +311,13 @@ async def _read(
         return verdict
     reason = Reason.HELLO_TIMEOUT if late else Reason.HELLO_CUT_SHORT
     detail = f"{len(received)} bytes came"
-    return _Refusal(reason if received else Reason.NO_BYTES, detail, verdict.farewell)
+    return Refusal(reason if received else Reason.NO_BYTES, detail, verdict.farewell)
 
 
 def _refuse(
     service: Service, reason: Reason, detail: str = "", hello: Hello | None = None
-) -> _Refusal:
-    return _Refusal(reason, detail, service.protocol.farewell(reason, hello))
-
-
-def _redirect(service: Service, hello: Hello) -> _Refusal:
-    """To where the same is served by TLS; a refusal for what is not to be asked there."""
-    redirect = service.protocol.redirect(hello, service.https_port)
-    if redirect is None:
-        return _refuse(service, Reason.NO_HTTP, hello=hello)
-    # A query may hold what is no log's business.
-    location = redirect.location.partition("?")[0]
-    return _Refusal(None, location, redirect.farewell, "redirected")
+) -> Refusal:
+    return Refusal(reason, detail, service.protocol.farewell(reason, hello))
 
 
 def _proxy_header(client: socket.socket, outcome: Outcome, version: Version | None) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Protocol
 from snimux.routing.access import Admission
-from snimux.routing.routes import NO_SOURCE, Backend, LiveTable, Route, RouteTable
+from snimux.routing.routes import NO_SOURCE, Backend, Route, RouteTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def decide(
     host: str | None,
     protocol: Protocol,
     admission: Admission | None,
-    table: RouteTable | LiveTable,
+    table: RouteTable,
     *,
     behind: int = 0,
     https_port: int = 443,

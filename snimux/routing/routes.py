@@ -206,11 +206,3 @@ class LiveTable:
     def __init__(self, current: RouteTable) -> None:
         """The table to start with; assign ``current`` to exchange it."""
         self.current = current
-
-    def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
-        """The route of a hello, or None; see ``RouteTable.find``."""
-        return self.current.find(name, alpn)
-
-    def find_plain(self, name: str | None) -> Route | None:
-        """The route of a plain HTTP request, or None; see ``RouteTable.find_plain``."""
-        return self.current.find_plain(name)

@@ -23,7 +23,7 @@ from snimux.providers.merge import Plan
 from snimux.relay import portable
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import AdminAddress, TcpAddress
-from snimux.routing.routes import Route, RouteTable
+from snimux.routing.routes import LiveTable, Route, RouteTable
 from snimux.routing.served import Served
 from tests.hellos import load as load_hellos
 from tests.support.drawn import ACCESS, DATA, SOURCES, routes
@@ -111,15 +111,15 @@ def test_what_is_for_the_other_protocol_is_told() -> None:
     assert redirected.decision.end is End.REDIRECTED
     assert redirected.decision.location == "https://a.example/x?y"
     assert redirected.is_served
-    assert redirected.decision.told is not None
-    assert redirected.decision.told.number == 308
+    assert redirected.decision.farewell is not None
+    assert redirected.decision.farewell.number == 308
 
 
 def test_what_is_no_browsers_is_not_redirected() -> None:
     found = explained("http://a.example/.well-known/acme-challenge/x", toml=HTTP_TOML)
     assert found.decision.reason is Reason.NO_HTTP
     assert found.decision.route is not None
-    assert str(found.decision.told) == "the response 404 Not Found"
+    assert str(found.decision.farewell) == "the response 404 Not Found"
     assert not found.is_served
 
 
@@ -260,7 +260,7 @@ def test_who_is_let_in_depends_on_the_listener_and_the_route() -> None:
     assert denied.hints == (
         "allow and deny, those of the route a.example, do not let 192.0.2.7 in",
     )
-    assert str(denied.decision.told) == "the TLS alert access_denied (49)"
+    assert str(denied.decision.farewell) == "the TLS alert access_denied (49)"
 
 
 def test_without_a_source_what_depends_on_it_is_a_hint() -> None:
@@ -314,10 +314,9 @@ def config_of(written: list[Route], access: Access) -> Config:
 async def served(data: bytes, case: Case, config: Config, source: str) -> tuple[Outcome, bytes]:
     """What becomes of a client that sends some bytes and says no more; and what it is sent."""
     outcomes: list[Outcome] = []
-    table = RouteTable(config.routes)
     service = Service(
         case.protocol,
-        table,
+        LiveTable(RouteTable(config.routes)),
         config.limits,
         portable.relay,
         outcomes.append,
@@ -350,8 +349,8 @@ def test_what_is_explained_is_what_happens(
     if decision.end is End.RELAYED:
         assert outcome.reason is Reason.BACKEND_DOWN  # nobody listens there
         return
-    assert decision.told is not None
-    assert decision.told.content == told
+    assert decision.farewell is not None
+    assert decision.farewell.content == told
     assert (outcome.reason, outcome.ended) == (decision.reason, decision.end)
     if decision.end is End.REDIRECTED:
         assert outcome.detail == decision.location.partition("?")[0]

@@ -26,7 +26,7 @@ from snimux.proto.client_hello import TLS, alert
 from snimux.proto.http_head import HTTP
 from snimux.relay.portable import relay
 from snimux.routing.address import TcpAddress
-from snimux.routing.routes import RouteTable
+from snimux.routing.routes import LiveTable, RouteTable
 from tests.hellos import load
 from tests.support.sockets import fin, open_descriptors, read_to_end, send_all
 
@@ -67,7 +67,7 @@ class Open:
     def __post_init__(self) -> None:
         # whoever says nothing keeps its place
         limits = Limits(hello_timeout=1e6)
-        self.service = Service(TLS, RouteTable([]), limits, relay, self.outcomes.append)
+        self.service = Service(TLS, LiveTable(RouteTable([])), limits, relay, self.outcomes.append)
         self.http = replace(self.service, protocol=HTTP)
         log = Log(self.stream, form="json")
         served = [(listener, self.service) for listener in self.listeners]

@@ -30,7 +30,7 @@ from snimux.relay.interface import End, Relay, Tally
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import TcpAddress, UnixAddress
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, Route, RouteTable, parse_pattern
+from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from tests.hellos import load
 from tests.support.sockets import (
     fin,
@@ -109,7 +109,7 @@ async def serving(
     route = replace(route, access=access)
     run = Run(client, source, own, listener)
     service = Service(
-        TLS, RouteTable([route]), limits, relay, run.outcomes.append,
+        TLS, LiveTable(RouteTable([route])), limits, relay, run.outcomes.append,
         admission=admission, watcher=watcher,
     )  # fmt: skip
     if refused is not None:
@@ -940,7 +940,7 @@ async def test_what_a_refused_client_sent_is_noted_where_that_is_wanted(
 ) -> None:
     outcomes: list[Outcome] = []
     nobody = Backend((UnixAddress("/nobody/listens/here"),), "v2")
-    table = RouteTable([Route(parse_pattern(pattern), nobody)])
+    table = LiveTable(RouteTable([Route(parse_pattern(pattern), nobody)]))
     service = Service(TLS, table, Limits(), portable.relay, outcomes.append, noted=noted)
     near, client = await unix_pair()
     with client:

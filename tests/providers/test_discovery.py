@@ -82,7 +82,7 @@ class Told:
 
     def port(self, name: str) -> int | None:
         """Where a name goes."""
-        route = self.table.find(name, ())
+        route = self.table.current.find(name, ())
         if route is None:
             return None
         assert route.backend is not None

@@ -1,73 +1,117 @@
-"""``routing.decide``: what it says is what ``connection`` does, and what ``explain`` said."""
+"""``routing.decide``: held against a small model, which looks through all routes."""
 
-import trio
+import ipaddress
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snimux.explain import explain
-from snimux.explain.input import of_bytes
-from snimux.frontend.outcome import Outcome
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
-from snimux.proto.verdict import Hello, Protocol
+from snimux.proto.verdict import START, Hello, Protocol
 from snimux.routing.access import Access, Admission
-from snimux.routing.decide import Decision, Redirection, Refusal, Relaying, decide
+from snimux.routing.decide import Redirection, Refusal, Relaying, decide
 from snimux.routing.routes import Route, RouteTable
-from tests.explain.test_explain import config_of, served
 from tests.support.drawn import ACCESS, DATA, SOURCES, routes
 
+CHALLENGE = re.compile(r"/\.well-known/acme-challenge/[\w-]+")
 
-@given(routes(), ACCESS | st.just(Access()), SOURCES, DATA, st.sampled_from([TLS, HTTP]))
-def test_it_is_what_connections_and_explain_decide(
-    written: list[Route], access: Access, source: str, data: bytes, protocol: Protocol
+
+def rank(route: Route, hello: Hello, protocol: Protocol) -> tuple[float, ...] | None:
+    """Sort what matches: the best comes first; None of what does not."""
+    host, alpn = route.pattern.host, route.pattern.alpn
+    labels = host.split(".")
+    stars = labels[0].count("*")
+    one = ["", r"[^.]+\.", r"(?:[^.]+\.)+"][stars] + re.escape(host.lstrip("*."))
+    if host != "*" and not re.fullmatch(one, hello.name or "-"):
+        return None
+    if protocol is HTTP:
+        is_for_it = alpn is None
+    else:
+        is_for_it = route.backend is not None and (alpn is None or alpn in hello.alpn)
+    if not is_for_it:
+        return None
+    return (host == "*", -len(labels), stars, 99 if alpn is None else hello.alpn.index(alpn))
+
+
+def admits(access: Access | None, source: str | None, hello: Hello, behind: int) -> bool:
+    if access is None or source is None:
+        return True
+    is_in = [
+        networks is not None
+        and (
+            networks.unix
+            if source == "unix"
+            else any(ipaddress.ip_address(source) in x for x in networks.listed)
+        )
+        for networks in (access.allow, access.deny)
+    ]
+    if not is_in[1] and (access.allow is None or is_in[0]):
+        return True
+    if hello.request is None:
+        is_acme = hello.alpn == (b"acme-tls/1",) and hello.name is not None
+    else:
+        is_acme = hello.request.closes and not behind and hello.request.method == "GET"
+        is_acme = is_acme and CHALLENGE.fullmatch(hello.request.target) is not None
+    return access.acme_exempt and is_acme
+
+
+@given(
+    routes(), ACCESS | st.none(), SOURCES | st.none(), DATA,
+    st.sampled_from([TLS, HTTP]), st.sampled_from([443, 8443]),
+)  # fmt: skip
+def test_it_is_what_a_look_through_all_routes_says(
+    written: list[Route],
+    access: Access | None,
+    source: str | None,
+    data: bytes,
+    protocol: Protocol,
+    https_port: int,
 ) -> None:
-    config = config_of(written, access)
-    case = of_bytes(data, config.limits.max_hello, "it", protocol=protocol)
-    admission, host = Admission(access), None if source == "unix" else source
-    table = RouteTable(written)
-    by_explain = explain.decide(case, config, table, source=source)
-    outcome, farewell = trio.run(served, data, case, config, source)
-    if admission.denies(host):
-        assert outcome.reason is by_explain.reason is Reason.ACCESS_DENIED
-        assert outcome.hello is None
+    hello = protocol.peek(data, START, 16384)
+    if not isinstance(hello, Hello):
         return
-    if not isinstance(case.verdict, Hello):
-        assert outcome.hello is None
-        return
-    behind = len(data) - case.verdict.size
+    behind = len(data) - hello.size
     decision = decide(
-        case.verdict, host, protocol, admission, table, behind=behind, https_port=8443
-    )
-    is_the_connections(decision, outcome, farewell)
-    is_explained(decision, by_explain)
-    unseen = decide(
-        case.verdict, None, protocol, admission, table,
-        behind=behind, https_port=8443, checks_host=False,
+        hello, None if source == "unix" else source, protocol,
+        None if access is None else Admission(access), RouteTable(written),
+        behind=behind, https_port=https_port, checks_host=source is not None,
     )  # fmt: skip
-    is_explained(unseen, explain.decide(case, config, table))
-
-
-def is_the_connections(decision: Decision, outcome: Outcome, farewell: bytes) -> None:
-    assert outcome.route == decision.route
+    ranked = [(rank(x, hello, protocol), x) for x in written]
+    route = min(((n, x) for n, x in ranked if n is not None), key=lambda x: x[0], default=None)
     match decision:
-        case Relaying(_, to):
-            assert (outcome.to, outcome.reason) == (to, Reason.BACKEND_DOWN)
-        case Redirection(location, said):
-            assert (outcome.ended, outcome.reason) == ("redirected", None)
-            assert (outcome.detail, farewell) == (location.partition("?")[0], said)
-        case Refusal(reason, detail, said):
-            assert outcome.ended == "refused"
-            assert (outcome.reason, outcome.detail, farewell) == (reason, detail, said)
-
-
-def is_explained(decision: Decision, by_explain: explain.Decision) -> None:
-    assert by_explain.route == decision.route
-    farewell = by_explain.told and by_explain.told.content
+        case Refusal(Reason.ACCESS_DENIED, "", farewell, None):
+            assert not admits(access, source, hello, behind)
+            assert farewell == protocol.farewell(Reason.ACCESS_DENIED, hello)
+            return
+        case Refusal(Reason.NO_ROUTE, "", farewell, None):
+            assert route is None
+            assert farewell == protocol.farewell(Reason.NO_ROUTE, hello)
+    assert admits(access, source, hello, behind)
+    assert decision.route is (route and route[1])
+    if route is None or decision.route is None:
+        return
+    is_let_in = admits(route[1].access, source, hello, behind)
+    to = route[1].http if protocol is HTTP else route[1].backend
     match decision:
-        case Relaying(_, to):
-            assert by_explain.to == to
-        case Redirection(location, said):
-            assert (by_explain.location, farewell) == (location, said)
-        case Refusal(reason, detail, said):
-            assert (by_explain.reason, by_explain.detail, farewell) == (reason, detail, said)
+        case Refusal(Reason.ACCESS_DENIED, "", _):
+            assert not is_let_in
+            return
+        case Relaying(_, backend):
+            assert backend is to
+            assert not backend.transparent or source is None
+        case Refusal(Reason.NO_SOURCE, detail, _):
+            assert to is not None
+            assert to.transparent
+            assert source is not None
+            assert detail
+        case Refusal(reason, "", farewell):
+            assert (reason, to) == (Reason.NO_HTTP, None)
+            assert protocol.redirect(hello, https_port) is None
+            assert farewell == protocol.farewell(reason, hello)
+        case Redirection(location):
+            assert to is None
+            assert location.startswith("https://")
+            assert (":8443/" in location) == (https_port == 8443)
+    assert is_let_in
