@@ -3,17 +3,19 @@
 import ipaddress
 import re
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
-from snimux.proto.verdict import START, Hello, Protocol
+from snimux.proto.verdict import Hello, Protocol, Request
 from snimux.routing.access import Access, Admission
 from snimux.routing.decide import Redirection, Refusal, Relaying, decide
-from snimux.routing.routes import Route, RouteTable
-from tests.support.drawn import ACCESS, DATA, SOURCES, routes
+from snimux.routing.networks import Networks, parse_network
+from snimux.routing.routes import Pattern, Route, RouteTable
+from tests.support.drawn import ACCESS, ACME, NAMES, NOBODY, PATHS, PROTOCOLS, SOURCES, routes
 
 CHALLENGE = re.compile(r"/\.well-known/acme-challenge/[\w-]+")
 
@@ -50,29 +52,34 @@ def admits(access: Access | None, source: str | None, hello: Hello, behind: int)
     if not is_in[1] and (access.allow is None or is_in[0]):
         return True
     if hello.request is None:
-        is_acme = hello.alpn == (b"acme-tls/1",) and hello.name is not None
+        is_acme = hello.alpn == tuple(ACME) and hello.name is not None and not hello.ech
     else:
         is_acme = hello.request.closes and not behind and hello.request.method == "GET"
         is_acme = is_acme and CHALLENGE.fullmatch(hello.request.target) is not None
     return access.acme_exempt and is_acme
 
 
+NO_TLS = st.builds(Request, st.sampled_from(["GET", "POST"]), NAMES, PATHS, st.booleans())
+HELLOS = st.builds(
+    Hello, st.none() | NAMES, (PROTOCOLS | st.just(ACME)).map(tuple), st.booleans(), st.just(9)
+)
+REQUESTS = st.builds(lambda request: Hello(request.host, (), False, 9, request), NO_TLS)
+
+
+@settings(max_examples=500)
 @given(
-    routes(), ACCESS | st.none(), SOURCES | st.none(), DATA,
-    st.sampled_from([TLS, HTTP]), st.sampled_from([443, 8443]),
+    routes(), ACCESS | st.none(), SOURCES | st.none(), HELLOS | REQUESTS,
+    st.sampled_from([0, 0, 1]), st.sampled_from([443, 8443]),
 )  # fmt: skip
 def test_it_is_what_a_look_through_all_routes_says(
     written: list[Route],
     access: Access | None,
     source: str | None,
-    data: bytes,
-    protocol: Protocol,
+    hello: Hello,
+    behind: int,
     https_port: int,
 ) -> None:
-    hello = protocol.peek(data, START, 16384)
-    if not isinstance(hello, Hello):
-        return
-    behind = len(data) - hello.size
+    protocol = HTTP if hello.request else TLS
     decision = decide(
         hello, None if source == "unix" else source, protocol,
         None if access is None else Admission(access), RouteTable(written),
@@ -115,3 +122,16 @@ def test_it_is_what_a_look_through_all_routes_says(
             assert location.startswith("https://")
             assert (":8443/" in location) == (https_port == 8443)
     assert is_let_in
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+@pytest.mark.parametrize("is_route", [False, True])
+def test_what_is_behind_a_validation_is_not_exempt_with_it(behind: int, is_route: bool) -> None:
+    exempt = Access(deny=Networks((parse_network("192.0.2.0/24"),)), acme_exempt=True)
+    route = Route(Pattern("a"), NOBODY, NOBODY, exempt if is_route else None)
+    request = Request("GET", "a", "/.well-known/acme-challenge/x", closes=True)
+    decision = decide(
+        Hello("a", (), False, 9, request), "192.0.2.7", HTTP,
+        None if is_route else Admission(exempt), RouteTable([route]), behind=behind,
+    )  # fmt: skip
+    assert isinstance(decision, Refusal if behind else Relaying)

@@ -26,6 +26,7 @@ NETWORKS = st.sampled_from(
 )
 ACCESS = st.builds(Access, NETWORKS, NETWORKS, st.booleans())
 ACME = [b"acme-tls/1"]
+PATHS = st.sampled_from(["/", "/x?y", "/.well-known/acme-challenge/x", "*"])
 
 
 @st.composite
@@ -78,7 +79,7 @@ DATA = st.one_of(
     st.builds(
         lambda name, path, rest: f"GET {path} HTTP/1.1\r\nHost: {name}\r\n{rest}".encode(),
         NAMES,
-        st.sampled_from(["/", "/x?y", "/.well-known/acme-challenge/x", "*"]),
+        PATHS,
         st.sampled_from(
             ["\r\n", "Connection: close\r\n\r\n", "Connection: close\r\n\r\nGET / HTTP/1.1\r\n"]
         ),
