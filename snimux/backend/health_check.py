@@ -23,6 +23,7 @@ from snimux.proto import proxy_header
 from snimux.proto.proxy_header import Version
 from snimux.routing.address import DialAddress
 from snimux.routing.routes import Route
+from snimux.runtime.keyed_tasks import KeyedTasks
 
 # Addresses that are checked at a time, and as many that take long: each takes a descriptor.
 _AT_A_TIME = 8
@@ -83,57 +84,35 @@ class Checker:
         self.check_timeout = check_timeout
         self.uniform = uniform
         self.wanted: Mapping[DialAddress, Wanted] = {}
-        self.scopes: dict[DialAddress, trio.CancelScope] = {}
         self.lanes = Lanes(_AT_A_TIME)
-        self.nursery: trio.Nursery | None = None
+        self.tasks = KeyedTasks(self._check)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Check, for ever.
+        """Check until cancelled.
 
         Args:
-            task_status: told when it has begun.
+            task_status: started when checks have begun.
         """
-        try:
-            async with trio.open_nursery() as self.nursery:
-                for address in self.wanted:
-                    self._begin(address)
-                task_status.started()
-                await trio.sleep_forever()
-        finally:
-            self.nursery = None
+        await self.tasks.run(task_status=task_status)
 
     def exchange(self, all_wanted: Mapping[DialAddress, Wanted]) -> None:
         """Check these from now on; what is checked as before goes on."""
         before, self.wanted = self.wanted, all_wanted
+        self.tasks.reconcile(
+            self.wanted, {x for x in self.wanted if before.get(x) != all_wanted[x]}
+        )
         for address in before.keys() - self.wanted.keys():
-            self._end(address)
             self.backends.unchecked(address)
-        for address, how in self.wanted.items():
-            if before.get(address) != how:
-                self._end(address)
-                self._begin(address)
 
-    def _end(self, address: DialAddress) -> None:
-        scope = self.scopes.pop(address, None)
-        if scope is not None:
-            scope.cancel()
-
-    def _begin(self, address: DialAddress) -> None:
-        if self.nursery is not None:
-            scope = self.scopes[address] = trio.CancelScope()
-            self.nursery.start_soon(self._check, address, self.wanted[address], scope)
-
-    async def _check(self, address: DialAddress, how: Wanted, scope: trio.CancelScope) -> None:
-        lane = Lane(self.lanes)
-        with scope:
-            while True:
-                passed, detail = await lane.do(partial(self._ask, address, how))
-                if scope.cancel_called:
-                    return
-                if passed is not None:
-                    self.backends.checked(address, passed, detail)
-                every = self.backends.defaults.check_every
-                await trio.sleep(self.uniform(every * (1 - _SPREAD), every * (1 + _SPREAD)))
+    async def _check(self, address: DialAddress) -> None:
+        lane, ask_it = Lane(self.lanes), partial(self._ask, address, self.wanted[address])
+        while True:
+            passed, detail = await lane.do(ask_it)
+            await trio.lowlevel.checkpoint_if_cancelled()  # an answer to what is asked no more
+            if passed is not None:
+                self.backends.checked(address, passed, detail)
+            every = self.backends.defaults.check_every
+            await trio.sleep(self.uniform(every * (1 - _SPREAD), every * (1 + _SPREAD)))
 
     async def _ask(self, address: DialAddress, how: Wanted) -> tuple[bool | None, str]:
         """Whether an address passes, and what it did; None if that cannot be said."""

@@ -13,20 +13,18 @@ Source: HAProxy (``balance``, ``rise``, ``fall``), nginx (``max_fails``), Caddy
 (``lb_try_duration``, ``lb_try_interval``).
 """
 
-import itertools
 import random
 import socket
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 from functools import partial
-from math import inf
 from typing import Literal
 
 import trio
 
 from snimux.backend.balance import Turns, by_source, well_first
 from snimux.backend.limiter import Lane, Lanes
-from snimux.backend.queue import Waiter, Window
+from snimux.backend.queue import Waiter, deal
 from snimux.backend.state import UP, State
 from snimux.config.model import BackendDefaults
 from snimux.log import Log, notify
@@ -36,6 +34,7 @@ from snimux.proto.proxy_header import Endpoint
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress, TcpAddress
 from snimux.routing.routes import Backend
+from snimux.runtime.keyed_tasks import KeyedTasks
 
 # Seconds between two dials of an address that somebody waits for: at first and at the most, which
 # is Caddy's lb_try_interval.
@@ -45,16 +44,6 @@ _LATER, _LATEST = 1.0, 30.0
 # Addresses that are dialled at a time while nobody waits, and as many that take long: each takes a
 # descriptor.
 _AT_A_TIME = 8
-
-# How often it is looked whether a client that waits is still there (seconds): its place is wanted.
-_LOOK = 1.0
-
-# How often it is looked what became of those whose turn has come (seconds), while there is news and
-# at least: for the first byte of an answer there is no event, which all others would pay for.
-_GLANCE, _SELDOM = 0.01, 0.1
-# A backend of which nobody heard anything in this time (seconds) cannot be kept pace with: some
-# protocols have it say nothing until the client has said more.
-_MUTE = 5.0
 
 
 class Backends:
@@ -97,7 +86,8 @@ class Backends:
         self.keep_off(own)
         self.uniform = uniform
         self.lanes = Lanes(_AT_A_TIME)
-        self.nursery: trio.Nursery | None = None
+        self.redials = KeyedTasks(self._redial_until_up)
+        self.deals = KeyedTasks(self._deal)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Dial what is silent, for ever; without it nobody is waited for, or thought down.
@@ -105,12 +95,10 @@ class Backends:
         Args:
             task_status: told when it does.
         """
-        try:
-            async with trio.open_nursery() as self.nursery:
-                task_status.started()
-                await trio.sleep_forever()
-        finally:
-            self.nursery = None
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.deals.run)
+            await nursery.start(self.redials.run)
+            task_status.started()
 
     def keep_off(self, own: Own) -> None:
         """Have what leads back to snimux be down, and what is reserved where a Caddy says it."""
@@ -160,7 +148,7 @@ class Backends:
             addresses = self._in_order(backend, source)
         seen_as = source if backend.transparent else None
         dialled = await self._dial(addresses, dial_timeout, seen_as)
-        if isinstance(dialled, Dialled) or dialled.exhausted or self.nursery is None:
+        if isinstance(dialled, Dialled) or dialled.exhausted or not self.redials.is_running:
             return dialled
         started = trio.current_time()
         wait = self.defaults.wait if backend.wait is None else backend.wait
@@ -220,8 +208,8 @@ class Backends:
         if state is None or self.current is None or address in self.wanted:
             return
         if not (state.connections or state.waiters):
-            if state.watch is not None:
-                state.watch.cancel()
+            self.redials.end(address)
+            self.deals.end(address)
             self.down.discard(address)
             del self.states[address]
 
@@ -322,19 +310,7 @@ class Backends:
             if state.leisure is not None:
                 state.leisure.cancel()
         try:
-            while not waiter.turn.is_set():
-                now = trio.current_time()
-                # A turn is part of the way there, and not refused to whom it comes late.
-                answers = any(state.silent_since is None for state in states)
-                last = until + dial_timeout if answers else until
-                if now >= last:
-                    return "go" if answers else "late"
-                with trio.move_on_at(min(now + _LOOK, last)):
-                    await waiter.turn.wait()
-                # A reset shows; a client that has sent its FIN may want an answer still.
-                if client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    return "left"
-            return "go"
+            return await waiter.wait(client, states, until, dial_timeout)
         finally:
             for address, state in zip(addresses, states, strict=True):
                 state.waiters.pop(waiter, None)
@@ -343,50 +319,27 @@ class Backends:
 
     def _failed(self, address: DialAddress, state: State, detail: str, dial_timeout: float) -> None:
         """An address could not be dialled, and that is no fault of this machine."""
-        if self.nursery is None:
+        if not self.redials.is_running:
             return
         if isinstance(address, TcpAddress) and not address.is_numeric:
             notify(self.log, self.doubt_name, address.host)
         if state.silent_since is None:
             state.silent_since = trio.current_time()
-            state.watch = trio.CancelScope()
-            self.nursery.start_soon(self._watch, address, state, state.watch, dial_timeout)
+            state.dial_timeout = dial_timeout
+            self.redials.begin(address)
             self._settle(address, state, detail)
 
     def _answered(self, address: DialAddress, state: State, detail: str) -> None:
         """An address could be dialled."""
         state.silent_since = None
         state.returns += 1
-        if state.watch is not None:
-            state.watch.cancel()
-            state.watch = None
+        self.redials.end(address)
         self._settle(address, state, detail)
-        if state.waiters and not state.is_dealing and self.nursery is not None:
-            state.is_dealing = True
-            self.nursery.start_soon(self._deal, state)
+        if state.waiters:
+            self.deals.continue_or_begin(address)
 
-    async def _deal(self, state: State) -> None:
-        """Give those who wait for an address their turns, as fast as it answers them."""
-        window, under_way = Window(), list[Waiter]()
-        heard = trio.current_time()
-        pause = _GLANCE
-        while state.waiters and state.silent_since is None:
-            took = [waiter.took() for waiter in under_way]
-            under_way = [x for x, seconds in zip(under_way, took, strict=True) if seconds is None]
-            news = [seconds for seconds in took if seconds is not None]
-            for seconds in news:
-                window = window.after(seconds)
-                heard = heard if seconds == inf else trio.current_time()
-            is_mute = trio.current_time() - heard > _MUTE
-            room = len(state.waiters) if is_mute else max(window.size - len(under_way), 0)
-            turns = list(itertools.islice(state.waiters, room))
-            for waiter in turns:
-                del state.waiters[waiter]
-                waiter.take_turn()
-            under_way += turns
-            pause = _GLANCE if turns or news else min(2 * pause, _SELDOM)
-            await trio.sleep(pause)
-        state.is_dealing = False
+    async def _deal(self, address: DialAddress) -> None:
+        await deal(self.states[address])
 
     def _settle(self, address: DialAddress, state: State, detail: str) -> None:
         """Keep ``down`` as it should be, and say so where it changes."""
@@ -402,37 +355,39 @@ class Backends:
             fields = {"backend": str(address), "state": word, "detail": detail}
             self.log.write("info" if state.is_up else "warning", "backend", fields)
 
-    async def _watch(
-        self, address: DialAddress, state: State, scope: trio.CancelScope, dial_timeout: float
-    ) -> None:
-        """Dial an address until it answers."""
+    async def _redial_until_up(self, address: DialAddress) -> None:
+        """Dial an address until it answers.
+
+        One task does so for all who wait: each client's own dials would be a burst for a backend
+        that is just starting, and one that has been down for days would cost each of them a dial.
+        """
         often, later = _SOON, _LATER
-        lane = Lane(self.lanes)
-        redial = partial(self._redial, address, dial_timeout)
+        state, lane = self.states[address], Lane(self.lanes)
+        redial = partial(self._redial, address, state.dial_timeout)
         dialled: Dialled | NotDialled | None
-        with scope:
-            while True:
-                if state.waiters:
-                    await trio.sleep(often)
-                    often = min(2 * often, _OFTEN)
-                    dialled = await redial()
-                else:
-                    self._forget(address)  # who waited for it may have been the last to have it
-                    dialled = None
-                    with trio.CancelScope() as state.leisure:
-                        await trio.sleep(self.uniform(later / 2, later))
-                        later = min(2 * later, _LATEST)
-                        dialled = await lane.do(redial)
-                    state.leisure = None
-                    if dialled is None:
-                        continue  # it is waited for
-                if isinstance(dialled, Dialled):
-                    dialled.socket.close()
-                    if not scope.cancel_called:  # else somebody else has said so, or forgotten it
-                        self._answered(address, state, "it answers again")
-                    return
-                if isinstance(address, TcpAddress) and not address.is_numeric:
-                    notify(self.log, self.doubt_name, address.host)
+        while True:
+            if state.waiters:
+                await trio.sleep(often)
+                often = min(2 * often, _OFTEN)
+                dialled = await redial()
+            else:
+                self._forget(address)  # who waited for it may have been the last to have it
+                dialled = None
+                with trio.CancelScope() as state.leisure:
+                    await trio.sleep(self.uniform(later / 2, later))
+                    later = min(2 * later, _LATEST)
+                    dialled = await lane.do(redial)
+                state.leisure = None
+                if dialled is None:
+                    continue  # it is waited for
+            if isinstance(dialled, Dialled):
+                dialled.socket.close()
+                # Somebody else may have said so in the same moment, or forgotten it.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._answered(address, state, "it answers again")
+                return
+            if isinstance(address, TcpAddress) and not address.is_numeric:
+                notify(self.log, self.doubt_name, address.host)
 
     async def _redial(self, address: DialAddress, dial_timeout: float) -> Dialled | NotDialled:
         return await dial(address, dial_timeout=dial_timeout, own=self.own_for(address))

@@ -25,6 +25,7 @@ from snimux.net.loop import NOWHERE, Own
 from snimux.routing.address import DialAddress, UnixAddress
 from snimux.routing.routes import Backend, Route
 from snimux.routing.served import Served
+from snimux.runtime.keyed_tasks import KeyedTasks
 
 # Seconds between two questions to a backend. A connection that fails asks at once; so this is for
 # one that was exchanged for another in the meantime, while nobody came.
@@ -141,11 +142,10 @@ class Prober:
         """The addresses that understand a header; changes while others look at it."""
         self.asked: Mapping[DialAddress, Asked] = {}
         self.standings: dict[DialAddress, Standing] = {}
-        self.scopes: dict[DialAddress, trio.CancelScope] = {}
         self.doubts: dict[DialAddress, trio.Event] = {}
         self.learnt = trio.lowlevel.ParkingLot()
         self.lanes = Lanes(_AT_A_TIME)
-        self.nursery: trio.Nursery | None = None
+        self.tasks = KeyedTasks(self._ask)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ask, for ever.
@@ -153,32 +153,28 @@ class Prober:
         Args:
             task_status: told once all have answered, or after a second.
         """
-        try:
-            async with trio.open_nursery() as self.nursery:
-                for address in self.asked:
-                    self._begin(address)
-                with trio.move_on_after(_FIRST_ANSWERS):
-                    while self.asked.keys() - self.standings.keys():
-                        await self.learnt.park()
-                task_status.started()
-                await trio.sleep_forever()
-        finally:
-            self.nursery = None  # whoever exchanges them now finds nobody who would ask
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.tasks.run)
+            with trio.move_on_after(_FIRST_ANSWERS):
+                while self.asked.keys() - self.standings.keys():
+                    await self.learnt.park()
+            task_status.started()
 
     def exchange(self, all_asked: Mapping[DialAddress, Asked]) -> None:
         """Ask these from now on; anew where the configuration says something else than before."""
         before, self.asked = self.asked, all_asked
         for address in before.keys() - all_asked.keys():
             self._forget(address)
+            self.doubts.pop(address, None)
+        anew = set()
         for address, new in all_asked.items():
             old = before.get(address)
-            if old is not None and old.listener == new.listener:
-                continue
-            if new.listener is not None and new.listener.proxy_protocol is None:
-                # until it is proved again
-                self.proved.discard(address)
-                self.standings.pop(address, None)
-            self._begin(address)
+            if old is None or old.listener != new.listener:
+                anew.add(address)
+                if new.listener is not None and new.listener.proxy_protocol is None:
+                    self._forget(address)  # until it is proved again
+        # An answer to what was asked before is not waited for, for it may be old.
+        self.tasks.reconcile(all_asked, anew)
 
     def doubt(self, backend: Backend) -> None:
         """A connection to a backend failed, or may have: ask at once."""
@@ -189,41 +185,26 @@ class Prober:
     def _forget(self, address: DialAddress) -> None:
         self.proved.discard(address)
         self.standings.pop(address, None)
-        self.doubts.pop(address, None)
-        scope = self.scopes.pop(address, None)
-        if scope is not None:
-            scope.cancel()
 
-    def _begin(self, address: DialAddress) -> None:
-        """Begin to ask; an answer to what was asked before is not waited for, for it may be old."""
-        if self.nursery is None:
-            return
-        if address in self.scopes:
-            self.scopes[address].cancel()
-        self.scopes[address] = trio.CancelScope()
-        self.nursery.start_soon(self._ask, address, self.scopes[address])
-
-    async def _ask(self, address: DialAddress, scope: trio.CancelScope) -> None:
+    async def _ask(self, address: DialAddress) -> None:
         last: Standing | None = None  # said since the configuration says what it says
         lane = Lane(self.lanes)
-        with scope:
-            while not scope.cancel_called:  # it may have been before this began
-                doubt = self.doubts[address] = trio.Event()
-                # looked up here: it may be gone by the time that there is room
-                own = self.backends.own_for(address)
-                found = await lane.do(partial(self.asked[address].ask, address, own))
-                if scope.cancel_called:
-                    return
-                standing = concluded(self.standings.get(address), found)
-                self._learn(address, standing)
-                if standing is not last:
-                    said = remark(address, standing, found, self.asked[address])
-                    self.log.write(said.level, "proxy-protocol", said.fields())
-                last = standing
-                await trio.sleep(_SOON)
-                if not isinstance(found.without, Unreached):
-                    with trio.move_on_after(_EVERY - _SOON):
-                        await doubt.wait()
+        while True:
+            doubt = self.doubts[address] = trio.Event()
+            # looked up here: it may be gone by the time that there is room
+            own = self.backends.own_for(address)
+            found = await lane.do(partial(self.asked[address].ask, address, own))
+            await trio.lowlevel.checkpoint_if_cancelled()
+            standing = concluded(self.standings.get(address), found)
+            self._learn(address, standing)
+            if standing is not last:
+                said = remark(address, standing, found, self.asked[address])
+                self.log.write(said.level, "proxy-protocol", said.fields())
+            last = standing
+            await trio.sleep(_SOON)
+            if not isinstance(found.without, Unreached):
+                with trio.move_on_after(_EVERY - _SOON):
+                    await doubt.wait()
 
     def _learn(self, address: DialAddress, standing: Standing) -> None:
         self.standings[address] = standing

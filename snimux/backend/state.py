@@ -51,10 +51,8 @@ class State:
     """Whether a Caddy says the address."""
     waiters: dict[Waiter, None] = field(default_factory=dict)
     """Who waits until it answers, in their order."""
-    is_dealing: bool = False
-    """Whether there is a task that gives them their turns."""
-    watch: trio.CancelScope | None = None
-    """Of the task that dials it while it is silent."""
+    dial_timeout: float = 0.0
+    """Seconds that each dial gets of the task that dials it while it is silent."""
     leisure: trio.CancelScope | None = None
     """What that task is in while nobody waits."""
 

@@ -459,8 +459,9 @@ async def test_a_turn_that_fails_or_ends_is_over(autojump_clock: MockClock) -> N
             place.sock.close()
             waiting.answer()
             await trio.sleep(3)
-            state = waiting.run.backends.states[place.address]
-            assert (len(waiting.found), len(state.waiters), state.is_dealing) == (20, 5, False)
+            backends = waiting.run.backends
+            state = backends.states[place.address]
+            assert (len(waiting.found), len(state.waiters), *backends.deals.scopes) == (20, 5)
 
 
 async def test_the_turns_of_clients_that_are_gone_hold_up_nobody(
