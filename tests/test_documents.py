@@ -1,5 +1,6 @@
 """The README and ``docs/``: what they name is there, and what there is they name."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -53,3 +54,17 @@ def test_every_flag_is_written_of_and_no_other() -> None:
 def test_every_reason_to_refuse_is_written_of() -> None:
     text = (ROOT / "docs" / "diagnosis.rst").read_text("utf-8")
     assert [x for x in Reason if f"``{x}``" not in text] == []
+
+
+def test_each_word_of_the_glossary_has_one_place_and_lives_there() -> None:
+    text = (ROOT / "docs" / "glossary.rst").read_text("utf-8")
+    words = re.findall(r"(?m)^(\S.*)\n((?:    .+\n)+)", text)
+    terms = [term for term, _ in words]
+    assert terms == sorted(set(terms), key=str.casefold)
+    assert len(terms) > 40
+    for term, definition in words:
+        paths = re.findall(r"(?:\bin|In) ``([a-z_/]+\.py)``", definition)
+        assert len(paths) == 1, term
+        source = (ROOT / "snimux" / paths[0]).read_text("utf-8")
+        classes = {x.name for x in ast.parse(source).body if isinstance(x, ast.ClassDef)}
+        assert set(re.findall(r"``([A-Z][A-Za-z]+)`` in ``", definition)) <= classes, term
