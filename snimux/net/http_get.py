@@ -31,7 +31,7 @@ class FetchError(Exception):
     """No answer can be had there; the message says why."""
 
 
-class StrangeError(FetchError):
+class BadAnswerError(FetchError):
     """An answer, but none that anybody means to give."""
 
 
@@ -98,7 +98,7 @@ async def _ask(stream: trio.SocketStream, host: str, target: str) -> bytes:
         event = connection.next_event()
         if event is h11.NEED_DATA:
             if received - len(body) > _MOST_FRAMING + len(body) // 4:
-                raise StrangeError("an answer with hardly any content")
+                raise BadAnswerError("an answer with hardly any content")
             data = await stream.receive_some(_READ_SIZE)
             connection.receive_data(data)
             received += len(data)
@@ -113,7 +113,7 @@ async def _ask(stream: trio.SocketStream, host: str, target: str) -> bytes:
                 raise StatusError(status, bytes(body))
             return bytes(body)
         if too_large:
-            raise StrangeError(f"an answer of more than {LARGEST >> 20} MiB")
+            raise BadAnswerError(f"an answer of more than {LARGEST >> 20} MiB")
 
 
 def cut(text: str) -> str:

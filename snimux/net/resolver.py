@@ -52,7 +52,7 @@ class _Entry:
     """Who looks it up, between two times."""
 
 
-class Names(trio.abc.HostnameResolver):
+class Resolver(trio.abc.HostnameResolver):
     """Answers for names from what it keeps."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Names(trio.abc.HostnameResolver):
             finally:
                 trio.socket.set_custom_hostname_resolver(before)
 
-    def doubt(self, name: str) -> None:
+    def refresh(self, name: str) -> None:
         """Look a name up again soon: nobody answers at its addresses."""
         for question, entry in self.entries.items():
             if question[0] in (name, name.encode("ascii")):

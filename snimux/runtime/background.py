@@ -64,7 +64,7 @@ def giving_way() -> Iterator[None]:
                 gc.enable()
 
 
-def settle() -> None:
+def freeze() -> None:
     """Let the collector know that what is there by now stays: 100,000 routes, perhaps."""
     gc.unfreeze()  # what has become garbage since the last time
     gc.collect()
@@ -76,7 +76,7 @@ def _spare_the_collector() -> None:
     if next(_times_spared) % _CIRCLES_EVERY:
         gc.freeze()
     else:
-        settle()
+        freeze()
 
 
 async def in_thread(work: Callable[[], Result]) -> Result:

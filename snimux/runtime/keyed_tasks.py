@@ -27,7 +27,7 @@ class KeyedTasks(Generic[Key]):
 
     @property
     def is_running(self) -> bool:
-        """Whether a task that is begun now starts at once."""
+        """Return whether a task that is begun now starts at once."""
         return self.nursery is not None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -24,7 +24,7 @@ from snimux.log import Field, Log
 from snimux.net.listeners import ListenError, open_listeners
 from snimux.net.transparent import missing
 from snimux.relay.pipes import MOST
-from snimux.runtime.background import settle
+from snimux.runtime.background import freeze
 from snimux.runtime.clock import RunningClock
 from snimux.service.handover import Handed, sockets
 from snimux.service.lifecycle import STOP_SIGNALS
@@ -167,11 +167,11 @@ def _log(config: Config, *, worker: int | None = None) -> Log:
 def _settle_many(config: Config) -> None:
     """Settle again after a reload, if that is worth the while it takes."""
     if len(config.routes) >= _MANY_ROUTES:
-        settle()
+        freeze()
 
 
 def _run_until_stopped(main: Callable[[], Awaitable[None]]) -> None:
-    settle()
+    freeze()
     # From here on a signal is a wish, not an end: one that comes before the server heeds it
     # waits, and one that comes when all is over is void. (A handler, because a signal that is
     # ignored would not wait; ignored in the end, because Python takes its handlers away first.)

@@ -28,7 +28,7 @@ from snimux.frontend.source_limits import Shares
 from snimux.log import Log, batching
 from snimux.net.listeners import Listener
 from snimux.net.loop import Own, own
-from snimux.net.resolver import Names
+from snimux.net.resolver import Resolver
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.providers.discovery import Discovery, reserved
@@ -145,7 +145,7 @@ async def _serve(
             if supervisor is not None:
                 watch.start_soon(life.obey, supervisor)
             # These go on while connections drain.
-            await watch.start(server.names.run)
+            await watch.start(server.resolver.run)
             await watch.start(server.backends.run)
             if server.view is not None:
                 if questions is not None:
@@ -218,11 +218,11 @@ class _Server:
         self.succession = succession
         self.showing = showing
         self.table = LiveTable(RouteTable(config.routes))
-        self.names = Names(log)
+        self.resolver = Resolver(log)
         self.backends = Backends(
             log,
             config.backends,
-            doubt_name=self.names.doubt,
+            doubt_name=self.resolver.refresh,
             own=self.own(config, listeners),
         )
         self.view: View | None = None  # where nobody looks, nothing is counted

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.net.http_get import FetchError, StatusError, StrangeError, cut, fetch
+from snimux.net.http_get import BadAnswerError, FetchError, StatusError, cut, fetch
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from tests.support.caddy import closed_port, short_directory
 
@@ -66,7 +66,7 @@ async def test_a_refusal_has_its_status_and_body(nursery: trio.Nursery) -> None:
 
 async def test_an_answer_that_is_too_large(nursery: trio.Nursery) -> None:
     address = await serve(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n", [], nursery)
-    with pytest.raises(StrangeError, match="more than 8 MiB"):
+    with pytest.raises(BadAnswerError, match="more than 8 MiB"):
         await fetch(address, "/")
 
 

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from snimux.log import Log
 from snimux.net.dial import Dialled, dial
-from snimux.net.resolver import Answer, Names
+from snimux.net.resolver import Answer, Resolver
 from snimux.routing.address import TcpAddress
 
 GONE = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -23,7 +23,7 @@ GONE = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 @dataclass
 class Zone:
-    """What names are, as a resolver sees it, and when it was asked."""
+    """The names that there are, as the system has them, and when it was asked for each."""
 
     hosts: dict[str, list[str]] = field(default_factory=dict)
     fault: OSError | UnicodeError = GONE
@@ -47,7 +47,7 @@ class Zone:
 
 @dataclass
 class Run:
-    names: Names
+    resolver: Resolver
     zone: Zone
     stream: io.StringIO
 
@@ -65,10 +65,10 @@ class Run:
 async def running(**hosts: list[str]) -> AsyncIterator[Run]:
     stream = io.StringIO()
     zone = Zone({name.replace("_", "."): ips for name, ips in hosts.items()})
-    names = Names(Log(stream, form="json"), look_up=zone.look_up)
+    resolver = Resolver(Log(stream, form="json"), look_up=zone.look_up)
     async with trio.open_nursery() as nursery:
-        await nursery.start(names.run)
-        yield Run(names, zone, stream)
+        await nursery.start(resolver.run)
+        yield Run(resolver, zone, stream)
         nursery.cancel_scope.cancel()
 
 
@@ -106,10 +106,10 @@ async def test_where_nobody_answers_it_is_looked_up_at_once_but_once_a_second(
         await run.ask()
         await run.ask("other.test")
         run.zone.hosts["pool.test"] = ["192.0.2.9"]
-        run.names.doubt("unknown.test")
+        run.resolver.refresh("unknown.test")
         for _ in range(50):
             await trio.sleep(0.1)
-            run.names.doubt("pool.test")
+            run.resolver.refresh("pool.test")
         assert await run.ask() == ["192.0.2.9"]
         times = [at for name, at in run.zone.asked if name == "pool.test"]
         assert 4 <= len(times) <= 6
@@ -158,7 +158,7 @@ async def test_a_name_that_nobody_asks_for_is_forgotten(autojump_clock: MockCloc
         await trio.sleep(1000)
         asked = len(run.zone.asked)
         assert asked == pytest.approx(30, abs=1)
-        assert not run.names.entries
+        assert not run.resolver.entries
         run.zone.hosts["pool.test"] = ["192.0.2.2"]
         assert await run.ask() == ["192.0.2.2"]
 
@@ -172,13 +172,13 @@ async def test_so_many_names_are_kept_and_others_are_looked_up_each_time(
         for _ in range(2):
             for number in range(1, 5):
                 assert await run.ask(f"n{number}.test") == [f"192.0.2.{number}"]
-        assert len(run.names.entries) == 2
+        assert len(run.resolver.entries) == 2
         asked = Counter(name for name, _ in run.zone.asked)
         assert asked == {"n1.test": 1, "n2.test": 1, "n3.test": 2, "n4.test": 2}
         with pytest.raises(socket.gaierror, match="not known"):
             await run.ask("gone.test")
         await trio.sleep(1000)
-        assert not run.names.entries
+        assert not run.resolver.entries
 
 
 async def test_of_an_answer_so_many_addresses_are_kept(autojump_clock: MockClock) -> None:
@@ -232,12 +232,12 @@ async def test_the_addresses_that_are_kept_are_raced(autojump_clock: MockClock) 
 
 
 async def test_real_names_and_what_was_before() -> None:
-    names = Names(Log(io.StringIO()))
+    resolver = Resolver(Log(io.StringIO()))
     async with trio.open_nursery() as nursery:
-        await nursery.start(names.run)
+        await nursery.start(resolver.run)
         found = await trio.socket.getaddrinfo("localhost", 443, type=socket.SOCK_STREAM)
         assert {sockaddr[0] for *_, sockaddr in found} <= {"127.0.0.1", "::1"}
-        assert len(names.entries) == 1
+        assert len(resolver.entries) == 1
         host, port = await trio.socket.getnameinfo(
             ("127.0.0.1", 443), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
         )

@@ -15,7 +15,7 @@ from functools import partial
 
 import trio
 
-from snimux.net.http_get import LARGEST, FetchError, StatusError, StrangeError, cut, fetch
+from snimux.net.http_get import LARGEST, BadAnswerError, FetchError, StatusError, cut, fetch
 from snimux.providers.caddy.document import NotCaddyError, parse, unpack
 from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress
@@ -183,7 +183,7 @@ async def _get(address: AdminAddress) -> tuple[bytes, bytes]:
         return await _in_thread(_with_digest, await fetch(address, "/config/"))
     except StatusError as error:
         raise AdminError(_refusal(error.status, error.body)) from None
-    except StrangeError as error:
+    except BadAnswerError as error:
         raise AdminError(f"not a Caddy: {error}") from None
     except FetchError as error:
         raise AdminError(str(error)) from None
