@@ -7,7 +7,8 @@ A package imports only packages of lower levels; each says in its docstring wher
 marked * know no trio, no socket, no clock and no log:
 
 0. ``runtime`` (the process beneath: clock, threads, files), ``proto``* (first bytes -> a verdict),
-   ``relay`` (two sockets until both are done), ``log``, ``extras``* (what to install)
+   ``relay`` (two sockets until both are done), ``log``, ``text``* (what may stand in a line),
+   ``extras``* (what to install)
 1. ``routing``* (a hello -> a route)
 2. ``config``* (flags and file -> one value), ``net`` (listen, dial, look up)
 3. ``backend`` (reach one: choose, queue, check)

@@ -11,7 +11,7 @@ import snimux
 ROOT = Path(snimux.__file__).parent
 
 LEVELS = (
-    ("runtime", "proto", "relay", "log", "extras"),
+    ("runtime", "proto", "relay", "log", "text", "extras"),
     ("routing",),
     ("config", "net"),
     ("backend",),
@@ -23,7 +23,7 @@ LEVELS = (
 )
 # What takes bytes and time as arguments, and gives values.
 PURE = (
-    "proto", "extras", "routing", "config", "providers.merge", "providers.caddy.read",
+    "proto", "text", "extras", "routing", "config", "providers.merge", "providers.caddy.read",
     "providers.caddy.sites", "status.state", "doctor.facts", "doctor.findings", "doctor.caddyfile",
     "doctor.ports", "doctor.caddys", "doctor.backends", "doctor.judge", "explain.input",
     "explain.capture", "explain.refusal", "explain.explain", "top.tree", "top.columns",

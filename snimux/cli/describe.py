@@ -17,6 +17,7 @@ from snimux.routing.access import Access, Admission
 from snimux.routing.address import AdminAddress
 from snimux.routing.networks import Networks
 from snimux.routing.routes import Backend
+from snimux.text import listed
 
 _MOST_SHOWN = 5  # networks of a list
 
@@ -118,7 +119,7 @@ def _shown_admission(admission: Admission | None) -> list[str]:
         return []
     lines = _shown_access(admission.access)
     if admission.proxy_from:
-        lines.append(f"    PROXY protocol from {_cut(admission.proxy_from)}")
+        lines.append(f"    PROXY protocol from {_networks(admission.proxy_from)}")
     return lines
 
 
@@ -126,15 +127,12 @@ def _shown_access(access: Access | None) -> list[str]:
     if access is None:
         return []
     lists = {"allow": access.allow, "deny": access.deny}
-    lines = [f"    {key} {_cut(x)}" for key, x in lists.items() if x is not None]
+    lines = [f"    {key} {_networks(x)}" for key, x in lists.items() if x is not None]
     return lines + ["    ACME's validations are exempt"] * access.acme_exempt
 
 
-def _cut(networks: Networks) -> str:
-    """The first of some networks, and how many more there are."""
-    words = (str(networks) or "nobody").split(", ")
-    more = len(words) - _MOST_SHOWN
-    return ", ".join(words[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _networks(networks: Networks) -> str:
+    return listed((str(networks) or "nobody").split(", "), _MOST_SHOWN)
 
 
 def _limit(name: str, value: float | str | None) -> str:

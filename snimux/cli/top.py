@@ -14,7 +14,7 @@ from snimux.cli.usage import Command
 from snimux.config import hints
 from snimux.extras import install
 from snimux.routing.address import FdAddress
-from snimux.status.state import plain
+from snimux.text import plain
 from snimux.top.columns import table
 from snimux.top.poll import Eye, Lost, glance
 from snimux.top.tree import lines
@@ -105,7 +105,7 @@ def _print_once(eye: Eye, seconds: float) -> None:
     if isinstance(found, Lost):
         fail(1, f"--status: {eye.address}: {found.why}{IS_IT_RUNNING}")
     everything = lines(found.tree, lambda row: True)
-    click.echo(table(found, plain(str(eye.address)), everything), nl=False)
+    click.echo(table(found, plain(str(eye.address), ascii_only=True), everything), nl=False)
 
 
 def _show(eye: Eye, every: float) -> None:

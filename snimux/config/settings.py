@@ -15,6 +15,7 @@ from snimux.config import hints
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
 from snimux.routing.address import AddressError, FdAddress, ListenAddress, TcpAddress, parse_listen
 from snimux.routing.routes import BALANCES
+from snimux.text import cut
 
 # Seconds: thirty years, which is off; and not inf or nan.
 _LONGEST = 10**9
@@ -279,4 +280,4 @@ def shown(value: object) -> str:
         text = "true" if value else "false"
     elif not isinstance(value, str | int | float | list | dict):
         text = str(value)  # a date or a time
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return cut(text, 80)

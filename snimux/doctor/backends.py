@@ -21,7 +21,6 @@ from snimux.doctor.findings import (
     Finding,
     in_options,
     in_servers,
-    listed,
     tls_listeners,
     tls_servers,
 )
@@ -29,6 +28,7 @@ from snimux.proto import hostname
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend
 from snimux.routing.served import ProxyProtocol
+from snimux.text import listed
 
 # Caddy renews when a third of the lifetime is left, and looks every ten minutes; certbot does when
 # a third of 90 days is left. What has less was due for some time.

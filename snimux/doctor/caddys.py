@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator
 
 from snimux.doctor.caddyfile import QUIET, places
 from snimux.doctor.facts import Caddy, Facts, Port
-from snimux.doctor.findings import Colour, Finding, in_options, in_servers, listed, tls_servers
+from snimux.doctor.findings import Colour, Finding, in_options, in_servers, tls_servers
 from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import TcpAddress, is_own
 from snimux.routing.routes import RouteTable
 from snimux.routing.served import Served
+from snimux.text import listed
 
 
 def findings(facts: Facts) -> Iterator[Finding]:

@@ -27,7 +27,6 @@ from snimux.doctor.facts import (
     Probed,
     Unread,
 )
-from snimux.doctor.findings import listed
 from snimux.doctor.host import Running, Survey, survey
 from snimux.net.dial import RESERVED, Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
@@ -46,6 +45,7 @@ from snimux.routing.address import (
     parse_admin,
 )
 from snimux.routing.routes import Route
+from snimux.text import listed
 
 # Seconds: for a Caddy's answer, for a handshake, for all handshakes together, and for all other
 # requests. Everything is on this host or near; a person waits.

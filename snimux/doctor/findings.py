@@ -17,8 +17,6 @@ from snimux.providers.caddy.sites import TlsServer
 from snimux.routing.address import DialAddress, ListenAddress, TcpAddress, is_own
 from snimux.routing.served import Served
 
-_LISTED = 6  # of names, in a line
-
 SEE = ("sudo snimux doctor  # to see whose",)
 """The remedy for not seeing a process."""
 
@@ -98,10 +96,3 @@ def in_servers(caddy: Caddy, lines: Iterable[str]) -> tuple[str, ...]:
 def _caddyfile(caddy: Caddy) -> str:
     config = caddy.process.config if caddy.process else None
     return config or f"the Caddyfile of {caddy}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
-    names = list(dict.fromkeys(names))
-    more = len(names) - _LISTED
-    return ", ".join([*names[:_LISTED], *([f"and {more} more"] if more > 0 else [])])

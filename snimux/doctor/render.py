@@ -11,6 +11,7 @@ from textwrap import TextWrapper
 import click
 
 from snimux.doctor.findings import Colour, Finding
+from snimux.text import plain
 
 _STATUS = {Colour.GREEN: 0, Colour.YELLOW: 1, Colour.RED: 2}
 # Told apart without colours, too.
@@ -55,11 +56,6 @@ def _wrapped(words: str, first: str = _INDENT) -> list[str]:
         break_on_hyphens=False,
     )
     return wrapper.wrap(plain(words))
-
-
-def plain(words: str) -> str:
-    """What others wrote (names, paths, certificates) does nothing to a terminal."""
-    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in words)
 
 
 def _summary(findings: Iterable[Finding]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from snimux.backend.proxy_auto import Remark
-from snimux.doctor.render import plain
 from snimux.explain.compare import Beside
 from snimux.explain.explain import End, Explanation, Result
 from snimux.explain.refusal import Farewell
@@ -16,6 +15,7 @@ from snimux.proto import hostname
 from snimux.proto.verdict import Hello
 from snimux.routing.networks import UNIX
 from snimux.routing.routes import Backend, Pattern
+from snimux.text import plain
 
 _WIDTH = 10  # of the words on the left
 _PATTERN_WIDTH = 28

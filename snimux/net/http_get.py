@@ -15,6 +15,7 @@ import trio
 
 from snimux.net.dial import NotDialled, dial
 from snimux.routing.address import DialAddress, TcpAddress
+from snimux.text import brief
 
 LARGEST = 8 * 1024 * 1024
 """Bytes of an answer: twice what Caddy says of 10,000 sites. It may be anything, and 1 MiB of
@@ -64,7 +65,7 @@ async def fetch(address: DialAddress, target: str) -> bytes:
             except trio.BrokenResourceError:
                 raise FetchError("the connection broke before the answer was whole") from None
             except h11.RemoteProtocolError as error:
-                raise FetchError(f"no answer in HTTP: {cut(str(error))}") from None
+                raise FetchError(f"no answer in HTTP: {brief(str(error))}") from None
     raise FetchError(f"no whole answer in {_TIME:g} s")
 
 
@@ -114,9 +115,3 @@ async def _ask(stream: trio.SocketStream, host: str, target: str) -> bytes:
             return bytes(body)
         if too_large:
             raise BadAnswerError(f"an answer of more than {LARGEST >> 20} MiB")
-
-
-def cut(text: str) -> str:
-    """Return what somebody else wrote, so short and plain that it can stand in a line."""
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -27,6 +27,7 @@ from snimux.routing.address import (
     reserved_for,
 )
 from snimux.runtime.background import in_thread
+from snimux.text import listed
 
 Made = TypeVar("Made")
 """What is put into effect."""
@@ -157,7 +158,7 @@ class Discovery(Generic[Made]):
         """A plan, what is made of it, and what is refused of it that was not before."""
         plan, before = planned(config, sites), {(x.what, x.why) for x in self.plan.refused}
         new = (f"{x.what}: {x.why}" for x in plan.refused if (x.what, x.why) not in before)
-        return plan, self.make(config, plan), listed(new)
+        return plan, self.make(config, plan), _listed(new)
 
     async def _follow(self, address: AdminAddress, scope: trio.CancelScope) -> None:
         with scope:
@@ -273,12 +274,12 @@ def changes(
         "caddy": str(address),
         "state": "changed",
         "names": len(new),
-        "added": listed(host for host in new if host not in old),
-        "removed": listed(host for host in old if host not in new),
-        "moved": listed(host for host in new if host in old and new[host] != old[host]),
-        "claimed": listed(claimed),
-        "loops": listed(loop.what for loop in found.loops if loop.what in new),
-        "needs_route": listed(unrouted.what for unrouted in after.unrouted),
+        "added": _listed(host for host in new if host not in old),
+        "removed": _listed(host for host in old if host not in new),
+        "moved": _listed(host for host in new if host in old and new[host] != old[host]),
+        "claimed": _listed(claimed),
+        "loops": _listed(loop.what for loop in found.loops if loop.what in new),
+        "needs_route": _listed(unrouted.what for unrouted in after.unrouted),
     }
 
 
@@ -287,8 +288,6 @@ def by_host(sites: Iterable[Site]) -> dict[str, Site]:
     return {site.host: site for site in sites if site.https or site.http}
 
 
-def listed(words: Iterable[str]) -> str | None:
-    """A list that fits into a line; None if it is empty."""
-    words = list(words)
-    more = len(words) - _LISTED
-    return ", ".join([*words[:_LISTED], *([f"and {more} more"] if more > 0 else [])]) or None
+def _listed(words: Iterable[str]) -> str | None:
+    """Return a list that fits into a line of the log; None if it is empty."""
+    return listed(words, _LISTED) or None

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from snimux.text import plain
+
 T = TypeVar("T")
 
 Key = tuple[str, ...]
@@ -174,10 +176,10 @@ def _routes(page: bytes) -> Routes:
     shown = json.loads(page)
     rows = [
         Route(
-            plain(x["pattern"]),
+            _plain(x["pattern"]),
             _each(x["backend"]),
             _each(x["http"]),
-            plain(x["source"]),
+            _plain(x["source"]),
             _each(x.get("not_answering")) or (),
         )
         for x in shown["routes"]
@@ -186,7 +188,7 @@ def _routes(page: bytes) -> Routes:
 
 
 def _each(addresses: list[str] | None) -> tuple[str, ...] | None:
-    return None if addresses is None else tuple(map(plain, addresses))
+    return None if addresses is None else tuple(map(_plain, addresses))
 
 
 def _state(
@@ -197,19 +199,19 @@ def _state(
     shares: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
     for x in told["shares"]:
         row = (x[word] for word in ("active", "connections", "up", "down"))
-        shares[plain(x["route"]), plain(x["backend"])] += Traffic(*map(_number, row))
+        shares[_plain(x["route"]), _plain(x["backend"])] += Traffic(*map(_number, row))
     return State(
         at=at,
         time=time,
         started=at - _seconds(told["uptime"]) if "uptime" in told else None,
-        version=plain(told["version"]),
+        version=_plain(told["version"]),
         draining=bool(told["draining"]),
         limit=_number(told["limit"]),
         accepted=sum(map(_number, told["counts"]["connections"].values())),
         active=_number(told["active"]),
-        reasons={plain(x): _number(n) for x, n in told["counts"]["refused"].items()},
-        workers={plain(x): bool(answers) for x, answers in told["workers"].items()},
-        listeners=tuple((plain(x["protocol"]), plain(x["address"])) for x in told["listeners"]),
+        reasons={_plain(x): _number(n) for x, n in told["counts"]["refused"].items()},
+        workers={_plain(x): bool(answers) for x, answers in told["workers"].items()},
+        listeners=tuple((_plain(x["protocol"]), _plain(x["address"])) for x in told["listeners"]),
         shares=dict(shares),
         connections=tuple(map(_connection, there["connections"])),
         connections_total=_number(there["total"]),
@@ -222,13 +224,13 @@ def _state(
 def _connection(x: Mapping[str, Any]) -> Connection:
     notes = (("route", x["route"]), ("alpn", x["alpn"]), ("ech", x["ech"]), ("via", x["via"]))
     return Connection(
-        key=("connection", str(x["worker"]), str(x["id"]), plain(x["client"])),
-        protocol=TLS_NAME if x["protocol"] is None else plain(x["protocol"]),
-        route=None if x["route"] is None else plain(x["route"]),
+        key=("connection", str(x["worker"]), str(x["id"]), _plain(x["client"])),
+        protocol=TLS_NAME if x["protocol"] is None else _plain(x["protocol"]),
+        route=None if x["route"] is None else _plain(x["route"]),
         name=_or_nothing(x["name"]),
-        client=plain(x["client"]),
+        client=_plain(x["client"]),
         backend=_or_nothing(x["backend"]),
-        note=" ".join(f"{word}={plain(value)}" for word, value in notes if value is not None),
+        note=" ".join(f"{word}={_plain(value)}" for word, value in notes if value is not None),
         age=_seconds(x["age"]),
         up=_number(x["up"]),
         down=_number(x["down"]),
@@ -238,11 +240,13 @@ def _connection(x: Mapping[str, Any]) -> Connection:
 def _refused(x: Mapping[str, Any]) -> Refused:
     why = x["reason"] if x["detail"] is None else f"{x['reason']}: {x['detail']}"
     key = (REFUSED_NAME, str(x["worker"]), str(x["number"]))
-    return Refused(key, _or_nothing(x["name"]), plain(x["client"]), plain(why), _seconds(x["time"]))
+    return Refused(
+        key, _or_nothing(x["name"]), _plain(x["client"]), _plain(why), _seconds(x["time"])
+    )
 
 
 def _or_nothing(text: str | None) -> str:
-    return "" if text is None else plain(text)
+    return "" if text is None else _plain(text)
 
 
 def _number(value: Any) -> int:
@@ -259,10 +263,7 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
-def plain(text: str) -> str:
-    """A text of printable ASCII, in which all else is spelt out."""
+def _plain(text: Any) -> str:
     if not isinstance(text, str):
         raise TypeError(text)
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(x if x.isascii() and x.isprintable() else ascii(x)[1:-1] for x in text)
+    return plain(text, ascii_only=True)

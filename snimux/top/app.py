@@ -29,8 +29,9 @@ from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.strip import Strip
 from textual.widgets import Footer, Input, Static
 
-from snimux.status.state import Key, State, plain
-from snimux.top.columns import Columns, cut, detail, summary
+from snimux.status.state import Key, State
+from snimux.text import cut, plain
+from snimux.top.columns import Columns, detail, summary
 from snimux.top.poll import Eye, Found, Looking, Lost
 from snimux.top.tree import SORTS, Line, Overview, Row, arranged, comparable, lines, overview
 
@@ -257,7 +258,7 @@ class Top(App[None]):
             every: how often, in seconds.
         """
         super().__init__(ansi_color=True)
-        self.eye = eye
+        self.where = plain(str(eye.address), ascii_only=True)
         self.every = every
         self.looking = Looking(eye, every, lambda found: self.post_message(Seen(found)))
         self.past: list[State] = []
@@ -278,7 +279,7 @@ class Top(App[None]):
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
-        yield Static(f"snimux at {plain(str(self.eye.address))}", id="summary", markup=False)
+        yield Static(f"snimux at {self.where}", id="summary", markup=False)
         yield Static("asking ...", id="state", markup=False)
         yield Input(placeholder="only rows with this text; Enter, or Esc", id="filter")
         yield Static(id="head", markup=False)
@@ -333,9 +334,9 @@ class Top(App[None]):
             self.seen.tree, sort=self.sort, backwards=self.backwards, wanted=self.wanted
         )
         self.tree_of_rows.put(lines(tree, self.is_open))
-        totals = summary(self.seen, plain(str(self.eye.address)))
+        totals = summary(self.seen, self.where)
         self.query_one("#summary", Static).update(
-            "\n".join(cut(line, self.size.width) for line in totals)
+            "\n".join(cut(line, self.size.width, "~") for line in totals)
         )
         self.show_detail()
 
@@ -354,7 +355,7 @@ class Top(App[None]):
             last = f"the last one at {time.strftime('%H:%M:%S', at)}"
         waits = time.monotonic() - max(self.hopes_since, state.at if state else 0)
         if self.lost is not None:
-            text = f"NO ANSWER: {plain(self.lost.why)} ({last}; asking again)"
+            text = f"NO ANSWER: {plain(self.lost.why, ascii_only=True)} ({last}; asking again)"
         elif not self.paused and waits > self.every + _PATIENCE:
             text = f"NO ANSWER for {waits:.0f} s ({last}; waiting)"
         elif state is None:
@@ -364,7 +365,7 @@ class Top(App[None]):
             wanted = f", only with {self.wanted!r} (Esc: all)" if self.wanted else ""
             text = f"{order}, every {self.every:g} s{wanted}"
         text = f"{'PAUSED, ' if self.paused else ''}{text}"
-        self.query_one("#state", Static).update(cut(text, self.size.width))
+        self.query_one("#state", Static).update(cut(text, self.size.width, "~"))
 
     @on(Tree.Moved)
     def show_detail(self) -> None:

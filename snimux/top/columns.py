@@ -7,9 +7,11 @@ are whole, and "-" is none. Knows nothing of terminals.
 
 from collections.abc import Iterable, Mapping
 
+from snimux.text import cut
 from snimux.top.tree import Line, Overview, Row
 
 _NONE = "-"
+_MARK = "~"  # ends what is cut
 
 # --- for people
 
@@ -123,9 +125,8 @@ class Columns:
 
     def _line(self, name: str, numbers: Mapping[str, str], where: str) -> str:
         cells = [f"{numbers.get(x, ''):>{width}}" for x, width in self.numbers.items()]
-        text = (
-            f"{cut(name, self.name):<{self.name}} {' '.join(cells)}{_GAP}{cut(where, self.where)}"
-        )
+        name, where = cut(name, self.name, _MARK), cut(where, self.where, _MARK)
+        text = f"{name:<{self.name}} {' '.join(cells)}{_GAP}{where}"
         return f"{text:<{self.width}}"[: self.width]
 
 
@@ -148,11 +149,6 @@ def _where(row: Row) -> str:
         return f"{row.client} {row.note}".strip()
     mark = "! " if row.is_down else ""
     return mark + " > ".join(x for x in (row.client, row.backend) if x)
-
-
-def cut(text: str, width: int) -> str:
-    """A text of no more than a width."""
-    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}~"[:width]
 
 
 def detail(row: Row) -> str:

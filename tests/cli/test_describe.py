@@ -169,7 +169,7 @@ def test_who_is_let_in_is_shown() -> None:
         "listen",
         "  127.0.0.1:8443",
         "    allow 10.0.0.0/8",
-        "    deny 10.0.0.0/24, 10.0.1.0/24, 10.0.2.0/24, 10.0.3.1, ::1 and 2 more",
+        "    deny 10.0.0.0/24, 10.0.1.0/24, 10.0.2.0/24, 10.0.3.1, ::1, and 2 more",
         "    ACME's validations are exempt",
         "  127.0.0.1:8080                    plain HTTP",
         "    deny 10.0.0.1",

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.net.http_get import BadAnswerError, FetchError, StatusError, cut, fetch
+from snimux.net.http_get import BadAnswerError, FetchError, StatusError, fetch
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from tests.support.caddy import closed_port, short_directory
 
@@ -93,8 +93,3 @@ async def test_nobody_who_answers(autojump_clock: MockClock) -> None:
         listener.listen(1)
         with pytest.raises(FetchError, match="answer in 10 s"):
             await fetch(TcpAddress("127.0.0.1", listener.getsockname()[1]), "/")
-
-
-def test_what_others_wrote_is_cut_and_made_plain() -> None:
-    assert cut("x" * 200) == "x" * 117 + "..."
-    assert cut("\x1b[2J") == r"'\x1b[2J'"

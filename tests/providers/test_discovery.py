@@ -27,7 +27,7 @@ from snimux.net.listeners import open_listeners
 from snimux.proto.client_hello import alert
 from snimux.providers.caddy.admin import Back, Changed, Lost
 from snimux.providers.caddy.sites import Site, Sites, Unrouted
-from snimux.providers.discovery import Discovery, listed, planned
+from snimux.providers.discovery import Discovery, planned
 from snimux.providers.merge import Plan
 from snimux.routing.address import (
     AdminAddress,
@@ -336,12 +336,6 @@ async def test_a_server_makes_its_routes_in_a_thread(
         os.kill(os.getpid(), signal.SIGTERM)
     assert len(threads) >= 3
     assert threading.get_ident() not in threads
-
-
-def test_a_long_list_is_cut() -> None:
-    assert listed([]) is None
-    assert listed("abcdefgh") == "a, b, c, d, e, f, g, h"
-    assert listed("abcdefghij") == "a, b, c, d, e, f, g, h, and 2 more"
 
 
 async def test_one_that_is_silent_is_not_waited_for(autojump_clock: MockClock) -> None:

@@ -11,8 +11,8 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from snimux.routing.address import TcpAddress
+from snimux.text import cut
 from snimux.top.app import Seen, Top, Tree
-from snimux.top.columns import cut
 from snimux.top.poll import Eye
 from tests.support.caddy import closed_port
 from tests.top.test_tree import ONE, Pages, connection, pages, refusal, route, share, state
@@ -77,7 +77,7 @@ async def running(columns: int, rows: int) -> AsyncIterator[Shown]:
         while top.lost is None:  # nobody is there
             await pilot.pause(0.01)
         text = "NO ANSWER: Connection refused (none yet; asking again)"
-        assert shown.text("state") == cut(text, columns)
+        assert shown.text("state") == cut(text, columns, "~")
         await shown.see(SHOWN, 100)
         yield shown
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snimux.status.state import plain
-from snimux.top.columns import Columns, cut, detail, short, span, summary, table
+from snimux.top.columns import Columns, detail, short, span, summary, table
 from snimux.top.tree import Overview, lines, overview
 from tests.top.test_tree import (
     ONE,
@@ -81,13 +80,6 @@ def test_a_time_takes_four_columns(seconds: float | None) -> None:
 )  # fmt: skip
 def test_times(seconds: float | None, text: str) -> None:
     assert span(seconds) == text
-
-
-@given(st.text(), st.integers(0, 30))
-def test_what_is_cut_says_so(text: str, width: int) -> None:
-    found = cut(plain(text), width)
-    assert len(found) <= width
-    assert found == plain(text) or not width or found.endswith("~")
 
 
 def test_what_people_see() -> None:

@@ -15,12 +15,13 @@ from functools import partial
 
 import trio
 
-from snimux.net.http_get import LARGEST, BadAnswerError, FetchError, StatusError, cut, fetch
+from snimux.net.http_get import LARGEST, BadAnswerError, FetchError, StatusError, fetch
 from snimux.providers.caddy.document import NotCaddyError, parse, unpack
 from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress
 from snimux.runtime import files
 from snimux.runtime.background import ProcessError, in_process, in_thread
+from snimux.text import brief
 
 # Bytes of a refusal that are looked at.
 _LARGEST_REFUSAL = 4 * 1024
@@ -166,7 +167,7 @@ async def _understood(body: bytes) -> Sites:
         output = await in_process("snimux.providers.caddy.document", body)
         return await in_thread(partial(unpack, output))
     except NotCaddyError as error:
-        raise AdminError(cut(str(error))) from None
+        raise AdminError(brief(str(error))) from None
     except ProcessError as error:
         raise AdminError(f"the answer was not read: {error}") from None
 
@@ -195,7 +196,7 @@ def _refusal(status: int, body: bytes) -> str:
     words = body.partition(b"\n")[0].decode("ascii", "backslashreplace").strip()
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
         words = str(json.loads(body)["error"])
-    said = f": {cut(words)}" if words and not words.startswith("<") else ""
+    said = f": {brief(words)}" if words and not words.startswith("<") else ""
     if status == 403:
         return f"it refuses to answer (403{said}); see `origins` and `enforce_origin` of its admin"
     return f"not a Caddy's admin API: it answers {status}{said}"

@@ -22,11 +22,14 @@ from snimux.providers.caddy.sites import Site, Sites, TlsServer, Unrouted
 from snimux.providers.merge import places
 from snimux.routing.address import AddressError, DialAddress, TcpAddress, parse_dial
 from snimux.routing.served import ProxyProtocol, Served
+from snimux.text import brief
 
 _HTTP_PORT, _HTTPS_PORT = 80, 443  # Caddy's, where its configuration names none
 
 # Addresses of a site in plain. No real one has more; thousands of servers would cost their square.
 _MOST = 16
+
+_LONGEST_NAME = 80  # characters, in a line
 
 # Hosts that stand for every interface of a kind, and where such a listener is dialled.
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -80,7 +83,7 @@ class _Network:
             # Behind the bar are the permissions of the socket's file.
             return parse_dial(f"unix/{self.host.partition('|')[0]}")
         if not self.is_tcp:
-            raise AddressError(f"{_shown(self.network)}/ cannot be dialled")
+            raise AddressError(f"{brief(self.network, _LONGEST_NAME)}/ cannot be dialled")
         if not port:
             raise AddressError("has no port that is known")
         wild = self.host if self.host or self.network != "tcp6" else "::"
@@ -141,7 +144,7 @@ def _dialled(
         try:
             found.append(Served(where.dialled(port), wrapper))
         except ValueError as error:
-            faults.append(f"the listener {_shown(where.text)}: {error}")
+            faults.append(f"the listener {brief(where.text, _LONGEST_NAME)}: {error}")
     return _once(found), faults
 
 
@@ -284,7 +287,7 @@ class _Reader:
         listeners, faults = _dialled(server.tls_ports(self.ports), server.proxy_protocol)
         if not listeners:
             for host in (server.hosts or ("a catch-all",)) if faults else ():
-                self.unrouted.setdefault(Unrouted(_shown(host), faults[0]))
+                self.unrouted.setdefault(Unrouted(brief(host, _LONGEST_NAME), faults[0]))
             return
         where, addresses = places(listeners), tuple(x.address for x in listeners)
         if server.has_catch_all:
@@ -337,7 +340,7 @@ class _Reader:
             try:
                 yield _pattern(host)
             except hostname.HostnameError as error:
-                what = _shown(host) if host else "a site without a name"
+                what = brief(host, _LONGEST_NAME) if host else "a site without a name"
                 self.unrouted.setdefault(Unrouted(what, str(error)))
 
     def on_demand(self) -> bool:
@@ -368,12 +371,6 @@ def _pattern(host: str) -> str:
 
 def _once(listeners: Iterable[Served]) -> tuple[Served, ...]:
     return tuple(dict.fromkeys(listeners))
-
-
-def _shown(text: str) -> str:
-    """Text short enough for a line, control characters made visible."""
-    text = text if text.isprintable() and text else repr(text)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
