@@ -24,9 +24,10 @@ LEVELS = (
 # What takes bytes and time as arguments, and gives values.
 PURE = (
     "proto", "text", "extras", "routing", "config", "providers.merge", "providers.caddy.read",
-    "providers.caddy.sites", "status.state", "doctor.facts", "doctor.findings", "doctor.caddyfile",
-    "doctor.ports", "doctor.caddys", "doctor.backends", "doctor.judge", "explain.input",
-    "explain.capture", "explain.refusal", "explain.explain", "top.tree", "top.columns",
+    "providers.caddy.sites", "status.client", "status.sample", "doctor.facts", "doctor.findings",
+    "doctor.caddyfile", "doctor.ports", "doctor.caddys", "doctor.backends", "doctor.judge",
+    "explain.input", "explain.capture", "explain.refusal", "explain.explain",
+    "top.tree", "top.columns",
 )  # fmt: skip
 WORLD = {"trio", "socket", "time", "datetime", "logging", "asyncio", "selectors", "subprocess"}
 

@@ -17,11 +17,12 @@ from snimux.explain import capture
 from snimux.explain import explain as explanation
 from snimux.explain import input as cases
 from snimux.explain import render as account
-from snimux.explain.compare import Refused, Running, RunningError, beside, read_refused, read_routes
+from snimux.explain.compare import as_config, beside, of_refused
 from snimux.net.http_get import FetchError, fetch
 from snimux.providers.discovery import planned
 from snimux.routing.address import FdAddress
 from snimux.runtime.files import read_stream
+from snimux.status.client import ApiError, ServedRoutes, find_refused, read_routes
 
 _EPILOG = """\b
 EXAMPLES
@@ -93,8 +94,7 @@ def command(
     elif name is not None or alpn or hello is not None:
         fail(2, "--refused: goes without NAME, --alpn and --hello: what was sent is known")
     else:
-        kept = _refused(config, refused)
-        case, client = kept.case, kept.source
+        case, client = _refused(config, refused)
     if source is not None:
         client = _source(source)
     caddys, faults = ask_caddys(config)
@@ -103,7 +103,7 @@ def command(
     if config.status and not (config.routes or config.caddys):
         if running is None:
             fail(1, *(f"{fault}{IS_IT_RUNNING}" for fault in more_faults))
-        config, found = running.as_config(config)
+        config, found = as_config(running, config)
         if client is not None:
             more_faults = [f"--status: {running.where}: it does not show whom listeners let in"]
     explained = explanation.explain(case, config, found, caddys, source=client)
@@ -142,17 +142,17 @@ def _source(text: str) -> str:
         fail(2, f"--from: {error}")
 
 
-def _refused(config: Config, number: str) -> Refused:
+def _refused(config: Config, number: str) -> tuple[cases.Case, str | None]:
     """Whom the snimux at --status refused; or an exit."""
     if config.status is None:
         fail(2, "--refused: of which snimux? give its --status ADDR")
     where = str(config.status)
     try:
-        page = _page(config, "/refused/hellos")
-        return read_refused(where, page, number, config.limits.max_hello)
+        hello = find_refused(_page(config, "/refused/hellos"), number)
+        return of_refused(where, hello, config.limits.max_hello)
     except FetchError as error:
         fail(1, f"--refused: {where}: {error}{IS_IT_RUNNING}")
-    except RunningError as error:
+    except ApiError as error:
         fail(1, f"--refused: {where}: {error}")
 
 
@@ -163,14 +163,14 @@ def _page(config: Config, path: str) -> bytes:
     return trio.run(fetch, config.status, path)
 
 
-def _running(config: Config) -> tuple[Running | None, list[str]]:
+def _running(config: Config) -> tuple[ServedRoutes | None, list[str]]:
     """The routes of the snimux at --status, and why they are not known."""
     if config.status is None:
         return None, []
     where = str(config.status)
     try:
         return read_routes(where, _page(config, "/routes")), []
-    except (FetchError, RunningError) as error:
+    except (FetchError, ApiError) as error:
         return None, [f"--status: {where}: {error}"]
 
 

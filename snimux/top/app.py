@@ -29,7 +29,7 @@ from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.strip import Strip
 from textual.widgets import Footer, Input, Static
 
-from snimux.status.state import Key, State
+from snimux.status.sample import Key, Sample
 from snimux.text import cut, plain
 from snimux.top.columns import Columns, detail, summary
 from snimux.top.poll import Eye, Found, Looking, Lost
@@ -261,7 +261,7 @@ class Top(App[None]):
         self.where = plain(str(eye.address), ascii_only=True)
         self.every = every
         self.looking = Looking(eye, every, lambda found: self.post_message(Seen(found)))
-        self.past: list[State] = []
+        self.past: list[Sample] = []
         """Those that rates are had from, and the last one."""
         self.hopes_since = math.inf
         """Since when an answer is waited for, if there was none after that."""

@@ -1,4 +1,4 @@
-"""Look at a running snimux every so often: its pages -> a ``State``, or why there is none.
+"""Look at a running snimux every so often: its pages -> a ``Sample``, or why there is none.
 
 In a thread of its own, for trio; whoever shows what was found may run another loop. Whether snimux
 is restarted, upgraded or gone for a while makes no difference: it is asked again. Changes nothing.
@@ -16,7 +16,8 @@ import trio
 
 from snimux.net.http_get import FetchError, StatusError, fetch
 from snimux.routing.address import DialAddress
-from snimux.status.state import Routes, State, StrangeError, read, read_routes
+from snimux.status.client import ApiError, read, read_route_rows
+from snimux.status.sample import RouteRows, Sample
 from snimux.top.tree import Overview, overview
 
 # One look more without the routes for so many of them; ten, of the 10,000 that are shown at most.
@@ -33,7 +34,7 @@ class Lost:
     why: str
 
 
-Found = State | Lost
+Found = Sample | Lost
 
 
 class Eye:
@@ -41,24 +42,24 @@ class Eye:
 
     def __init__(self, address: DialAddress) -> None:
         self.address = address
-        self.routes = Routes()
+        self.routes = RouteRows()
         self.looks_left = 0  # until the routes are asked for again
 
     async def look(self) -> Found:
         """Look once."""
         try:
             return await self._state()
-        except (FetchError, StrangeError) as error:
+        except (FetchError, ApiError) as error:
             self.looks_left = 0
             return Lost(str(error))
 
-    async def _state(self) -> State:
+    async def _state(self) -> Sample:
         figures = await self._figures()
         at, now = time.monotonic(), time.time()
         others = ["/connections", "/refused", *["/routes"] * (self.looks_left == 0)]
         connections, refused, *routes = await self._fetched(others)
         for page in routes:
-            self.routes = read_routes(page)
+            self.routes = read_route_rows(page)
             self.looks_left = 1 + len(self.routes.shown) // _ROUTES_A_LOOK
         self.looks_left -= 1
         state = read(figures, connections, refused, self.routes, at=at, time=now)

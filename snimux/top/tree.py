@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snimux.status.state import HTTP_NAME, REFUSED_NAME, TLS_NAME, Key, Route, State, Traffic
+from snimux.status.sample import HTTP_NAME, REFUSED_NAME, TLS_NAME, Key, RouteRow, Sample, Traffic
 
 RATES_OVER = 5.0
 """Seconds of which rates are the mean, if there was a look as long ago."""
@@ -65,7 +65,7 @@ class Node:
 class Overview:
     """What is to be shown: the totals, and a tree."""
 
-    state: State
+    state: Sample
     total: Traffic
     rates: Rates
     refused: Mapping[str, tuple[int, float | None]]
@@ -76,7 +76,7 @@ class Overview:
 # --- the tree
 
 
-def overview(state: State, before: State | None = None) -> Overview:
+def overview(state: Sample, before: Sample | None = None) -> Overview:
     """What is to be shown of a state, with rates if one from before is known.
 
     If that is of another snimux, there is nothing to compare with.
@@ -98,7 +98,7 @@ def overview(state: State, before: State | None = None) -> Overview:
     return Overview(state, total, _rates(total, then, seconds), refused, tree)
 
 
-def comparable(past: Sequence[State], state: State) -> list[State]:
+def comparable(past: Sequence[Sample], state: Sample) -> list[Sample]:
     """Those of the past that rates may be had from: of ``RATES_OVER``, or else the last one.
 
     Over one second alone they would jump, and rows that are ordered by them with them.
@@ -107,7 +107,7 @@ def comparable(past: Sequence[State], state: State) -> list[State]:
     return [x for x in same if state.at - x.at <= RATES_OVER] or same[-1:]
 
 
-def _is_later(state: State, before: State) -> bool:
+def _is_later(state: Sample, before: Sample) -> bool:
     """Whether both are of the same snimux: where counts fell, it was restarted."""
     if before.accepted > state.accepted or before.at >= state.at:
         return False
@@ -116,7 +116,7 @@ def _is_later(state: State, before: State) -> bool:
     return abs(state.started - before.started) <= _OTHER
 
 
-def _total(state: State) -> Traffic:
+def _total(state: Sample) -> Traffic:
     """What came in all, also what was refused."""
     relayed = sum(state.shares.values(), Traffic())
     return replace(relayed, open=state.active, total=state.accepted)
@@ -137,7 +137,7 @@ def _rate(now: int, then: int, seconds: float) -> float:
     return max(now - then, 0) / seconds
 
 
-def _listeners(state: State, before: State | None) -> Iterator[Node]:
+def _listeners(state: Sample, before: Sample | None) -> Iterator[Node]:
     """A node for each protocol that is listened for, or spoken yet on a listener that is gone."""
     addresses: dict[str, list[str]] = {TLS_NAME: []}
     for protocol, address in state.listeners:
@@ -175,13 +175,13 @@ def _listener_row(protocol: str, where: Iterable[str], below: Collection[Node]) 
     )
 
 
-def _by_protocol(state: State) -> dict[str, dict[Route, list[tuple[str, Traffic]]]]:
+def _by_protocol(state: Sample) -> dict[str, dict[RouteRow, list[tuple[str, Traffic]]]]:
     """The routes of each protocol, each with what went to which backend.
 
     A share does not say by which protocol it came; but a route has other backends for each.
     """
-    found: defaultdict[str, dict[Route, list[tuple[str, Traffic]]]] = defaultdict(dict)
-    known: dict[str, Route] = {}
+    found: defaultdict[str, dict[RouteRow, list[tuple[str, Traffic]]]] = defaultdict(dict)
+    known: dict[str, RouteRow] = {}
     for route in state.routes.shown:
         known[route.pattern] = route
         if route.backend is not None:
@@ -191,10 +191,10 @@ def _by_protocol(state: State) -> dict[str, dict[Route, list[tuple[str, Traffic]
     # One may be gone already, or be beyond those that are shown.
     for each in state.connections:
         if each.route is not None:
-            route = known.setdefault(each.route, Route(each.route, (), None, ""))
+            route = known.setdefault(each.route, RouteRow(each.route, (), None, ""))
             found[each.protocol].setdefault(route, [])
     for (pattern, backend), traffic in state.shares.items():
-        route = known.setdefault(pattern, Route(pattern, (), None, ""))
+        route = known.setdefault(pattern, RouteRow(pattern, (), None, ""))
         is_http = backend in (route.http or ()) and backend not in (route.backend or ())
         protocol = HTTP_NAME if is_http or route.backend is None else TLS_NAME
         found[protocol].setdefault(route, []).append((backend, traffic))
@@ -202,11 +202,11 @@ def _by_protocol(state: State) -> dict[str, dict[Route, list[tuple[str, Traffic]
 
 
 def _route_node(
-    route: Route,
+    route: RouteRow,
     protocol: str,
     shares: list[tuple[str, Traffic]],
     connections: Mapping[tuple[str, str | None], list[Node]],
-    before: State | None,
+    before: Sample | None,
     seconds: float,
 ) -> Node:
     traffic = sum((x for _, x in shares), Traffic())
@@ -233,7 +233,7 @@ def _route_node(
     return Node(row, below)
 
 
-def _by_route(state: State, before: State | None) -> dict[tuple[str, str | None], list[Node]]:
+def _by_route(state: Sample, before: Sample | None) -> dict[tuple[str, str | None], list[Node]]:
     """The connections, by protocol and route."""
     then = {} if before is None else {x.key: x for x in before.connections}
     seconds = 0.0 if before is None else state.at - before.at
@@ -262,7 +262,7 @@ def _by_route(state: State, before: State | None) -> dict[tuple[str, str | None]
     return found
 
 
-def _refusals(state: State) -> Iterator[Node]:
+def _refusals(state: Sample) -> Iterator[Node]:
     """Who was refused, the last first."""
     below = tuple(
         Node(

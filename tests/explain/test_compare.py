@@ -1,32 +1,28 @@
-"""``explain.compare``: what a running snimux shows is read, or is said not to be what it should."""
+"""``explain.compare``: what a running snimux does with the same, and what was sent to it."""
 
 import base64
-import contextlib
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from snimux.config.load import load
 from snimux.config.model import Config
-from snimux.explain.compare import Running, RunningError, beside, read_refused, read_routes
+from snimux.explain.compare import as_config, beside, of_refused
 from snimux.explain.explain import Explanation, explain
 from snimux.explain.input import of_name
 from snimux.frontend.limits import LocalPlaces
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
-from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello
 from snimux.providers.discovery import planned
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable, parse_pattern
 from snimux.status.api import gathered
+from snimux.status.client import ApiError, ServedRoutes, find_refused, read_routes
 from snimux.status.local import View
 from snimux.status.metrics import LONGEST, Figures
-from tests.hellos import HERE
+from tests.status.test_client import page, row
 
 WHERE = "127.0.0.1:9443"
 FILE = """
@@ -40,7 +36,7 @@ FILE = """
     """
 
 
-def running(config: Config, **rest: object) -> Running:
+def running(config: Config, **rest: object) -> ServedRoutes:
     """What is read of what a real one would show."""
     has = {"c.example": TcpAddress("localhost", 2019)}
     view = View(Figures(), LiveTable(RouteTable(config.routes)), LocalPlaces(1), has)
@@ -120,7 +116,7 @@ def test_lists_decide_there_as_here(name: str, source: str) -> None:
     assert not found.unlisted
     here = explained(name, config, source)
     assert beside(here, config, found).difference == ""
-    alone, plan = found.as_config(load({}, needs_routes=False))
+    alone, plan = as_config(found, load({}, needs_routes=False))
     there = explain(of_name(name), alone, plan, {}, source=source)
     assert there.decision == here.decision
     is_in = source in ("192.0.2.7", "unix") if name != "other.example" else ":" not in source
@@ -150,7 +146,7 @@ def test_where_not_all_is_shown_that_is_told() -> None:
 
 def test_a_running_one_can_stand_for_a_configuration() -> None:
     told = load({"route": ("a.example=127.0.0.1:9", "c.example=127.0.0.1:8")})
-    config, plan = running(told).as_config(load({}, needs_routes=False))
+    config, plan = as_config(running(told), load({}, needs_routes=False))
     found = explain(of_name("a.example"), config, plan, {})
     assert found.origin == f"the snimux at {WHERE}, its configuration"
     assert str(found.decision.to) == "127.0.0.1:9"
@@ -159,106 +155,29 @@ def test_a_running_one_can_stand_for_a_configuration() -> None:
     assert explain(of_name("http://a.example"), config, plan, {}).is_served
 
 
-@pytest.mark.parametrize(
-    ("page", "words"),
-    [
-        (b"<html>", "not a snimux"),
-        (b"[]", "not a snimux"),
-        (b"[" * 10**5, "not a snimux"),
-        (b"{}", "cannot be understood"),
-        (b'{"routes": [{}]}', "cannot be understood"),
-        (b'{"routes": 1}', "cannot be understood"),
-        (b'{"routes": [{"pattern": "a b", "backend": null, "proxy": null, "http": null, '
-         b'"http_proxy": null}]}', "cannot be understood"),
-        (b'{"routes": [{"pattern": "a", "backend": ["x"], "proxy": null, "http": null, '
-         b'"http_proxy": null}]}', "cannot be understood"),
-        (b'{"routes": [{"pattern": "a", "backend": null, "proxy": null, "http": null, '
-         b'"http_proxy": null, "list": 0, "access_of": "a"}]}', "cannot be understood"),
-        (b'{"routes": [], "lists": [{"allow": ["x"], "deny": null, "acme_exempt": false}]}',
-         "cannot be understood"),
-    ],
-)  # fmt: skip
-def test_what_is_no_page_of_routes(page: bytes, words: str) -> None:
-    with pytest.raises(RunningError, match=words):
-        read_routes(WHERE, page)
-
-
-def row(number: int, **rest: Any) -> dict[str, Any]:
-    received = base64.b64encode((HERE / "curl.bin").read_bytes()).decode()
-    return {"worker": 1, "number": number, "time": 1764000000.5, "client": "192.0.2.7:1",
-            "protocol": None, "name": "secure.ciso.com", "alpn": None, "ech": None,
-            "reason": "no-route", "detail": None, "seconds": 0.1, "hello": received,
-            **rest}  # fmt: skip
-
-
-def page(*rows: dict[str, Any]) -> bytes:
-    return json.dumps({"refused": rows}).encode()
-
-
 def test_one_that_was_refused_is_read_as_a_hello() -> None:
-    found = read_refused(WHERE, page(row(16), row(17), row(18)), "17", DEFAULT_MAX_HELLO)
-    assert found.source == "192.0.2.7"
-    assert found.case.protocol is TLS
-    assert isinstance(found.case.verdict, Hello)
-    assert found.case.verdict.name == "secure.ciso.com"
-    assert found.case.asked == f"--refused 1.17 of the snimux at {WHERE}"
-    assert found.case.notes[0] == "refused 2025-11-24T16:00:00Z from 192.0.2.7:1: no-route"
+    hello = find_refused(page(row(16), row(17), row(18)), "17")
+    case, source = of_refused(WHERE, hello, DEFAULT_MAX_HELLO)
+    assert source == "192.0.2.7"
+    assert case.protocol is TLS
+    assert isinstance(case.verdict, Hello)
+    assert case.verdict.name == "secure.ciso.com"
+    assert case.asked == f"--refused 1.17 of the snimux at {WHERE}"
+    assert case.notes[0] == "refused 2025-11-24T16:00:00Z from 192.0.2.7:1: no-route"
 
 
 def test_of_several_workers_the_number_is_behind_the_workers() -> None:
     both = page(row(17), row(17, worker=2, client="[2001:db8::1]:2"))
-    assert read_refused(WHERE, both, "2.17", DEFAULT_MAX_HELLO).source == "2001:db8::1"
-    with pytest.raises(RunningError, match=r"several workers have a number 17: 1\.17, 2\.17"):
-        read_refused(WHERE, both, "17", DEFAULT_MAX_HELLO)
+    assert of_refused(WHERE, find_refused(both, "2.17"), DEFAULT_MAX_HELLO)[1] == "2001:db8::1"
+    with pytest.raises(ApiError, match=r"several workers have a number 17: 1\.17, 2\.17"):
+        find_refused(both, "17")
 
 
 def test_plain_http_is_read_as_that_and_what_was_cut_is_told() -> None:
     hello = base64.b64encode(b"GET / HTTP/1.1\r\n" + b"a" * (LONGEST - 16)).decode()
     long = row(1, protocol="http", hello=hello, client="unix", detail="why")
-    found = read_refused(WHERE, page(long), "1", LONGEST * 2)
-    assert found.case.protocol is HTTP
-    assert found.source is None
-    assert found.case.notes[0].endswith("from unix: no-route, why")
-    assert found.case.notes[1] == f"only the first {LONGEST} bytes of it are kept"
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (page(row(3), row(4)), "no number 17 is kept there any more, or yet; 1.3 to 1.4 are"),
-        (page(), "or yet; none is"),
-        (page(row(17, hello=None)), "of number 17 nothing is kept but that it was refused: no-r"),
-        (page(row(17, hello="!")), "cannot be understood"),
-        (page(row(17, hello="\xfc")), "cannot be understood"),
-        (page(row(17, time=float("nan"))), "cannot be understood"),
-        (page(row(17, time=10**30)), "cannot be understood"),
-        (b'{"refused": [{}]}', "cannot be understood"),
-        (b'{"refused": 1}', "cannot be understood"),
-        (b"x", "not a snimux"),
-    ],
-)
-def test_what_is_not_there(content: bytes, words: str) -> None:
-    with pytest.raises(RunningError, match=words):
-        read_refused(WHERE, content, "17", DEFAULT_MAX_HELLO)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from([*row(1), "routes", "refused", "pattern", "backend", "http"]), inner
-    ),
-)  # fmt: skip
-
-
-@given(st.dictionaries(st.sampled_from(["routes", "refused", "total"]), JSON), JSON)
-def test_whatever_answers_is_read_or_not_understood(shown: dict[str, Any], value: Any) -> None:
-    for content in (shown, {"refused": [row(17) | {"hello": value}]},
-                    {"refused": [row(17) | {"client": value, "time": value}]}):  # fmt: skip
-        body = json.dumps(content).encode()
-        for read in (lambda b: read_routes(WHERE, b), lambda b: read_refused(WHERE, b, "17", 1024)):
-            with contextlib.suppress(RunningError):
-                read(body)
-
-
-def test_reasons_are_words_of_the_log() -> None:
-    assert Reason(row(1)["reason"]) is Reason.NO_ROUTE
+    case, source = of_refused(WHERE, find_refused(page(long), "1"), LONGEST * 2)
+    assert case.protocol is HTTP
+    assert source is None
+    assert case.notes[0].endswith("from unix: no-route, why")
+    assert case.notes[1] == f"only the first {LONGEST} bytes of it are kept"

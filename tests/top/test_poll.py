@@ -15,7 +15,7 @@ import trio
 from snimux.log import Log
 from snimux.net.listeners import open_listeners
 from snimux.routing.address import TcpAddress
-from snimux.status.state import State
+from snimux.status.sample import Sample
 from snimux.status.web import Page, serve_pages
 from snimux.top.poll import Eye, Found, Looking, Lost, glance
 from snimux.top.tree import Overview, Rates
@@ -75,7 +75,7 @@ async def test_pages_are_asked_for_at_once() -> None:
     paths = {x: lambda accept, x=x: page(x) for x in there}
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_pages, [listener], paths, Log(io.StringIO()))
-        assert isinstance(await Eye(address).look(), State)
+        assert isinstance(await Eye(address).look(), Sample)
         nursery.cancel_scope.cancel()
 
 
@@ -93,11 +93,11 @@ async def test_nobody_is_there_and_then_somebody_is() -> None:
     eye = Eye(TcpAddress("127.0.0.1", port))
     assert lost(await glance(eye, 0)) == "Connection refused"
     async with serving(pages(), port):
-        assert isinstance(await eye.look(), State)
+        assert isinstance(await eye.look(), Sample)
     assert lost(await eye.look()) == "Connection refused"
     async with serving(pages(routes=2, shown=[route("b.test", ONE)] * 2), port):
         found = await eye.look()
-        assert isinstance(found, State)
+        assert isinstance(found, Sample)
         assert [x.pattern for x in found.routes.shown] == ["b.test"] * 2  # those of before are gone
 
 
@@ -138,13 +138,13 @@ async def test_very_many_routes_are_not_asked_for_each_time(many: int, times: in
     async with serving(pages(routes=many, shown=shown)) as here:
         eye = Eye(here.address)
         for _ in range(12):
-            assert isinstance(await eye.look(), State)
+            assert isinstance(await eye.look(), Sample)
         assert here.asked == {"/figures": 12, "/connections": 12, "/refused": 12, "/routes": times}
         # but are when their number has changed
         here.bodies |= bodies(pages(routes=1))
-        assert isinstance(await eye.look(), State)
+        assert isinstance(await eye.look(), Sample)
         found = await eye.look()
-        assert isinstance(found, State)
+        assert isinstance(found, Sample)
         assert len(found.routes.shown) == 1
 
 
@@ -158,10 +158,10 @@ async def test_in_a_thread_it_looks_again_until_it_is_told_not_to() -> None:
     async with serving(pages()) as shown:
         with Looking(Eye(shown.address), 0.001, told.put) as looking:
             for _ in range(3):
-                assert isinstance(await next_one(), State)
+                assert isinstance(await next_one(), Sample)
             looking.set_every(math.inf)
             looking.set_every(0.001)
             while not told.empty():
                 told.get_nowait()
-            assert isinstance(await next_one(), State)
+            assert isinstance(await next_one(), Sample)
         assert not [x for x in set(threading.enumerate()) - threads if "run" in x.name]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snimux.status.state import Key, State, StrangeError, Traffic, read, read_routes
+from snimux.status.client import ApiError, read, read_route_rows
+from snimux.status.sample import Key, Sample, Traffic
 from snimux.text import plain
 from snimux.top.tree import SORTS, Node, Overview, Rates, Row, arranged, comparable, lines, overview
 
@@ -80,14 +81,14 @@ def bodies(shown: Pages) -> dict[str, bytes]:
     return {path: json.dumps(page).encode() for path, page in found.items()}
 
 
-def state(shown: Pages, *, at: float = 100.0) -> State:
+def state(shown: Pages, *, at: float = 100.0) -> Sample:
     """The same, read."""
     page = bodies(shown)
     return read(
         page["/figures"],
         page["/connections"],
         page["/refused"],
-        read_routes(page["/routes"]),
+        read_route_rows(page["/routes"]),
         at=at,
         time=at + 900,
     )
@@ -322,7 +323,7 @@ def test_one_that_was_restarted_may_have_accepted_more_than_before() -> None:
 
 
 def test_rates_are_of_some_seconds_and_of_one_snimux() -> None:
-    past: list[State] = []
+    past: list[Sample] = []
     for at, accepted in ((0, 9), (10, 10), (11, 20), (13, 30), (15, 40)):
         now = state(pages(accepted=accepted), at=at)
         past = [*comparable(past, now), now]
@@ -387,16 +388,16 @@ def test_what_no_snimux_says_is_said_to_be_strange(
     good = pages(shares=[share("a.test", ONE, 1, 1, 1, 1)], connections=[connection(1)],
                  refused=[refusal(1)])  # fmt: skip
     known = data.draw(st.sampled_from(sorted(good)))
-    with contextlib.suppress(StrangeError):  # and nothing else
+    with contextlib.suppress(ApiError):  # and nothing else
         state({**good, known: value})
     raw = json.dumps({page: value}).encode()
-    with pytest.raises(StrangeError):
-        read(raw, raw, raw, read_routes(b'{"total": 0, "routes": []}'), at=0, time=0)
+    with pytest.raises(ApiError):
+        read(raw, raw, raw, read_route_rows(b'{"total": 0, "routes": []}'), at=0, time=0)
 
 
 @pytest.mark.parametrize(
     "page", [b"", b"<html>", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000, b'{"routes": [{}]}']
 )
 def test_a_page_that_is_none(page: bytes) -> None:
-    with pytest.raises(StrangeError, match="no snimux"):
-        read_routes(page)
+    with pytest.raises(ApiError, match="no snimux"):
+        read_route_rows(page)
