@@ -16,7 +16,7 @@ from snimux.extras import install
 from snimux.routing.address import FdAddress
 from snimux.text import plain
 from snimux.top.columns import table
-from snimux.top.poll import Eye, Lost, glance
+from snimux.top.poll import NoAnswer, Poller, poll_twice
 from snimux.top.tree import lines
 
 _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.1, 3600  # seconds
@@ -81,9 +81,9 @@ def command(
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     try:
         if is_plain or not is_terminal or os.environ.get("TERM", "") in ("", "dumb"):
-            _print_once(Eye(address), seconds)
+            _print_once(Poller(address), seconds)
         else:
-            _show(Eye(address), seconds)
+            _show(Poller(address), seconds)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
@@ -100,15 +100,15 @@ def _interval(text: str) -> float:
     return seconds
 
 
-def _print_once(eye: Eye, seconds: float) -> None:
-    found = trio.run(glance, eye, seconds)
-    if isinstance(found, Lost):
-        fail(1, f"--status: {eye.address}: {found.why}{IS_IT_RUNNING}")
+def _print_once(poller: Poller, seconds: float) -> None:
+    found = trio.run(poll_twice, poller, seconds)
+    if isinstance(found, NoAnswer):
+        fail(1, f"--status: {poller.address}: {found.why}{IS_IT_RUNNING}")
     everything = lines(found.tree, lambda row: True)
-    click.echo(table(found, plain(str(eye.address), ascii_only=True), everything), nl=False)
+    click.echo(table(found, plain(str(poller.address), ascii_only=True), everything), nl=False)
 
 
-def _show(eye: Eye, every: float) -> None:
+def _show(poller: Poller, every: float) -> None:
     try:
         # An extra, and slow to import.
         from snimux.top.app import show
@@ -116,4 +116,4 @@ def _show(eye: Eye, every: float) -> None:
         if error.name not in ("textual", "rich"):
             raise
         fail(1, f"top: needs {error.name}: {install('textual')}; --plain does without")
-    show(eye, every)
+    show(poller, every)

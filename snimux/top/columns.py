@@ -16,36 +16,37 @@ _MARK = "~"  # ends what is cut
 # --- for people
 
 
-def summary(seen: Overview, where: str) -> list[str]:
+def summary(overview: Overview, where: str) -> list[str]:
     """The totals, in a few lines.
 
     Args:
-        seen: what there is.
+        overview: what there is.
         where: what to call who was asked.
     """
-    state, total, rates = seen.state, seen.total, seen.rates
-    silent = [name for name, answers in state.workers.items() if not answers]
-    workers = f", {len(state.workers)} workers" if state.workers else ""
+    sample, total, rates = overview.sample, overview.total, overview.rates
+    silent = [name for name, answers in sample.workers.items() if not answers]
+    workers = f", {len(sample.workers)} workers" if sample.workers else ""
     if silent:
         workers += f", NO ANSWER FROM {','.join(silent)}"
-    serving = "DRAINING" if state.draining else "serving"
-    full = " FULL" if 0 < state.limit <= state.active else ""
-    routes = state.routes
-    more = f" ({len(routes.shown)} shown)" if state.routes_total > len(routes.shown) else ""
-    oldest = len(state.connections)
-    full += f" (the oldest {oldest} shown)" if state.connections_total > oldest else ""
+    serving = "DRAINING" if sample.draining else "serving"
+    full = " FULL" if 0 < sample.limit <= sample.active else ""
+    routes = sample.routes
+    more = f" ({len(routes.shown)} shown)" if sample.routes_total > len(routes.shown) else ""
+    oldest = len(sample.connections)
+    full += f" (the oldest {oldest} shown)" if sample.connections_total > oldest else ""
     return [
-        f"snimux {state.version} at {where}: {serving}{workers}, {state.routes_total} routes{more}",
-        f"connections {state.active} of {state.limit} open{full}; {total.total} accepted, "
+        f"snimux {sample.version} at {where}: {serving}{workers}, "
+        f"{sample.routes_total} routes{more}",
+        f"connections {sample.active} of {sample.limit} open{full}; {total.total} accepted, "
         f"{_per_second(rates.new)}/s",
         f"bytes       up {short(total.up)}, {short(rates.up)}/s; "
         f"down {short(total.down)}, {short(rates.down)}/s",
-        _refused(seen),
+        _refused(overview),
     ]
 
 
-def _refused(seen: Overview) -> str:
-    counts = seen.refused.items()
+def _refused(overview: Overview) -> str:
+    counts = overview.refused.items()
     words = [f"{reason} {n}, {_per_second(rate)}/s" for reason, (n, rate) in counts]
     return f"refused     {'; '.join((str(sum(n for _, (n, _) in counts)), *words))}"
 
@@ -94,7 +95,7 @@ _MARKS = {None: " ", True: "-", False: "+"}
 
 
 class Columns:
-    """Where what is in a line, for a width."""
+    """The columns of a line of some width: which there are, and how wide."""
 
     def __init__(self, width: int) -> None:
         self.numbers = dict(_NUMBERS)
@@ -110,7 +111,7 @@ class Columns:
 
     @property
     def _taken(self) -> int:
-        """By numbers."""
+        """Return the columns that numbers take."""
         return sum(1 + width for width in self.numbers.values())
 
     def head(self) -> str:
@@ -118,7 +119,7 @@ class Columns:
         return self._line("NAME", {name: name for name in self.numbers}, "FROM > TO")
 
     def line(self, line: Line) -> str:
-        """A row: with ``+`` where more is below it, and ``-`` where that is seen."""
+        """A row: with ``+`` where more is below it, and ``-`` where that is overview."""
         row = line.row
         name = f"{'  ' * line.depth}{_MARKS[line.is_open]} {row.name}"
         return self._line(name, _numbers(row), _where(row))
@@ -153,8 +154,8 @@ def _where(row: Row) -> str:
 
 def detail(row: Row) -> str:
     """All that is known of a row, in words, however long."""
-    known = (("from", row.client), ("to", row.backend), ("", row.note))
-    words = [f"{word} {x}".strip() for word, x in known if x]
+    parts = (("from", row.client), ("to", row.backend), ("", row.note))
+    words = [f"{word} {x}".strip() for word, x in parts if x]
     if row.kind != "refused":
         traffic, rates = row.traffic, row.rates
         if row.kind != "connection":
@@ -176,11 +177,11 @@ _NUMERIC = range(4, 12)
 """The columns that are aligned to the right."""
 
 
-def table(seen: Overview, where: str, lines: Iterable[Line]) -> str:
+def table(overview: Overview, where: str, lines: Iterable[Line]) -> str:
     """All as text that stays as it is: totals, a word first in each line; an empty line; the rows.
 
     Args:
-        seen: what there is.
+        overview: what there is.
         where: what to call who was asked.
         lines: of its tree.
     """
@@ -188,24 +189,26 @@ def table(seen: Overview, where: str, lines: Iterable[Line]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = ([_aligned(i, x, widths[i]) for i, x in enumerate(row)] for row in rows)
     text = ("  ".join(row).rstrip() for row in cells)
-    return "\n".join((*_totals(seen, where), "", *text, ""))
+    return "\n".join((*_totals(overview, where), "", *text, ""))
 
 
 def _aligned(number: int, text: str, width: int) -> str:
     return f"{text:>{width}}" if number in _NUMERIC else f"{text:<{width}}"
 
 
-def _totals(seen: Overview, where: str) -> list[str]:
-    state, total, rates = seen.state, seen.total, seen.rates
-    counts = [f"refused      {_word(x)} {n} {_tenths(r)}/s" for x, (n, r) in seen.refused.items()]
-    answering = sum(state.workers.values())
+def _totals(overview: Overview, where: str) -> list[str]:
+    sample, total, rates = overview.sample, overview.total, overview.rates
+    counts = [
+        f"refused      {_word(x)} {n} {_tenths(r)}/s" for x, (n, r) in overview.refused.items()
+    ]
+    answering = sum(sample.workers.values())
     return [
-        f"snimux       {state.version} {'draining' if state.draining else 'serving'} at {where}",
-        f"workers      {answering} of {len(state.workers)} answer"
-        if state.workers
+        f"snimux       {sample.version} {'draining' if sample.draining else 'serving'} at {where}",
+        f"workers      {answering} of {len(sample.workers)} answer"
+        if sample.workers
         else "workers      1",
-        f"routes       {state.routes_total} in all, {len(state.routes.shown)} here",
-        f"connections  {state.active} of {state.limit} open, {len(state.connections)} here",
+        f"routes       {sample.routes_total} in all, {len(sample.routes.shown)} here",
+        f"connections  {sample.active} of {sample.limit} open, {len(sample.connections)} here",
         f"accepted     {total.total} {_tenths(rates.new)}/s",
         f"up           {total.up} {_whole(rates.up)}/s",
         f"down         {total.down} {_whole(rates.down)}/s",

@@ -1,6 +1,6 @@
-"""Look at a running snimux every so often: its pages -> a ``Sample``, or why there is none.
+"""Poll a running snimux every so often: its pages -> a ``Sample``, or why there is none.
 
-In a thread of its own, for trio; whoever shows what was found may run another loop. Whether snimux
+In a thread of its own, for trio; whoever shows the answers may run another loop. Whether snimux
 is restarted, upgraded or gone for a while makes no difference: it is asked again. Changes nothing.
 """
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Self
 
 import trio
@@ -20,107 +21,105 @@ from snimux.status.client import ApiError, read, read_route_rows
 from snimux.status.sample import RouteRows, Sample
 from snimux.top.tree import Overview, overview
 
-# One look more without the routes for so many of them; ten, of the 10,000 that are shown at most.
-# They take longest to be told and to be read, and how many there are is told with each look.
-_ROUTES_A_LOOK = 1000
-
-_NOT_FOUND = 404
+# One poll more without the routes for so many of them; ten, of the 10,000 that are shown at most.
+# They take longest to be written and read, and how many there are comes with each poll.
+_ROUTES_A_POLL = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """There is no answer."""
+class NoAnswer:
+    """Nobody answers, or no snimux."""
 
     why: str
 
 
-Found = Sample | Lost
+Answer = Sample | NoAnswer
 
 
-class Eye:
-    """Looks at one snimux; remembers its routes for a few looks."""
+class Poller:
+    """Polls one snimux; remembers its routes for a few polls."""
 
     def __init__(self, address: DialAddress) -> None:
         self.address = address
         self.routes = RouteRows()
-        self.looks_left = 0  # until the routes are asked for again
+        self.polls_left = 0  # until the routes are asked for again
 
-    async def look(self) -> Found:
-        """Look once."""
+    async def poll(self) -> Answer:
+        """Poll once."""
         try:
-            return await self._state()
+            return await self._sample()
         except (FetchError, ApiError) as error:
-            self.looks_left = 0
-            return Lost(str(error))
+            self.polls_left = 0
+            return NoAnswer(str(error))
 
-    async def _state(self) -> Sample:
+    async def _sample(self) -> Sample:
         figures = await self._figures()
         at, now = time.monotonic(), time.time()
-        others = ["/connections", "/refused", *["/routes"] * (self.looks_left == 0)]
-        connections, refused, *routes = await self._fetched(others)
+        paths = ["/connections", "/refused", *["/routes"] * (self.polls_left == 0)]
+        connections, refused, *routes = await self._fetched(paths)
         for page in routes:
             self.routes = read_route_rows(page)
-            self.looks_left = 1 + len(self.routes.shown) // _ROUTES_A_LOOK
-        self.looks_left -= 1
-        state = read(figures, connections, refused, self.routes, at=at, time=now)
-        if state.routes_total != self.routes.total:
-            self.looks_left = 0
-        return state
+            self.polls_left = 1 + len(self.routes.shown) // _ROUTES_A_POLL
+        self.polls_left -= 1
+        sample = read(figures, connections, refused, self.routes, at=at, time=now)
+        if sample.routes_total != self.routes.total:
+            self.polls_left = 0
+        return sample
 
     async def _fetched(self, paths: Sequence[str]) -> list[bytes]:
-        """Pages, all at once: snimux waits for a worker that is stuck, with each anew."""
-        found: dict[str, bytes | FetchError] = {}
+        """Fetch pages, all at once: snimux waits for a worker that is stuck, with each anew."""
+        answers: dict[str, bytes | FetchError] = {}
 
         async def get(path: str) -> None:
             try:
-                found[path] = await fetch(self.address, path)
+                answers[path] = await fetch(self.address, path)
             except FetchError as error:
-                found[path] = error
+                answers[path] = error
 
         async with trio.open_nursery() as nursery:
             for path in paths:
                 nursery.start_soon(get, path)
-        for error in found.values():
+        for error in answers.values():
             if isinstance(error, FetchError):
                 raise error
-        return [page for path in paths if isinstance(page := found[path], bytes)]
+        return [page for path in paths if isinstance(page := answers[path], bytes)]
 
     async def _figures(self) -> bytes:
         try:
             return await fetch(self.address, "/figures")
         except StatusError as error:
-            if error.status != _NOT_FOUND:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
             if b"/connections" in error.body:  # it names the pages that there are
                 raise FetchError("a snimux that is too old for this: it has no /figures") from None
             raise FetchError("no snimux: it has no /figures") from None
 
 
-async def glance(eye: Eye, seconds: float) -> Overview | Lost:
-    """Look twice, with so many seconds between."""
-    before = await eye.look()
-    if isinstance(before, Lost):
+async def poll_twice(poller: Poller, seconds: float) -> Overview | NoAnswer:
+    """Poll twice, with so many seconds between."""
+    before = await poller.poll()
+    if isinstance(before, NoAnswer):
         return before
     await trio.sleep(seconds)
-    now = await eye.look()
-    return now if isinstance(now, Lost) else overview(now, before)
+    now = await poller.poll()
+    return now if isinstance(now, NoAnswer) else overview(now, before)
 
 
-class Looking:
-    """An ``Eye`` that looks every so often, in a thread; any thread may call all methods.
+class PollerThread:
+    """A ``Poller`` that polls every so often, in a thread; any thread may call all methods.
 
     Resource handling: a context manager; the thread has ended on leaving.
     """
 
-    def __init__(self, eye: Eye, every: float, tell: Callable[[Found], object]) -> None:
-        """What to look at.
+    def __init__(self, poller: Poller, every: float, tell: Callable[[Answer], object]) -> None:
+        """Have it poll as soon as the thread runs.
 
         Args:
-            eye: looks.
+            poller: asks the snimux.
             every: how often, in seconds.
-            tell: called with what was found, in the thread.
+            tell: called with each answer, in the thread.
         """
-        self._eye = eye
+        self._poller = poller
         self._every = every
         self._tell = tell
         self._scope = trio.CancelScope()
@@ -138,7 +137,7 @@ class Looking:
         self._thread.join()
 
     def set_every(self, seconds: float) -> None:
-        """Look as often from now on; infinity: no more, until this is called again."""
+        """Poll as often from now on; infinity: no more, until this is called again."""
         self._every = seconds
         self._in_loop(lambda: self._again.set())
 
@@ -153,7 +152,7 @@ class Looking:
             while True:
                 began = trio.current_time()
                 if self._every < math.inf:
-                    self._tell(await self._eye.look())
+                    self._tell(await self._poller.poll())
                 self._again = trio.Event()
                 with trio.move_on_at(began + self._every):
                     await self._again.wait()

@@ -1,10 +1,7 @@
-"""What a running snimux showed of itself, now and a moment ago -> a tree of rows, with rates.
+"""Two samples of a running snimux, of now and of a moment ago -> a tree of rows, with rates.
 
 Listeners, below them routes, below these connections; and who was refused. Listeners of a protocol
-share their routes, so they are one row. Text of ``--status``' pages comes in, values go out; what
-clients said is in it, so all but printable ASCII leaves here spelt out: nothing acts on a terminal,
-and each character is one column wide, whatever the terminal can show. Knows neither how the pages
-are had nor how rows are shown.
+share their routes, so they are one row. Knows neither how samples are had nor how rows are shown.
 """
 
 from collections import defaultdict
@@ -14,9 +11,8 @@ from dataclasses import dataclass, replace
 from snimux.status.sample import HTTP_NAME, REFUSED_NAME, TLS_NAME, Key, RouteRow, Sample, Traffic
 
 RATES_OVER = 5.0
-"""Seconds of which rates are the mean, if there was a look as long ago."""
+"""Seconds of which rates are the mean, if there was a sample as long ago."""
 _NO_ROUTE = "(no route yet)"
-
 
 # Seconds between the starts of two: an answer that was slow makes one look later than it was.
 _OTHER = 1.0
@@ -24,7 +20,7 @@ _OTHER = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How many a second; None where nothing is known of a moment ago."""
+    """Numbers a second; None where nothing is known of a moment ago."""
 
     new: float | None = None
     """Connections."""
@@ -63,9 +59,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What is to be shown: the totals, and a tree."""
+    """The totals, and a tree: all that is to be shown."""
 
-    state: Sample
+    sample: Sample
     total: Traffic
     rates: Rates
     refused: Mapping[str, tuple[int, float | None]]
@@ -76,50 +72,50 @@ class Overview:
 # --- the tree
 
 
-def overview(state: Sample, before: Sample | None = None) -> Overview:
-    """What is to be shown of a state, with rates if one from before is known.
+def overview(sample: Sample, before: Sample | None = None) -> Overview:
+    """Return what is to be shown of a sample, with rates if one from before is known.
 
     If that is of another snimux, there is nothing to compare with.
     """
-    if before is not None and not _is_later(state, before):
+    if before is not None and not _is_later(sample, before):
         before = None
-    seconds = 0.0 if before is None else state.at - before.at
+    seconds = 0.0 if before is None else sample.at - before.at
     then = None if before is None else _total(before)
     refused = {
         reason: (
             count,
             None if before is None else _rate(count, before.reasons.get(reason, 0), seconds),
         )
-        for reason, count in sorted(state.reasons.items(), key=lambda x: (-x[1], x[0]))
+        for reason, count in sorted(sample.reasons.items(), key=lambda x: (-x[1], x[0]))
         if count
     }
-    total = _total(state)
-    tree = (*_listeners(state, before), *_refusals(state))
-    return Overview(state, total, _rates(total, then, seconds), refused, tree)
+    total = _total(sample)
+    tree = (*_listeners(sample, before), *_refusals(sample))
+    return Overview(sample, total, _rates(total, then, seconds), refused, tree)
 
 
-def comparable(past: Sequence[Sample], state: Sample) -> list[Sample]:
-    """Those of the past that rates may be had from: of ``RATES_OVER``, or else the last one.
+def comparable(past: Sequence[Sample], sample: Sample) -> list[Sample]:
+    """Return the past samples that rates may be had from: of ``RATES_OVER``, or else the last one.
 
     Over one second alone they would jump, and rows that are ordered by them with them.
     """
-    same = [x for x in past if _is_later(state, x)]
-    return [x for x in same if state.at - x.at <= RATES_OVER] or same[-1:]
+    same = [x for x in past if _is_later(sample, x)]
+    return [x for x in same if sample.at - x.at <= RATES_OVER] or same[-1:]
 
 
-def _is_later(state: Sample, before: Sample) -> bool:
-    """Whether both are of the same snimux: where counts fell, it was restarted."""
-    if before.accepted > state.accepted or before.at >= state.at:
+def _is_later(sample: Sample, before: Sample) -> bool:
+    """Return whether both are of one snimux: where counts fell, it was restarted."""
+    if before.accepted > sample.accepted or before.at >= sample.at:
         return False
-    if state.started is None or before.started is None:
+    if sample.started is None or before.started is None:
         return True
-    return abs(state.started - before.started) <= _OTHER
+    return abs(sample.started - before.started) <= _OTHER
 
 
-def _total(state: Sample) -> Traffic:
-    """What came in all, also what was refused."""
-    relayed = sum(state.shares.values(), Traffic())
-    return replace(relayed, open=state.active, total=state.accepted)
+def _total(sample: Sample) -> Traffic:
+    """Sum up all that came, also what was refused."""
+    relayed = sum(sample.shares.values(), Traffic())
+    return replace(relayed, open=sample.active, total=sample.accepted)
 
 
 def _rates(now: Traffic, then: Traffic | None, seconds: float) -> Rates:
@@ -137,16 +133,16 @@ def _rate(now: int, then: int, seconds: float) -> float:
     return max(now - then, 0) / seconds
 
 
-def _listeners(state: Sample, before: Sample | None) -> Iterator[Node]:
+def _listeners(sample: Sample, before: Sample | None) -> Iterator[Node]:
     """A node for each protocol that is listened for, or spoken yet on a listener that is gone."""
     addresses: dict[str, list[str]] = {TLS_NAME: []}
-    for protocol, address in state.listeners:
+    for protocol, address in sample.listeners:
         addresses.setdefault(protocol, []).append(address)
-    connections = _by_route(state, before)
+    connections = _by_route(sample, before)
     for protocol, _ in connections:
         addresses.setdefault(protocol, [])
-    routes = _by_protocol(state)
-    seconds = 0.0 if before is None else state.at - before.at
+    routes = _by_protocol(sample)
+    seconds = 0.0 if before is None else sample.at - before.at
     for protocol, where in addresses.items():
         below = tuple(
             _route_node(route, protocol, shares, connections, before, seconds)
@@ -164,9 +160,9 @@ def _listeners(state: Sample, before: Sample | None) -> Iterator[Node]:
 
 def _listener_row(protocol: str, where: Iterable[str], below: Collection[Node]) -> Row:
     traffic = sum((x.row.traffic for x in below), Traffic())
-    known = [x.row.rates for x in below if x.row.rates != Rates()]
-    rates = Rates(*(sum(getattr(x, word) for x in known) for word in ("new", "up", "down")))
-    if not known:
+    each_rates = [x.row.rates for x in below if x.row.rates != Rates()]
+    rates = Rates(*(sum(getattr(x, word) for x in each_rates) for word in ("new", "up", "down")))
+    if not each_rates:
         rates = Rates()
     ages = [x.row.age for x in below if x.row.age is not None]
     name = f"{protocol}/{','.join(where) or '(closed)'}"
@@ -175,30 +171,30 @@ def _listener_row(protocol: str, where: Iterable[str], below: Collection[Node]) 
     )
 
 
-def _by_protocol(state: Sample) -> dict[str, dict[RouteRow, list[tuple[str, Traffic]]]]:
+def _by_protocol(sample: Sample) -> dict[str, dict[RouteRow, list[tuple[str, Traffic]]]]:
     """The routes of each protocol, each with what went to which backend.
 
     A share does not say by which protocol it came; but a route has other backends for each.
     """
-    found: defaultdict[str, dict[RouteRow, list[tuple[str, Traffic]]]] = defaultdict(dict)
-    known: dict[str, RouteRow] = {}
-    for route in state.routes.shown:
-        known[route.pattern] = route
+    by_protocol: defaultdict[str, dict[RouteRow, list[tuple[str, Traffic]]]] = defaultdict(dict)
+    by_pattern: dict[str, RouteRow] = {}
+    for route in sample.routes.shown:
+        by_pattern[route.pattern] = route
         if route.backend is not None:
-            found[TLS_NAME][route] = []
+            by_protocol[TLS_NAME][route] = []
         if route.http is not None:
-            found[HTTP_NAME][route] = []
+            by_protocol[HTTP_NAME][route] = []
     # One may be gone already, or be beyond those that are shown.
-    for each in state.connections:
+    for each in sample.connections:
         if each.route is not None:
-            route = known.setdefault(each.route, RouteRow(each.route, (), None, ""))
-            found[each.protocol].setdefault(route, [])
-    for (pattern, backend), traffic in state.shares.items():
-        route = known.setdefault(pattern, RouteRow(pattern, (), None, ""))
+            route = by_pattern.setdefault(each.route, RouteRow(each.route, (), None, ""))
+            by_protocol[each.protocol].setdefault(route, [])
+    for (pattern, backend), traffic in sample.shares.items():
+        route = by_pattern.setdefault(pattern, RouteRow(pattern, (), None, ""))
         is_http = backend in (route.http or ()) and backend not in (route.backend or ())
         protocol = HTTP_NAME if is_http or route.backend is None else TLS_NAME
-        found[protocol].setdefault(route, []).append((backend, traffic))
-    return found
+        by_protocol[protocol].setdefault(route, []).append((backend, traffic))
+    return by_protocol
 
 
 def _route_node(
@@ -233,12 +229,12 @@ def _route_node(
     return Node(row, below)
 
 
-def _by_route(state: Sample, before: Sample | None) -> dict[tuple[str, str | None], list[Node]]:
+def _by_route(sample: Sample, before: Sample | None) -> dict[tuple[str, str | None], list[Node]]:
     """The connections, by protocol and route."""
     then = {} if before is None else {x.key: x for x in before.connections}
-    seconds = 0.0 if before is None else state.at - before.at
-    found: dict[tuple[str, str | None], list[Node]] = {}
-    for each in state.connections:
+    seconds = 0.0 if before is None else sample.at - before.at
+    nodes: dict[tuple[str, str | None], list[Node]] = {}
+    for each in sample.connections:
         was = then.get(each.key)
         is_new = was is None and each.age <= seconds
         rates = Rates()
@@ -258,12 +254,12 @@ def _by_route(state: Sample, before: Sample | None) -> dict[tuple[str, str | Non
             age=each.age,
             note=each.note,
         )
-        found.setdefault((each.protocol, each.route), []).append(Node(row))
-    return found
+        nodes.setdefault((each.protocol, each.route), []).append(Node(row))
+    return nodes
 
 
-def _refusals(state: Sample) -> Iterator[Node]:
-    """Who was refused, the last first."""
+def _refusals(sample: Sample) -> Iterator[Node]:
+    """Make a node for those who were refused, the last first."""
     below = tuple(
         Node(
             Row(
@@ -272,11 +268,11 @@ def _refusals(state: Sample) -> Iterator[Node]:
                 each.name or "(no name)",
                 Traffic(),
                 client=each.client,
-                age=max(state.time - each.time, 0.0),
+                age=max(sample.time - each.time, 0.0),
                 note=each.why,
             )
         )
-        for each in reversed(state.refused)
+        for each in reversed(sample.refused)
     )
     if below:
         name = f"the last {len(below)} refused"
@@ -299,18 +295,18 @@ SORTS = tuple(_SORTS)
 
 
 def arranged(
-    tree: Iterable[Node], *, sort: str, backwards: bool = False, wanted: str = ""
+    tree: Iterable[Node], *, sort: str, backwards: bool = False, text: str = ""
 ) -> tuple[Node, ...]:
-    """A tree in some order, without what is not wanted.
+    """Return a tree in some order, without the rows that lack a text.
 
     Args:
         tree: all of it.
         sort: one of ``SORTS``. Listeners stay as they are, and so do the refused, last first.
         backwards: the other way around.
-        wanted: a text, in any case, that is in the name, backend, client or note of a row, or of
+        text: in any case; it is in the name, backend, client or note of a row, or of
             one below or above it; listeners stay.
     """
-    order, wanted = _SORTS[sort], wanted.casefold()
+    order, text = _SORTS[sort], text.casefold()
 
     def rank(node: Node) -> tuple[tuple[float, ...], str, Key]:
         return tuple(-x for x in order(node.row)), node.row.name, node.row.key
@@ -322,21 +318,21 @@ def arranged(
         below.sort(key=_is_loose)
         return replace(node, below=tuple(below))
 
-    return tuple(in_order(replace(x, below=tuple(_kept(x.below, wanted)))) for x in tree)
+    return tuple(in_order(replace(x, below=tuple(_kept(x.below, text)))) for x in tree)
 
 
 def _is_loose(node: Node) -> bool:
-    """Whether it has those without a route: it comes and goes, and others are to stay for that."""
+    """Return whether it has those without a route: it comes and goes, and all else stays."""
     return node.row.kind == "route" and len(node.row.key) == 2
 
 
-def _kept(nodes: Iterable[Node], wanted: str) -> Iterator[Node]:
-    """Those that have a text, or some below them that have."""
+def _kept(nodes: Iterable[Node], text: str) -> Iterator[Node]:
+    """Return the nodes that have a text, and those with such nodes below them."""
     for node in nodes:
         row = node.row
-        if wanted in f"{row.name}\n{row.backend}\n{row.client}\n{row.note}".casefold():
+        if text in f"{row.name}\n{row.backend}\n{row.client}\n{row.note}".casefold():
             yield node
-        elif below := tuple(_kept(node.below, wanted)):
+        elif below := tuple(_kept(node.below, text)):
             yield replace(node, below=below)
 
 

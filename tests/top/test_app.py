@@ -12,8 +12,9 @@ from textual.widgets import Input, Static
 
 from snimux.routing.address import TcpAddress
 from snimux.text import cut
-from snimux.top.app import Seen, Top, Tree
-from snimux.top.poll import Eye
+from snimux.top.app import Polled, Top
+from snimux.top.poll import Poller
+from snimux.top.widgets import Tree
 from tests.support.caddy import closed_port
 from tests.top.test_tree import ONE, Pages, connection, pages, refusal, route, share, state
 
@@ -44,7 +45,7 @@ class Shown:
 
     async def see(self, shown: Pages, at: float) -> None:
         """Have something found."""
-        self.top.post_message(Seen(state(shown, at=at)))
+        self.top.post_message(Polled(state(shown, at=at)))
         await self.pilot.pause()
 
     async def press(self, *keys: str) -> None:
@@ -71,10 +72,10 @@ class Shown:
 
 @asynccontextmanager
 async def running(columns: int, rows: int) -> AsyncIterator[Shown]:
-    top = Top(Eye(TcpAddress("127.0.0.1", closed_port())), 3600)
+    top = Top(Poller(TcpAddress("127.0.0.1", closed_port())), 3600)
     async with top.run_test(size=(columns, rows)) as pilot:
         shown = Shown(top, pilot)
-        while top.lost is None:  # nobody is there
+        while top.no_answer is None:  # nobody is there
             await pilot.pause(0.01)
         text = "NO ANSWER: Connection refused (none yet; asking again)"
         assert shown.text("state") == cut(text, columns, "~")

@@ -52,8 +52,8 @@ def test_the_table_has_a_line_of_as_many_words_for_each_row(seen: Overview) -> N
     assert len(head.split()) == 13
     assert all(len(x.split(maxsplit=12)) == 13 for x in found)
     kinds = [x.split()[0] for x in found]
-    assert kinds.count("connection") == len(seen.state.connections)
-    assert kinds.count("refused") == len(seen.state.refused)
+    assert kinds.count("connection") == len(seen.sample.connections)
+    assert kinds.count("refused") == len(seen.sample.refused)
     up = [int(x.split()[7]) for x in found if x.split()[0] == "route"]
     assert sum(up) == seen.total.up
 

@@ -17,7 +17,7 @@ from snimux.net.listeners import open_listeners
 from snimux.routing.address import TcpAddress
 from snimux.status.sample import Sample
 from snimux.status.web import Page, serve_pages
-from snimux.top.poll import Eye, Found, Looking, Lost, glance
+from snimux.top.poll import Answer, NoAnswer, Poller, PollerThread, poll_twice
 from snimux.top.tree import Overview, Rates
 from tests.support.caddy import free_port
 from tests.top.test_tree import Pages, bodies, pages, route, share
@@ -52,8 +52,8 @@ async def serving(shown: Pages, port: int = 0, without: str = "") -> AsyncIterat
         nursery.cancel_scope.cancel()
 
 
-def lost(found: Found | Overview) -> str:
-    assert isinstance(found, Lost)
+def lost(found: Answer | Overview) -> str:
+    assert isinstance(found, NoAnswer)
     return found.why
 
 
@@ -75,14 +75,14 @@ async def test_pages_are_asked_for_at_once() -> None:
     paths = {x: lambda accept, x=x: page(x) for x in there}
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_pages, [listener], paths, Log(io.StringIO()))
-        assert isinstance(await Eye(address).look(), Sample)
+        assert isinstance(await Poller(address).poll(), Sample)
         nursery.cancel_scope.cancel()
 
 
 async def test_two_looks_are_an_overview_with_rates() -> None:
     shares = [share("a.test", ONE, 4, 1, 1000, 0)]
     async with serving(pages(shares=shares, accepted=4)) as shown:
-        found = await glance(Eye(shown.address), 0.01)
+        found = await poll_twice(Poller(shown.address), 0.01)
     assert isinstance(found, Overview)
     assert (found.total.total, found.total.up) == (4, 1000)
     assert found.rates == Rates(0, 0, 0)
@@ -90,33 +90,33 @@ async def test_two_looks_are_an_overview_with_rates() -> None:
 
 async def test_nobody_is_there_and_then_somebody_is() -> None:
     port = free_port()
-    eye = Eye(TcpAddress("127.0.0.1", port))
-    assert lost(await glance(eye, 0)) == "Connection refused"
+    poller = Poller(TcpAddress("127.0.0.1", port))
+    assert lost(await poll_twice(poller, 0)) == "Connection refused"
     async with serving(pages(), port):
-        assert isinstance(await eye.look(), Sample)
-    assert lost(await eye.look()) == "Connection refused"
+        assert isinstance(await poller.poll(), Sample)
+    assert lost(await poller.poll()) == "Connection refused"
     async with serving(pages(routes=2, shown=[route("b.test", ONE)] * 2), port):
-        found = await eye.look()
+        found = await poller.poll()
         assert isinstance(found, Sample)
         assert [x.pattern for x in found.routes.shown] == ["b.test"] * 2  # those of before are gone
 
 
 async def test_one_that_is_older_and_one_that_is_none_are_told_apart() -> None:
     async with serving(pages(), without="/figures") as shown:
-        assert lost(await Eye(shown.address).look()) == (
+        assert lost(await Poller(shown.address).poll()) == (
             "a snimux that is too old for this: it has no /figures"
         )
         shown.bodies.clear()
     async with serving(pages()) as shown:
         shown.bodies["/figures"] = b"<html>"
-        assert lost(await Eye(shown.address).look()) == (
+        assert lost(await Poller(shown.address).poll()) == (
             "no snimux: what it answers cannot be understood"
         )
 
     async def other(stream: trio.SocketStream) -> None:
         async with stream:
             await stream.receive_some()
-            await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+            await stream.send_all(b"HTTP/1.1 404 Not Answer\r\nContent-Length: 2\r\n\r\nno")
 
     async def ssh(stream: trio.SocketStream) -> None:
         async with stream:
@@ -128,7 +128,7 @@ async def test_one_that_is_older_and_one_that_is_none_are_told_apart() -> None:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             nursery.start_soon(trio.serve_listeners, handler, [listener])
             port = listener.socket.getsockname()[1]
-            assert lost(await Eye(TcpAddress("127.0.0.1", port)).look()).startswith(why)
+            assert lost(await Poller(TcpAddress("127.0.0.1", port)).poll()).startswith(why)
             nursery.cancel_scope.cancel()
 
 
@@ -136,31 +136,31 @@ async def test_one_that_is_older_and_one_that_is_none_are_told_apart() -> None:
 async def test_very_many_routes_are_not_asked_for_each_time(many: int, times: int) -> None:
     shown = [route(f"{number}.test", ONE) for number in range(many)]
     async with serving(pages(routes=many, shown=shown)) as here:
-        eye = Eye(here.address)
+        poller = Poller(here.address)
         for _ in range(12):
-            assert isinstance(await eye.look(), Sample)
+            assert isinstance(await poller.poll(), Sample)
         assert here.asked == {"/figures": 12, "/connections": 12, "/refused": 12, "/routes": times}
         # but are when their number has changed
         here.bodies |= bodies(pages(routes=1))
-        assert isinstance(await eye.look(), Sample)
-        found = await eye.look()
+        assert isinstance(await poller.poll(), Sample)
+        found = await poller.poll()
         assert isinstance(found, Sample)
         assert len(found.routes.shown) == 1
 
 
 async def test_in_a_thread_it_looks_again_until_it_is_told_not_to() -> None:
-    told: queue.Queue[Found] = queue.Queue()
+    told: queue.Queue[Answer] = queue.Queue()
     threads = set(threading.enumerate())
 
-    async def next_one() -> Found:
+    async def next_one() -> Answer:
         return await trio.to_thread.run_sync(lambda: told.get(timeout=20))
 
     async with serving(pages()) as shown:
-        with Looking(Eye(shown.address), 0.001, told.put) as looking:
+        with PollerThread(Poller(shown.address), 0.001, told.put) as thread:
             for _ in range(3):
                 assert isinstance(await next_one(), Sample)
-            looking.set_every(math.inf)
-            looking.set_every(0.001)
+            thread.set_every(math.inf)
+            thread.set_every(0.001)
             while not told.empty():
                 told.get_nowait()
             assert isinstance(await next_one(), Sample)

@@ -200,7 +200,7 @@ def test_what_is_below_a_listener_adds_up_to_it_and_listeners_to_all(seen: Overv
     whole = sum((x.row.traffic for x in listeners), Traffic())
     assert (whole.up, whole.down) == (seen.total.up, seen.total.down)
     below = [x for x in nodes(listeners) if x.row.kind == "connection"]
-    assert Counter(x.row.key for x in below) == Counter(x.key for x in seen.state.connections)
+    assert Counter(x.row.key for x in below) == Counter(x.key for x in seen.sample.connections)
     assert max(keys(seen.tree).values(), default=1) == 1
 
 
@@ -240,7 +240,7 @@ def test_an_order_is_a_permutation_of_each_level(
 def test_a_filter_leaves_whom_it_is_for_and_what_is_above_and_below(
     seen: Overview, wanted: str
 ) -> None:
-    tree = arranged(seen.tree, sort="name", wanted=wanted)
+    tree = arranged(seen.tree, sort="name", text=wanted)
     assert keys(tree) <= keys(seen.tree)
 
     def has(one: Row) -> bool:
@@ -256,7 +256,7 @@ def test_a_filter_leaves_whom_it_is_for_and_what_is_above_and_below(
     for top in seen.tree:
         for below in top.below:
             assert (below.row.key in kept) == check(below, is_below=False)
-    assert arranged(seen.tree, sort="name") == arranged(seen.tree, sort="name", wanted="")
+    assert arranged(seen.tree, sort="name") == arranged(seen.tree, sort="name", text="")
 
 
 @pytest.mark.parametrize(
