@@ -1,19 +1,21 @@
-"""The life of a process that serves: what it is told meanwhile, by whom, and its last stages.
+"""The life of a process that serves, or whose workers do: signals, orders, and its last stages.
 
-It is told by signals, a worker by its supervisor, and who has handed over by its successor. First
-it leaves: it accepts no more. Then it hurries: what is open is to end within the drain. Then it
-closes what still is. Knows nothing of connections.
+First it stops accepting. Then it drains: what is open is to end within the drain. Then it closes
+what still is, and at last it kills: workers, where it has some. A process is told so by signals, a
+worker by its supervisor too, and one that has handed over by its successor. Knows nothing of
+connections.
 """
 
 import contextlib
 import itertools
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import trio
 
 from snimux.log import Log
+from snimux.net.listeners import Listener
 from snimux.service.control import Orders
 from snimux.service.reload import Follower, NotFollowed, Reloader
 from snimux.service.upgrade import SIGNAL as UPGRADE_SIGNAL
@@ -21,11 +23,24 @@ from snimux.service.upgrade import Succession
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, UPGRADE_SIGNAL, signal.SIGCHLD)
-"""All that a process heeds; a worker heeds the first ones alone."""
+"""All that a process handles; a worker handles the first ones alone."""
 
 
-class Life:
-    """How far a process is on its way to its end, and how it is told things meanwhile."""
+@contextlib.contextmanager
+def received(numbers: Sequence[int]) -> Iterator[AsyncIterator[int]]:
+    """Receive signals instead of being ended by them, and what has come already first."""
+    with trio.open_signal_receiver(*numbers) as signals:
+        # One may be waiting already; and whoever started this may have blocked SIGCHLD.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        yield signals
+
+
+class Lifecycle:
+    """The stages that a process goes through on its way to its end; none is left again.
+
+    Signals, orders and the successor's words are counted apart: what stops a whole service
+    (systemd) signals each of its processes, and one wish that comes two ways is still one.
+    """
 
     def __init__(
         self,
@@ -33,106 +48,124 @@ class Life:
         succession: Succession,
         reload: Reloader | Follower | None,
         *,
-        hurry_up: Callable[[], None],
+        listeners: Callable[[], Iterable[Listener]],
+        poll_now: Callable[[], None],
+        reap: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin before the first stage.
 
         Args:
-            log: told what went wrong with whoever tells.
-            succession: those before and after, who are told as well.
-            reload: what has other configurations put into effect, if that is possible.
-            hurry_up: has the Caddys asked at once.
+            log: gets what went wrong with a reload or a supervisor.
+            succession: those before and after, who are told to stop as well.
+            reload: puts other configurations into effect, if that is possible.
+            listeners: returns all that is to be handed over to a successor.
+            poll_now: has the Caddys asked at once.
+            reap: sees which children of the process have ended, besides a successor.
         """
         self.log = log
         self.succession = succession
         self.reload = reload
-        self.hurry_up = hurry_up
-        self.leaving = trio.Event()  # accept no more
-        self.hurrying = trio.Event()  # and end within the drain
-        self.closing = trio.Event()  # or at once
-        self.reloading = trio.CancelScope()
+        self.stopped_accepting = trio.Event()
+        self.draining = trio.Event()
+        self.closing = trio.Event()
+        self.killing = trio.Event()
+        self._listeners = listeners
+        self._poll_now = poll_now
+        self._reap = reap
+        self._reloading = trio.CancelScope()
 
-    def stages(self) -> Iterator[Callable[[], None]]:
-        """What each wish to stop does that comes in one way."""
-        return itertools.chain([self.stop], itertools.repeat(self.shut))
-
-    def leave(self) -> None:
+    def stop_accepting(self) -> None:
         """Accept no more. What is being reloaded is not waited for: to read it takes a while."""
-        self.leaving.set()
-        self.reloading.cancel()
+        self.stopped_accepting.set()
+        self._reloading.cancel()
 
-    def stop(self) -> None:
+    def drain(self) -> None:
         """Accept no more, and let connections end within the drain."""
-        if not self.hurrying.is_set():
-            self.succession.stop()
-        self.leave()
-        self.hurrying.set()
+        self._enter(self.draining)
+        self.stop_accepting()
 
-    def shut(self) -> None:
+    def close(self) -> None:
         """Close what is still open."""
-        if not self.closing.is_set():
-            self.succession.stop()
-        self.closing.set()
+        self._enter(self.closing)
 
-    async def heed(self, signals: AsyncIterator[int], upgrade: Callable[[], None]) -> None:
-        """Do what signals tell, until cancelled.
+    def kill(self) -> None:
+        """Wait no longer for anybody."""
+        self._enter(self.killing)
+
+    def _enter(self, stage: trio.Event) -> None:
+        if not stage.is_set():
+            self.succession.stop()
+            stage.set()
+
+    def _stages(self) -> Iterator[Callable[[], None]]:
+        """Return what each wish to stop does, of those that come in one way."""
+        return itertools.chain([self.drain, self.close], itertools.repeat(self.kill))
+
+    async def handle_signals(
+        self, signals: AsyncIterator[int], upgrade: Callable[[], object]
+    ) -> None:
+        """Do what signals say, until cancelled.
 
         Args:
             signals: as they come.
-            upgrade: has a successor started.
+            upgrade: has ``hand_over`` run in a task that the process waits for.
         """
-        stages = self.stages()
+        stages = self._stages()
         async for number in signals:
             if number in STOP_SIGNALS:
                 next(stages)()
             elif number == signal.SIGCHLD:
+                self._reap()
                 self.succession.reap()
             elif number == UPGRADE_SIGNAL:
-                if not self.leaving.is_set():
+                if not self.stopped_accepting.is_set():
                     upgrade()
             elif number == signal.SIGHUP:
-                self.succession.hang_up()
-                self.hurry_up()
+                self.succession.forward_hangup()
+                self._poll_now()
                 if isinstance(self.reload, Reloader):
                     self.reload.ask()
                 else:
                     self.log.write("info", "reloaded", {"detail": "no --config FILE to read again"})
 
-    async def obey(self, supervisor: socket.socket) -> None:
-        """Heed the supervisor.
-
-        Signals and orders are counted apart: what stops a whole service (systemd) signals each of
-        its processes, and one wish that comes both ways is still one.
-        """
-        stages = self.stages()
+    async def handle_orders(self, supervisor: socket.socket) -> None:
+        """Do what the supervisor says; drain when it is gone."""
+        stages = self._stages()
         with contextlib.closing(Orders(supervisor)) as orders:
             try:
                 while order := await orders.receive():
                     if order.what in ("drain", "close"):
                         next(stages)()
                     elif order.what == "leave":
-                        self.leave()
+                        self.stop_accepting()
                     elif order.what == "ask":
-                        self.hurry_up()
+                        self._poll_now()
                     elif isinstance(self.reload, Follower):
                         self.reload.hear(order)
             except ValueError as error:
                 self.log.write("error", "reload-failed", {"detail": str(error)})
         self.log.write("error", "supervisor-gone", {})
-        self.stop()
+        self.drain()
 
-    async def obey_successor(self) -> None:
-        """Stop as it is told to, which may be long after this process has left it the work."""
-        stages = self.stages()
+    async def handle_successor(self) -> None:
+        """Stop as the successor is told to, which may be long after it has the work."""
+        stages = self._stages()
         await self.succession.listen_to_successor(lambda: next(stages)())
 
+    async def hand_over(self) -> None:
+        """Have a successor started, and stop accepting once it serves, if it comes to that."""
+        # A reload would change what is handed over.
+        lock = self.reload.lock if isinstance(self.reload, Reloader) else contextlib.nullcontext()
+        if await self.succession.hand_over(self._listeners, lock):
+            self.stop_accepting()
+
     async def keep_reloading(self) -> None:
-        """Have other configurations put into effect until this process leaves."""
-        with self.reloading:
+        """Have other configurations put into effect until this process stops accepting."""
+        with self._reloading:
             try:
                 if self.reload is not None:
                     await self.reload.run()
             except NotFollowed as error:
                 # The supervisor starts another one, which has what it needs from the start.
                 self.log.write("error", "reload-failed", {"detail": str(error)})
-                self.stop()
+                self.drain()

@@ -5,7 +5,6 @@ The only place that sees all connections of a process.
 
 import contextlib
 import math
-import signal
 import socket
 import sys
 import time
@@ -38,7 +37,7 @@ from snimux.relay.interface import Relay
 from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
 from snimux.routing.routes import Backend, LiveTable, RouteTable
 from snimux.service.control import answer
-from snimux.service.lifecycle import SIGNALS, STOP_SIGNALS, Life
+from snimux.service.lifecycle import SIGNALS, STOP_SIGNALS, Lifecycle, received
 from snimux.service.reload import Follower, Reloader, Source, say_listeners
 from snimux.service.status_server import Alone, Showing
 from snimux.service.systemd import Manager
@@ -137,13 +136,12 @@ async def _serve(
 ) -> None:
     heeded = STOP_SIGNALS if supervisor else SIGNALS
     life = server.life
-    with trio.open_signal_receiver(*heeded) as signals:
-        # One may be waiting already; and whoever started this may have blocked SIGCHLD.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
+    with received(heeded) as signals:
         async with trio.open_nursery() as watch:
             watch.start_soon(server.succession.listen_to_predecessors)
+            watch.start_soon(life.handle_successor)
             if supervisor is not None:
-                watch.start_soon(life.obey, supervisor)
+                watch.start_soon(life.handle_orders, supervisor)
             # These go on while connections drain.
             await watch.start(server.resolver.run)
             await watch.start(server.backends.run)
@@ -154,8 +152,8 @@ async def _serve(
                     reloader = server.reload if isinstance(server.reload, Reloader) else None
                     await watch.start(server.showing.run, Alone(server.view, reloader))
             async with trio.open_nursery() as connections:
-                upgrade = partial(connections.start_soon, server.upgrade, watch)
-                watch.start_soon(life.heed, signals, upgrade)
+                upgrade = partial(connections.start_soon, life.hand_over)
+                watch.start_soon(life.handle_signals, signals, upgrade)
                 async with trio.open_nursery() as accepting:
                     await accepting.start(server.discovery.run)
                     await accepting.start(server.prober.run)
@@ -168,11 +166,11 @@ async def _serve(
                     watch.start_soon(life.keep_reloading)
                     task_status.started()
                     with batching(log):
-                        await life.leaving.wait()
+                        await life.stopped_accepting.wait()
                     accepting.cancel_scope.cancel()
-                if life.hurrying.is_set():
+                if life.draining.is_set():
                     drain_time = server.config.limits.drain
-                    connections.start_soon(server.succession.outlive, drain_time)
+                    connections.start_soon(server.succession.wait_for_predecessors, drain_time)
                 server.drain(connections.cancel_scope)
                 watch.start_soon(server.end, connections.cancel_scope)
             watch.cancel_scope.cancel()
@@ -239,7 +237,13 @@ class _Server:
         self.checker.exchange(wanted(config.routes, config.backends))
         self.discovery = Discovery(config, _routing, self.route_by, log)
         self.reload = self.reloading(supervisor)
-        self.life = Life(log, succession, self.reload, hurry_up=self.discovery.hurry_up)
+        self.life = Lifecycle(
+            log,
+            succession,
+            self.reload,
+            listeners=lambda: [*self.listeners, *showing.listeners],
+            poll_now=self.discovery.hurry_up,
+        )
         self.places = places
         keep = None if self.view is None else self.view.figures.keep
         self.ends = Ends(log, doubt=self.prober.doubt, keep=keep)
@@ -343,10 +347,10 @@ class _Server:
             self.places.show_life(len(self.table.current))
             self.manager.serving(self.status())
 
-        if self.succession.relieves:
+        if self.succession.has_predecessor:
             with trio.CancelScope() as until_first:
                 await pulse(self.relay, until_first.cancel, every=math.inf)
-            await self.succession.relieve()
+            await self.succession.take_over()
         if is_worker or self.manager.is_there:
             every = _WORKER_BEATS if is_worker else self.manager.every
             await pulse(self.relay, alive, every=every)
@@ -354,30 +358,19 @@ class _Server:
     def status(self) -> str:
         """How the server is, for people."""
         routes = len(self.table.current)
-        return status(self.places.taken_here, routes, draining=self.life.leaving.is_set())
-
-    async def upgrade(self, watch: trio.Nursery) -> None:
-        """Hand over to a successor, and leave, if it comes to that."""
-        # A reload would change what is handed over.
-        lock = self.reload.lock if isinstance(self.reload, Reloader) else contextlib.nullcontext()
-        if await self.succession.hand_over(
-            lambda: [*self.listeners, *self.showing.listeners], lock
-        ):
-            self.showing.leave()
-            self.life.leave()
-            watch.start_soon(self.life.obey_successor)
+        return status(self.places.taken_here, routes, draining=self.life.stopped_accepting.is_set())
 
     async def end(self, connections: trio.CancelScope) -> None:
         """Once told to: give open connections less time, and none."""
-        if not self.life.hurrying.is_set():
-            await self.life.hurrying.wait()
+        if not self.life.draining.is_set():
+            await self.life.draining.wait()
             self.drain(connections)
         await self.life.closing.wait()
         connections.cancel()
 
     def drain(self, connections: trio.CancelScope) -> None:
         """Give open connections their time to end: as much as they want, but if told to stop."""
-        drain_time = self.config.limits.drain if self.life.hurrying.is_set() else math.inf
+        drain_time = self.config.limits.drain if self.life.draining.is_set() else math.inf
         if self.view is not None:
             self.view.draining = True
         self.manager.stopping(self.status(), within=drain_time)

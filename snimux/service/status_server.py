@@ -59,14 +59,19 @@ class Showing:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(checkup.run)
-                if self._succession.relieves:
+                nursery.start_soon(self._leave_when_handed_over)
+                if self._succession.has_predecessor:
                     task_status.started()
-                    await self._succession.relieved()
+                    await self._succession.taken_over()
                     await serve_pages(self.listeners, shown, self._log, close=close)
                 else:
                     await serve_pages(
                         self.listeners, shown, self._log, close=close, task_status=task_status
                     )
+
+    async def _leave_when_handed_over(self) -> None:
+        await self._succession.handed_over.wait()
+        self.leave()
 
     def leave(self) -> None:
         """Leave it to another process."""

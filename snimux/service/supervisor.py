@@ -14,15 +14,15 @@ No SO_REUSEPORT: the sockets' queues belong to all workers, so none is lost with
 Knows nothing of connections: a worker is ``server.serve``.
 """
 
-import itertools
+import math
 import os
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -32,9 +32,9 @@ from snimux.config.model import Config
 from snimux.log import Field, Log
 from snimux.net.listeners import Listener, besides
 from snimux.service import scoreboard, systemd
-from snimux.service.control import Order, Respondent, What
+from snimux.service.control import Order, Respondent
 from snimux.service.handover import handing, shared
-from snimux.service.lifecycle import SIGNALS, STOP_SIGNALS
+from snimux.service.lifecycle import SIGNALS, Lifecycle, received
 from snimux.service.reload import Reloader, Source, say_listeners
 from snimux.service.server import own_sockets
 from snimux.service.server import status as described
@@ -43,9 +43,6 @@ from snimux.service.upgrade import Succession
 from snimux.service.worker import Worker, start
 from snimux.status.api import Answers, Past, Whole
 from snimux.status.metrics import Totals, snapshot
-
-# What a worker is told, one after the other, to end.
-_STAGES: tuple[What, ...] = ("drain", "close")
 
 # Seconds. How often to look whether workers serve, until the first one does, and then: they show
 # life every second. A look that comes later than the last of these was held up, as by a machine
@@ -143,22 +140,29 @@ async def supervise(
             command, listeners, team, counts, log, manager, source, succession, status=status
         )
         files.callback(supervisor.use_text, None)
-        with trio.open_signal_receiver(*SIGNALS) as signals:
-            # One may be waiting already; and whoever started this may have blocked SIGCHLD.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        life = supervisor.life
+        with received(SIGNALS) as signals:
             say_listeners(log, listeners, workers=team.workers)
             async with trio.open_nursery() as watch:
-                watch.start_soon(supervisor.reload)
+                watch.start_soon(life.keep_reloading)
                 watch.start_soon(succession.listen_to_predecessors)
+                watch.start_soon(life.handle_successor)
                 watch.start_soon(supervisor.watch)
                 if status:
                     watch.start_soon(supervisor.keep_figures)
                     await watch.start(supervisor.showing.run, supervisor)
                 async with trio.open_nursery() as keeping:
-                    watch.start_soon(supervisor.heed, signals, keeping, watch)
+                    upgrade = partial(keeping.start_soon, life.hand_over)
+                    watch.start_soon(life.handle_signals, signals, upgrade)
                     for number in range(1, team.workers + 1):
                         keeping.start_soon(supervisor.keep, number)
                     task_status.started()
+                    await life.stopped_accepting.wait()
+                    if life.draining.is_set():
+                        drain_time = supervisor.config.limits.drain
+                        keeping.start_soon(succession.wait_for_predecessors, drain_time)
+                    supervisor.stop_accepting()
+                    watch.start_soon(supervisor.end)
                 watch.cancel_scope.cancel()
         log.write("info", "stopped", {})
 
@@ -205,68 +209,25 @@ class _Supervisor:
         self.log = log
         self.manager = manager
         self.source = source
-        self.reloader = source and Reloader(source, self, log, manager)
-        self.reloading = trio.CancelScope()
+        self.life = Lifecycle(
+            log,
+            succession,
+            Reloader(source, self, log, manager) if source else None,
+            listeners=lambda: [*self.listeners, *self.showing.listeners],
+            poll_now=partial(self.order, Order("ask")),
+            reap=self.reap,
+        )
         self.started = time.monotonic()
         self.succession = succession
         self.reloads = 0
         self.patience = max((manager.watchdog or 0) / 2, _SILENT)
         self.looked = trio.current_time()
         self.alive: dict[int, Worker] = {}
-        self.stopping = trio.Event()
-        self.told = 0  # how often to stop, in one way
 
-    async def heed(
-        self, signals: AsyncIterator[int], keeping: trio.Nursery, watch: trio.Nursery
-    ) -> None:
-        """Do what signals tell, until cancelled."""
-        wishes = itertools.count(1)
-        async for number in signals:
-            if number == signal.SIGCHLD:
-                self.reap()
-                self.succession.reap()
-            elif number == signal.SIGHUP:
-                self.hang_up()
-            elif number in STOP_SIGNALS:
-                if not self.stopping.is_set():
-                    keeping.start_soon(self.succession.outlive, self.config.limits.drain)
-                self.stop(next(wishes))
-            elif not self.stopping.is_set():
-                keeping.start_soon(self.upgrade, watch)
-
-    async def upgrade(self, watch: trio.Nursery) -> None:
-        """Hand over to a successor, and leave, if it comes to that."""
-        # A reload would change what is handed over.
-        lock = self.reloader.lock if self.reloader else nullcontext()
-        if await self.succession.hand_over(
-            lambda: [*self.listeners, *self.showing.listeners], lock
-        ):
-            self.showing.leave()
-            self.leave()
-            for worker in self.alive.values():
-                worker.order(Order("leave"))
-            watch.start_soon(self.obey_successor)
-
-    async def obey_successor(self) -> None:
-        """Stop as it is told to, which may be long after this process has left it the work."""
-        wishes = itertools.count(1)
-        await self.succession.listen_to_successor(lambda: self.stop(next(wishes)))
-
-    def hang_up(self) -> None:
-        """Have all Caddys asked at once, and the configuration read again."""
-        self.succession.hang_up()
+    def order(self, order: Order) -> None:
+        """Give all workers an order."""
         for worker in self.alive.values():
-            worker.order(Order("ask"))
-        if self.reloader:
-            self.reloader.ask()
-        else:
-            self.log.write("info", "reloaded", {"detail": "no --config FILE to read again"})
-
-    async def reload(self) -> None:
-        """Reload when that is wanted, until told to stop."""
-        with self.reloading:
-            if self.reloader:
-                await self.reloader.run()
+            worker.order(order)
 
     async def take(self, config: Config, listeners: Sequence[Listener], text: str) -> None:
         """Have all workers serve by another configuration, on other listeners.
@@ -323,33 +284,31 @@ class _Supervisor:
                 del self.alive[worker.pid]
                 self.totals.lose(worker.pid)
 
-    def leave(self) -> None:
-        """Listen no more, and replace nobody."""
-        self.stopping.set()
-        self.reloading.cancel()
+    def stop_accepting(self) -> None:
+        """Listen no more, and have the workers do the same; nobody is replaced from now on."""
+        is_draining = self.life.draining.is_set()
         # First: whoever closes a listener last resets what is in its queue, and the workers empty
         # it before.
         for listener in self.listeners:
             self.succession.close(listener)
         self.look()
+        within = self.config.limits.drain if is_draining else math.inf
+        self.manager.stopping(self.status(), within=within)
+        self.order(Order("drain" if is_draining else "leave"))
 
-    def stop(self, stage: int) -> None:
-        """Go to a stage, if not there: replace nobody, and let all drain; let all close; kill all.
+    async def end(self) -> None:
+        """Pass on to the workers each stage that follows, until cancelled.
 
         The last is for a worker that is stuck, and with it whoever waits for it.
         """
-        if stage <= self.told:
-            return
-        self.told = stage
-        self.succession.stop()
-        if not self.stopping.is_set():
-            self.leave()
-            self.manager.stopping(self.status(), within=self.config.limits.drain)
+        if not self.life.draining.is_set():
+            await self.life.draining.wait()
+            self.order(Order("drain"))
+        await self.life.closing.wait()
+        self.order(Order("close"))
+        await self.life.killing.wait()
         for worker in self.alive.values():
-            if self.told <= len(_STAGES):
-                worker.order(Order(_STAGES[self.told - 1]))
-            else:
-                worker.process.kill()
+            worker.process.kill()
 
     async def watch(self) -> None:
         """Look after the workers, and tell the manager that they serve, until cancelled.
@@ -363,7 +322,7 @@ class _Supervisor:
             has_served = has_served or serves
             unserved = 0.0 if serves else unserved + elapsed
             if serves:
-                await self.succession.relieve()
+                await self.succession.take_over()
             # Also while some are stuck: the manager would end all for that, with what they serve.
             if has_served and unserved < _HOPELESS:
                 self.manager.serving(self.status())
@@ -424,7 +383,7 @@ class _Supervisor:
 
     def why_not_serving(self) -> str | None:
         """What keeps connections from being accepted."""
-        if self.stopping.is_set():
+        if self.life.stopped_accepting.is_set():
             return "draining"
         well = (x.number for x in self.alive.values() if not x.silent)
         served = (scoreboard.look(self.counts, number).beats for number in well)
@@ -432,7 +391,8 @@ class _Supervisor:
 
     def past(self) -> Past:
         """Since when they run, and how the last reload went."""
-        return Past(self.started, self.reloader.last if self.reloader else None)
+        reloader = self.life.reload
+        return Past(self.started, reloader.last if isinstance(reloader, Reloader) else None)
 
     async def keep_figures(self) -> None:
         """Ask for the figures now and then, until cancelled: those that die take theirs along."""
@@ -451,17 +411,17 @@ class _Supervisor:
             sum(worker.sign.taken for worker in workers),
             newest[1],
             workers=len(workers),
-            draining=self.stopping.is_set(),
+            draining=self.life.stopped_accepting.is_set(),
         )
 
     async def keep(self, number: int) -> None:
         """Have a worker of this number until all are told to stop, and wait for its end then."""
         young_deaths = 0
-        while not self.stopping.is_set():
+        while not self.life.stopped_accepting.is_set():
             started = trio.current_time()
             how = await self.work(number)
             lived = trio.current_time() - started
-            if self.stopping.is_set():
+            if self.life.stopped_accepting.is_set():
                 if how.get("status") != 0:
                     self.log.write("error", "worker-died", {"worker": number, **how})
                 return
@@ -473,7 +433,7 @@ class _Supervisor:
             else:
                 self.log.write("error", "worker-died", {"worker": number, **how, **times})
             with trio.move_on_after(again_in):
-                await self.stopping.wait()
+                await self.life.stopped_accepting.wait()
 
     async def work(self, number: int) -> Mapping[str, Field]:
         """Start a worker and wait for its end; how it ended."""

@@ -118,7 +118,7 @@ class _Successor:
 
 
 class Succession:
-    """Those who came before this process and may be there still, and who comes after it."""
+    """The predecessors of this process that may be alive still, and its successor."""
 
     def __init__(
         self,
@@ -138,28 +138,29 @@ class Succession:
             command: the program that each successor is, and its arguments; without one, whoever
                 asks for a successor is not heard.
             listeners: what this process listens on; what it inherited besides is closed as soon as
-                the predecessor has been relieved.
+                it has taken over.
         """
+        self.handed_over = trio.Event()
+        """Set when a successor serves, and this process is to leave all to it."""
         self._log = log
         self._manager = manager
         self._activated = inherited.activated
         self.command = command
-        self._unwanted = besides(inherited.listeners, listeners)
-        self._before = [_channel(number) for number in inherited.predecessors]
-        self._relieved = trio.Event()
-        self._settled = trio.Event()  # relieved, or told to stop
-        self._alone = trio.Event()
-        self._after: _Successor | None = None
-        self._is_busy = False  # with handing over
-        self._has_handed_over = False
-        self._told = 0  # how often to stop
-        if not self._before:
+        self._left_out = besides(inherited.listeners, listeners)
+        self._predecessors = [_channel(number) for number in inherited.predecessors]
+        self._taken_over = trio.Event()
+        self._settled = trio.Event()  # taken over, or told to stop
+        self._predecessors_ended = trio.Event()
+        self._successor: _Successor | None = None
+        self._is_handing_over = False
+        self._stop_count = 0
+        if not self._predecessors:
             self._settle()
-            self._alone.set()
+            self._predecessors_ended.set()
 
     def close(self, listener: Listener) -> None:
         """Close a listener, and leave its file to whoever serves it."""
-        if self._relieved.is_set() and not self._has_handed_over:
+        if self._taken_over.is_set() and not self.handed_over.is_set():
             listener.close()
         else:
             listener.socket.close()
@@ -170,70 +171,70 @@ class Succession:
         The second time that one is killed; the third time nobody before is waited for. Who has
         handed over passes nothing on: the successor does.
         """
-        self._told += 1
+        self._stop_count += 1
         self._settled.set()
-        if self._has_handed_over:
+        if self.handed_over.is_set():
             return
-        if self._after is not None:
-            program = self._after.program
+        if self._successor is not None:
+            program = self._successor.program
             if not program.pid:
                 program.keeper.kill()
-            program.send(signal.SIGTERM if self._told == 1 else signal.SIGKILL)
-        if self._relieved.is_set():
-            for channel in self._before:
+            program.send(signal.SIGTERM if self._stop_count == 1 else signal.SIGKILL)
+        if self._taken_over.is_set():
+            for channel in self._predecessors:
                 _say(channel, _STOP)
-        if not self._relieved.is_set() or self._told > _STAGES:
-            self._alone.set()
+        if not self._taken_over.is_set() or self._stop_count > _STAGES:
+            self._predecessors_ended.set()
 
-    def hang_up(self) -> None:
-        """Pass a SIGHUP on to the successor, which may have read before what is to be read now."""
-        if self._after is not None:
-            self._after.program.send(signal.SIGHUP)
+    def forward_hangup(self) -> None:
+        """Send a SIGHUP to the successor, which may have read before what is to be read now."""
+        if self._successor is not None:
+            self._successor.program.send(signal.SIGHUP)
 
     # --- who came before
 
     @property
-    def relieves(self) -> bool:
-        """Whether there is a predecessor that waits to be relieved."""
-        return not self._relieved.is_set()
+    def has_predecessor(self) -> bool:
+        """Say whether a predecessor waits for this process to take over."""
+        return not self._taken_over.is_set()
 
-    async def relieved(self) -> None:
-        """Wait until there is no predecessor that is to be relieved."""
-        await self._relieved.wait()
+    async def taken_over(self) -> None:
+        """Wait until there is no predecessor to take over from."""
+        await self._taken_over.wait()
 
-    async def relieve(self) -> None:
+    async def take_over(self) -> None:
         """Say that this process serves, and wait until the one before has handed over."""
-        if self.relieves and not self._told:
-            _say(self._before[0], _READY)
-            await self._relieved.wait()
-            for listener in self._unwanted:
+        if self.has_predecessor and not self._stop_count:
+            _say(self._predecessors[0], _READY)
+            await self._taken_over.wait()
+            for listener in self._left_out:
                 listener.close()
-            self._unwanted = []
+            self._left_out = []
 
     async def listen_to_predecessors(self) -> None:
-        """Until all of them have ended."""
+        """Hear what the predecessors say, until all of them have ended."""
         async with trio.open_nursery() as nursery:
-            for place, channel in enumerate(self._before):
+            for place, channel in enumerate(self._predecessors):
                 nursery.start_soon(self._listen_to, channel, place == 0)
-        self._alone.set()
+        self._predecessors_ended.set()
 
     async def _listen_to(self, channel: trio.socket.SocketType, is_first: bool) -> None:
         with channel:
-            is_there = True
-            while is_there:
-                is_there = bool(await _hear(channel))
+            is_alive = True
+            while is_alive:
+                is_alive = bool(await _hear(channel))
                 if is_first:  # it has handed over, or ended without
                     self._settle()
-        self._before.remove(channel)
+        self._predecessors.remove(channel)
 
     def _settle(self) -> None:
-        self._relieved.set()
+        self._taken_over.set()
         self._settled.set()
 
-    async def outlive(self, within: float) -> None:
-        """Wait until those who came before have ended, but not for longer than so many seconds."""
+    async def wait_for_predecessors(self, within: float) -> None:
+        """Wait until the predecessors have ended, but not for longer than so many seconds."""
         with trio.move_on_after(within):
-            await self._alone.wait()
+            await self._predecessors_ended.wait()
 
     # --- who comes after
 
@@ -242,9 +243,10 @@ class Succession:
         listeners: Callable[[], Iterable[Listener]],
         lock: AbstractAsyncContextManager[object] = _NO_LOCK,
     ) -> bool:
-        """Start a successor, and wait until it serves; whether this process is to leave it to it.
+        """Start a successor, and wait until it serves; return whether it does.
 
-        Not if it ends, or is silent for ``_PATIENCE``, or this process is told to stop meanwhile.
+        It does not if it ends, or is silent for ``_PATIENCE``, or if this process is told to stop
+        meanwhile.
 
         Args:
             listeners: what this process listens on.
@@ -259,22 +261,22 @@ class Succession:
         if reason:
             self._log.write("warning", "upgrade-ignored", {"detail": reason})
             return False
-        self._is_busy = True
+        self._is_handing_over = True
         try:
             async with lock:
-                return not self._told and await self._hand_over(listeners())
+                return not self._stop_count and await self._hand_over(listeners())
         finally:
-            self._is_busy = False
+            self._is_handing_over = False
 
     async def _hand_over(self, listeners: Iterable[Listener]) -> bool:
         try:
-            successor = self._after = self._start(listeners)
+            successor = self._successor = self._start(listeners)
         except OSError as error:
             self._log.write("error", "upgrade-failed", {"detail": f"not started: {error.strerror}"})
             return False
         try:
             if await self._is_ready(successor):
-                self._has_handed_over = True
+                self.handed_over.set()
                 successor.ended.set()  # as far as it can be seen from here
                 # Its parent is the service manager then, which hears of it next.
                 await successor.program.let_go()
@@ -282,36 +284,37 @@ class Succession:
                 _say(successor.channel, _HEARD)
                 self._log.write("info", "handed-over", {"pid": successor.pid})
         finally:
-            if not self._has_handed_over:
+            if not self.handed_over.is_set():
                 await self._give_up(successor)
-        return self._has_handed_over
+        return self.handed_over.is_set()
 
     async def listen_to_successor(self, stop: Callable[[], None]) -> None:
-        """After handing over, stop when the successor is told to; until all have ended that come.
+        """Wait until this process has handed over, and then for the end of all that come after.
 
         Args:
-            stop: called each time.
+            stop: called each time that the successor is told to stop.
         """
-        if self._after is not None:
-            with self._after.channel as channel:
-                while await _hear(channel):
-                    stop()
-            if not self._told:
-                self._log.write("error", "successor-gone", {"pid": self._after.pid})
-            self._after = None
+        await self.handed_over.wait()
+        assert self._successor is not None
+        with self._successor.channel as channel:
+            while await _hear(channel):
+                stop()
+        if not self._stop_count:
+            self._log.write("error", "successor-gone", {"pid": self._successor.pid})
+        self._successor = None
 
     def reap(self) -> None:
         """See whether the successor has ended; of other children nothing is known here."""
-        successor = self._after
+        successor = self._successor
         if successor is not None and not successor.ended.is_set():
             exit_code = successor.program.exit_code()
             if exit_code is not None:
                 self._fail(successor, exit_code)
 
     def _why_not(self) -> str:
-        if self._is_busy or self._has_handed_over:
+        if self._is_handing_over or self.handed_over.is_set():
             return "there is a successor already"
-        if self._told:
+        if self._stop_count:
             return "told to stop"
         # With its end that of the successor would come, and of all others that are in there.
         if os.getpid() == 1:
@@ -326,7 +329,7 @@ class Succession:
         handed = [
             *self._activated,  # first, so that they have the numbers that they had
             *((_name(listener), listener.socket.fileno()) for listener in own),
-            *((_PREDECESSOR, channel.fileno()) for channel in (its, *self._before)),
+            *((_PREDECESSOR, channel.fileno()) for channel in (its, *self._predecessors)),
         ]
         try:
             program = start_apart(
@@ -345,15 +348,18 @@ class Succession:
         return _Successor(program, ours)
 
     async def _is_ready(self, successor: _Successor) -> bool:
-        """Whether it is ready, and this process not told to stop; else it mostly has ended."""
+        """Wait for it; return whether it serves, and this process is not told to stop.
+
+        Else it mostly has ended.
+        """
         with trio.move_on_after(_PATIENCE):
             if await successor.program.identify():
-                if self._told:
+                if self._stop_count:
                     return False
                 successor.program.begin()
                 self._log.write("info", "upgrading", {"pid": successor.pid})
                 if await _hear(successor.channel) == _READY:
-                    if not (self._told or successor.ended.is_set()):
+                    if not (self._stop_count or successor.ended.is_set()):
                         return True
                     await successor.ended.wait()
             with trio.move_on_after(_GRACE):
@@ -364,7 +370,7 @@ class Succession:
         return False
 
     async def _tell_manager(self, pid: int) -> None:
-        """Before the successor says anything to it: it hears the main process alone."""
+        """Tell it who the main process is, as it hears no other; before the successor is told."""
         for _ in range(_TRIES):
             if self._manager.hand_over(pid):
                 return
@@ -376,12 +382,12 @@ class Succession:
             await successor.program.kill()
             self.reap()
         successor.channel.close()
-        self._after = None
+        self._successor = None
 
     def _fail(self, successor: _Successor, exit_code: int) -> None:
         successor.ended.set()
         how: dict[str, Field] = {"pid": successor.pid, **systemd.how_ended(exit_code)}
-        level: Level = "info" if self._told else "error"
+        level: Level = "info" if self._stop_count else "error"
         self._log.write(level, "upgrade-failed", how)
 
 

@@ -17,7 +17,7 @@ from snimux.config.model import Config, Limits
 from snimux.log import Log
 from snimux.net.listeners import Listener
 from snimux.service.control import Order, send
-from snimux.service.lifecycle import Life
+from snimux.service.lifecycle import Lifecycle
 from snimux.service.reload import File, Follower, Reloader, Source
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import SIGNAL as UPGRADE
@@ -45,39 +45,40 @@ class Lived:
 
     stream: io.StringIO = field(default_factory=io.StringIO)
     upgrades: int = 0
-    hurries: int = 0
-    life: Life = field(init=False)
+    polls: int = 0
+    life: Lifecycle = field(init=False)
 
     def begin(
         self,
         reload: Callable[[Log], Reloader | Follower] | None = None,
         inherited: Inheritance = Inheritance(()),  # noqa: B008 (frozen)
-    ) -> Life:
+    ) -> Lifecycle:
         log = Log(self.stream, form="json")
-        self.life = Life(
+        self.life = Lifecycle(
             log,
             Succession(log, Manager(), inherited),
             None if reload is None else reload(log),
-            hurry_up=self.hurry_up,
+            listeners=list,
+            poll_now=self.poll_now,
         )
         return self.life
 
     def upgrade(self) -> None:
         self.upgrades += 1
 
-    def hurry_up(self) -> None:
-        self.hurries += 1
+    def poll_now(self) -> None:
+        self.polls += 1
 
     def stage(self) -> tuple[bool, bool, bool]:
-        """Whether it leaves, hurries, closes."""
+        """Say whether it has stopped accepting, drains, closes."""
         life = self.life
-        return life.leaving.is_set(), life.hurrying.is_set(), life.closing.is_set()
+        return life.stopped_accepting.is_set(), life.draining.is_set(), life.closing.is_set()
 
     def events(self) -> list[str]:
         return [json.loads(line)["event"] for line in self.stream.getvalue().splitlines()]
 
 
-SERVES, LEAVES, HURRIES, CLOSES = [(x > 0, x > 1, x > 2) for x in range(4)]
+SERVES, STOPPED, DRAINS, CLOSES = [(x > 0, x > 1, x > 2) for x in range(4)]
 
 
 async def heed(lived: Lived, *numbers: int) -> None:
@@ -86,7 +87,7 @@ async def heed(lived: Lived, *numbers: int) -> None:
             yield number
 
     async with contextlib.aclosing(come()) as signals:
-        await lived.life.heed(signals, lived.upgrade)
+        await lived.life.handle_signals(signals, lived.upgrade)
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +97,7 @@ async def supervised(lived: Lived) -> AsyncIterator[socket.socket]:
     its.setblocking(False)
     with its:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lived.life.obey, its)
+            nursery.start_soon(lived.life.handle_orders, its)
             with ours:
                 yield ours
 
@@ -106,8 +107,8 @@ async def supervised(lived: Lived) -> AsyncIterator[socket.socket]:
     [
         ([], SERVES),
         ([signal.SIGHUP, UPGRADE, signal.SIGCHLD], SERVES),
-        ([signal.SIGTERM], HURRIES),
-        ([signal.SIGINT], HURRIES),
+        ([signal.SIGTERM], DRAINS),
+        ([signal.SIGINT], DRAINS),
         ([signal.SIGTERM, signal.SIGINT], CLOSES),
         ([signal.SIGINT] * 3, CLOSES),
     ],
@@ -121,6 +122,18 @@ async def test_signals_to_stop_are_stages(
     assert lived.stage() == stage
 
 
+async def test_the_third_signal_kills_however_many_orders_there_were() -> None:
+    lived = Lived()
+    lived.begin()
+    async with supervised(lived) as supervisor:
+        send(supervisor, Order("drain"))
+        await wait_all_tasks_blocked(0.02)
+        await heed(lived, signal.SIGTERM, signal.SIGTERM)
+        assert (lived.stage(), lived.life.killing.is_set()) == (CLOSES, False)
+    await heed(lived, *[signal.SIGTERM] * 3)
+    assert lived.life.killing.is_set()
+
+
 async def test_a_successor_is_started_but_not_by_who_leaves() -> None:
     lived = Lived()
     lived.begin()
@@ -132,7 +145,7 @@ async def test_a_hangup_has_caddys_asked_and_the_file_read_if_there_is_one(tmp_p
     lived = Lived()
     lived.begin()
     await heed(lived, signal.SIGHUP)
-    assert (lived.hurries, lived.events()) == (1, ["reloaded"])
+    assert (lived.polls, lived.events()) == (1, ["reloaded"])
     file = File(str(tmp_path / "none"), "", lambda text: CONFIG)
     source = Source(file, lambda limits: 1)
     life = lived.begin(lambda log: Reloader(source, Target(), log, Manager()))
@@ -142,8 +155,8 @@ async def test_a_hangup_has_caddys_asked_and_the_file_read_if_there_is_one(tmp_p
         with trio.fail_after(20):  # the clock is the real one, for threads
             while lived.events() != ["reloaded", "reload-failed"]:
                 await trio.sleep(0.01)
-        assert lived.hurries == 2
-        life.leave()  # and with that nothing is reloaded any more
+        assert lived.polls == 2
+        life.stop_accepting()  # and with that nothing is reloaded any more
 
 
 async def test_orders_are_stages_and_counted_apart_from_signals() -> None:
@@ -152,26 +165,26 @@ async def test_orders_are_stages_and_counted_apart_from_signals() -> None:
     async with supervised(lived) as supervisor:
         for order, stage in (
             (Order("ask"), SERVES),
-            (Order("leave"), LEAVES),
-            (Order("drain"), HURRIES),
+            (Order("leave"), STOPPED),
+            (Order("drain"), DRAINS),
         ):
             send(supervisor, order)
             await wait_all_tasks_blocked(0.02)
             assert lived.stage() == stage
         await heed(lived, signal.SIGTERM)
-        assert lived.stage() == HURRIES
+        assert lived.stage() == DRAINS
         send(supervisor, Order("close"))
         await wait_all_tasks_blocked(0.02)
         assert lived.stage() == CLOSES
-    assert lived.hurries == 1
+    assert lived.polls == 1
 
 
-async def test_without_its_supervisor_a_worker_hurries() -> None:
+async def test_without_its_supervisor_a_worker_drains() -> None:
     lived = Lived()
     lived.begin()
     async with supervised(lived):
         pass
-    assert (lived.stage(), lived.events()) == (HURRIES, ["supervisor-gone"])
+    assert (lived.stage(), lived.events()) == (DRAINS, ["supervisor-gone"])
 
 
 async def test_an_order_that_does_not_arrive_whole_is_said_and_the_last() -> None:
@@ -180,7 +193,7 @@ async def test_an_order_that_does_not_arrive_whole_is_said_and_the_last() -> Non
     async with supervised(lived) as supervisor:
         supervisor.sendall(b'{"descriptors": 1}\n')
         await wait_all_tasks_blocked(0.02)
-        assert (lived.stage(), lived.events()) == (HURRIES, ["reload-failed", "supervisor-gone"])
+        assert (lived.stage(), lived.events()) == (DRAINS, ["reload-failed", "supervisor-gone"])
 
 
 async def test_a_worker_that_cannot_follow_stops(tmp_path: Path) -> None:
@@ -198,7 +211,7 @@ async def test_a_worker_that_cannot_follow_stops(tmp_path: Path) -> None:
                     order = Order("reload", 1, serve={9: "tls"}, descriptors=(text.fileno(),))
                     send(supervisor, order)
                 with trio.fail_after(20):
-                    await life.hurrying.wait()
+                    await life.draining.wait()
                 assert lived.events()[0] == "reload-failed"
 
 
@@ -211,12 +224,12 @@ async def test_who_is_told_to_stop_tells_those_before_it_once_a_stage() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.succession.listen_to_predecessors)
             before.send(b"h")
-            await life.succession.relieved()
+            await life.succession.taken_over()
             for _ in range(2):
-                life.stop()
+                life.drain()
             assert before.recv(9) == b"s"
             for _ in range(2):
-                life.shut()
+                life.close()
             assert before.recv(9) == b"s"
             with pytest.raises(BlockingIOError):
                 before.recv(9)
