@@ -1,7 +1,11 @@
-"""Orders to a worker, with descriptors, and its answers: lines of JSON over a UNIX stream socket.
+"""Orders to a worker, and questions: lines over two UNIX stream sockets, some with descriptors.
 
-Knows how an order travels, not what comes of it. The end of the stream says that the other side
-is gone.
+An order and its answer are each a line of JSON. A question has a number, by which the end of its
+answer is known, whose pieces are JSON as well. Knows how they travel, not what comes of them. The
+end of a stream says that the other side is gone.
+
+Two sockets, because a supervisor of one version has workers of another while a new one is being
+installed: each has both, and speaks on both, whichever the other is.
 
 Source: unix(7), SCM_RIGHTS: descriptors arrive with the first byte of what they were sent with.
 """
@@ -10,8 +14,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,15 +25,20 @@ from snimux.log import Log
 What = Literal["leave", "drain", "close", "ask", "listener", "reload", "reloaded"]
 
 _READ_SIZE = 64 * 1024
-# An order has some bytes for each listener.
-_LARGEST = 1024 * 1024
 # As many descriptors as Linux sends in one go (SCM_MAX_FD); an order has one.
 _MOST_DESCRIPTORS = 253
+
+# Bytes of a line: an order has some for each listener; a piece of an answer may be all that was
+# refused. How many lines an answer has is bounded by the time.
+_LARGEST_ORDER, _LARGEST_QUESTION, _LARGEST_PIECE = 2**20, 2**16, 2**24
+
+# Seconds: a worker that needs longer for an answer is stuck, or as good as that.
+_PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be done, or was.
+    """A thing to be done, or one that was.
 
     ``leave`` is to accept no more, ``drain`` and ``close`` are stages of an end; ``ask`` has the
     Caddys asked at once. ``listener`` hands over a socket: ``number`` is its, and ``address`` where
@@ -72,24 +80,28 @@ def send(sock: socket.socket, order: Order) -> None:
         raise Gone("it does not read its orders")
 
 
-class Orders:
-    """What comes in on a socket, which is non-blocking, and stays its owner's."""
+class Lines:
+    """Lines that come in on a socket, which is non-blocking, and stays its owner's."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, longest: int = _LARGEST_ORDER) -> None:
+        """Begin to read. A line with more bytes than the longest has no end."""
         self._socket = sock
-        self._received = bytearray()
-        self._descriptors: list[int] = []
+        self._longest = longest
+        self.received = bytearray()
+        self.descriptors: list[int] = []
 
-    async def receive(self) -> Order | None:
-        """The next order; None when the other side is gone.
+    async def next(self) -> bytes | None:
+        """Wait for the next line, and return it without its end; None when the other side is gone.
 
         Raises:
-            ValueError: what came is no order, or without its descriptors.
+            ValueError: what came has no end.
             trio.ClosedResourceError: the socket was closed here meanwhile.
-
-        Resource handling: whoever receives an order owns its descriptors.
         """
-        while b"\n" not in self._received:
+        searched = 0
+        while (end := self.received.find(b"\n", searched)) < 0:
+            searched = len(self.received)
+            if searched > self._longest:
+                raise ValueError("a line without an end")
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 data, descriptors, _, _ = socket.recv_fds(
@@ -101,51 +113,48 @@ class Orders:
                 return None
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
-            self._descriptors += descriptors
+            self.descriptors += descriptors
             if not data:
                 return None
-            self._received += data
-            if len(self._received) > _LARGEST:
-                raise ValueError("what came is no order")
-        line, _, self._received = self._received.partition(b"\n")
-        try:
-            words = json.loads(line)
-            count, what, number = words["descriptors"], words["what"], words["number"]
-            serve = {int(each): protocol for each, protocol in words["serve"].items()}
-            address = words["address"]
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):  # of another version, perhaps
-            raise ValueError("what came is no order") from None
-        taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
-        if len(taken) < count:  # this process has no room for more
-            _close(taken)
-            raise ValueError("the descriptors of an order did not arrive")
-        return Order(what, number, serve, tuple(taken), address)
+            self.received += data
+        line = bytes(self.received[:end])
+        del self.received[: end + 1]
+        return line
 
     def close(self) -> None:
         """Close what came and was not taken."""
-        _close(self._descriptors)
-        self._descriptors = []
+        for descriptor in self.descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self.descriptors.clear()
 
 
-def _close(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+async def receive(lines: Lines) -> Order | None:
+    """Wait for the next order, and return it; None when the other side is gone.
 
+    Raises:
+        ValueError: what came is no order, or without its descriptors.
+        trio.ClosedResourceError: as of ``Lines.next``.
 
-# Seconds: a worker that needs longer is stuck, or as good as that.
-_PATIENCE = 1.0
-
-_ANSWER_SIZE = 64 * 1024
-# Bytes of a line: a question, and a piece of an answer, such as all that was refused. How many
-# lines there are is bounded by the time.
-_LONGEST_QUESTION, _LARGEST_PIECE = 64 * 1024, 16 * 1024 * 1024
+    Resource handling: whoever receives an order owns its descriptors.
+    """
+    try:
+        line = await lines.next()
+        if line is None:
+            return None
+        words = json.loads(line)
+        count, what, number = words["descriptors"], words["what"], words["number"]
+        serve = {int(each): protocol for each, protocol in words["serve"].items()}
+        address = words["address"]
+    # of another version, perhaps
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise ValueError("what came is no order") from None
+    if len(lines.descriptors) < count:  # this process had no room for more
+        lines.close()
+        raise ValueError("the descriptors of an order did not arrive")
+    descriptors = tuple(lines.descriptors[:count])
+    del lines.descriptors[:count]
+    return Order(what, number, serve, descriptors, address)
 
 
 def _stream(sock: socket.socket) -> trio.SocketStream:
@@ -157,33 +166,24 @@ async def answer(sock: socket.socket, tell: Callable[[str], Iterable[Any]], log:
 
     Args:
         sock: the worker's end.
-        tell: gives the pieces of an answer; others have their turn between two.
-        log: told if there is none; then no question is answered any more.
+        tell: returns the pieces of an answer; others have their turn between two.
+        log: gets why there is none, if so; then no question is answered any more.
 
     Resource handling: closes ``sock``.
     """
-    with suppress(trio.BrokenResourceError):
+    lines = Lines(sock, longest=_LARGEST_QUESTION)
+    with contextlib.suppress(trio.BrokenResourceError):
         async with _stream(sock) as stream:
             try:
-                await _answer(stream, tell)
+                while (question := await lines.next()) is not None:
+                    number, _, what = question.partition(b" ")
+                    for piece in tell(what.decode()):
+                        await stream.send_all(json.dumps(piece).encode() + b"\n")
+                    await stream.send_all(number + b"\n")
             except trio.BrokenResourceError:
                 raise
             except Exception as error:  # not expected; but who is asked must not end by that
                 log.write("error", "status-failed", {"detail": repr(error)})
-
-
-async def _answer(stream: trio.SocketStream, tell: Callable[[str], Iterable[Any]]) -> None:
-    buffer = bytearray()
-    async for data in stream:
-        buffer += data
-        *questions, buffer = buffer.split(b"\n")
-        for question in questions:
-            number, _, what = question.partition(b" ")
-            for piece in tell(what.decode()):
-                await stream.send_all(json.dumps(piece).encode() + b"\n")
-            await stream.send_all(number + b"\n")
-        if len(buffer) > _LONGEST_QUESTION:
-            raise ValueError("a question without an end")
 
 
 class Respondent:
@@ -193,52 +193,40 @@ class Respondent:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.stream = _stream(sock)
-        self.one_at_a_time = trio.Lock()
-        self.buffer = bytearray()
-        self.number = 0
-        self.owes = False  # an answer, which was not waited for
+        self._stream = _stream(sock)
+        self.lines = Lines(sock, longest=_LARGEST_PIECE)
+        self._one_at_a_time = trio.Lock()
+        self._number = 0
+        self._owes = False  # an answer, which was not waited for
 
     def close(self) -> None:
         """Ask nothing any more; who waits for an answer has none."""
-        self.stream.socket.close()
+        self._stream.socket.close()
 
     async def ask(self, what: str) -> list[Any] | None:
-        """The pieces of the answer; None if there is none in time."""
+        """Ask, and return the pieces of the answer; None if there is none in time."""
         with (
             trio.move_on_after(_PATIENCE),
-            suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError),
-            suppress(ValueError, RecursionError),
+            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+            contextlib.suppress(ValueError, RecursionError),
         ):
-            async with self.one_at_a_time:
+            async with self._one_at_a_time:
                 # A question more would be one more that it cannot answer.
-                if self.owes:
-                    await self._answer()
-                self.number += 1
-                self.owes = True
-                await self.stream.send_all(b"%d %s\n" % (self.number, what.encode()))
+                if self._owes and await self._answer() is None:
+                    return None
+                self._number += 1
+                self._owes = True
+                await self._stream.send_all(b"%d %s\n" % (self._number, what.encode()))
                 return await self._answer()
         return None
 
-    async def _answer(self) -> list[Any]:
-        """The answer to the last question, from where it was read to before."""
+    async def _answer(self) -> list[Any] | None:
+        """Return the answer to the last question, from where it was read to before."""
         pieces: list[Any] = []
-        end = b"%d" % self.number
-        while True:
-            line = await self._line()
+        end = b"%d" % self._number
+        while (line := await self.lines.next()) is not None:
             if line == end:
-                self.owes = False
+                self._owes = False
                 return pieces
             pieces.append(json.loads(line))
-
-    async def _line(self) -> bytes:
-        looked_at = 0
-        while (end := self.buffer.find(b"\n", looked_at)) < 0:
-            looked_at = len(self.buffer)
-            data = await self.stream.receive_some(_ANSWER_SIZE)
-            if not data or looked_at > _LARGEST_PIECE:
-                raise EOFError
-            self.buffer += data
-        line = bytes(self.buffer[:end])
-        del self.buffer[: end + 1]
-        return line
+        return None

@@ -16,7 +16,7 @@ import trio
 
 from snimux.log import Log
 from snimux.net.listeners import Listener
-from snimux.service.control import Orders
+from snimux.service.control import Lines, receive
 from snimux.service.reload import Follower, NotFollowed, Reloader
 from snimux.service.upgrade import SIGNAL as UPGRADE_SIGNAL
 from snimux.service.upgrade import Succession
@@ -131,9 +131,9 @@ class Lifecycle:
     async def handle_orders(self, supervisor: socket.socket) -> None:
         """Do what the supervisor says; drain when it is gone."""
         stages = self._stages()
-        with contextlib.closing(Orders(supervisor)) as orders:
+        with contextlib.closing(Lines(supervisor)) as orders:
             try:
-                while order := await orders.receive():
+                while order := await receive(orders):
                     if order.what in ("drain", "close"):
                         next(stages)()
                     elif order.what == "leave":

@@ -15,7 +15,7 @@ import trio
 
 from snimux.routing.address import DialAddress
 from snimux.service import scoreboard, spawn
-from snimux.service.control import Gone, Order, Orders, Respondent, send
+from snimux.service.control import Gone, Lines, Order, Respondent, receive, send
 from snimux.service.handover import alone, variable
 from snimux.service.lifecycle import STOP_SIGNALS
 from snimux.service.systemd import Named
@@ -66,9 +66,9 @@ class Worker:
 
     async def hear(self) -> None:
         """Take its answers, until it has ended."""
-        answers = Orders(self.socket)
+        answers = Lines(self.socket)
         with suppress(trio.ClosedResourceError, ValueError):
-            while answer := await answers.receive():
+            while answer := await receive(answers):
                 self.reloaded = answer.number
                 self.answered.unpark_all()
 

@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.log import Log
-from snimux.service.control import Gone, Order, Orders, Respondent, answer, send
+from snimux.service.control import Gone, Lines, Order, Respondent, answer, receive, send
 from tests.support.sockets import open_descriptors
 
 
@@ -44,9 +44,9 @@ async def test_orders_arrive_in_order_each_with_its_descriptors(pair: Pair) -> N
     ]
     for order in sent:
         send(pair[0], order)
-    orders = Orders(pair[1])
+    orders = Lines(pair[1])
     for order, file in zip(sent, [None, *files, None], strict=True):
-        found = await orders.receive()
+        found = await receive(orders)
         assert found is not None
         assert (found.what, found.number, found.serve) == (order.what, order.number, order.serve)
         assert len(found.descriptors) == len(order.descriptors)
@@ -58,7 +58,7 @@ async def test_orders_arrive_in_order_each_with_its_descriptors(pair: Pair) -> N
     for each in files:
         os.close(each)
     pair[0].close()
-    assert await orders.receive() is None
+    assert await receive(orders) is None
 
 
 async def test_an_order_may_come_in_pieces(pair: Pair) -> None:
@@ -69,7 +69,7 @@ async def test_an_order_may_come_in_pieces(pair: Pair) -> None:
         "serve": {},
         "descriptors": 0,
     }
-    orders = Orders(pair[1])
+    orders = Lines(pair[1])
 
     async def trickle() -> None:
         for byte in json.dumps(words).encode() + b"\n":
@@ -78,14 +78,14 @@ async def test_an_order_may_come_in_pieces(pair: Pair) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trickle)
-        assert await orders.receive() == Order("reloaded", 3)
+        assert await receive(orders) == Order("reloaded", 3)
 
 
 async def test_an_end_in_the_middle_is_an_end_and_leaves_nothing_open(pair: Pair) -> None:
     socket.send_fds(pair[0], [b'{"what": "rel'], [0, 1])
     pair[0].close()
-    orders = Orders(pair[1])
-    assert await orders.receive() is None
+    orders = Lines(pair[1])
+    assert await receive(orders) is None
     orders.close()
 
 
@@ -93,26 +93,26 @@ async def test_descriptors_that_did_not_arrive_are_told(pair: Pair) -> None:
     line = b'{"what": "reload", "number": 1, "address": "", "serve": {}, "descriptors": 2}\n'
     socket.send_fds(pair[0], [line], [0])
     with pytest.raises(ValueError, match="did not arrive"):
-        await Orders(pair[1]).receive()
+        await receive(Lines(pair[1]))
 
 
 @pytest.mark.parametrize("line", [b"{}", b"[]", b"7", b'{"what": "ask", "serve": []}', b"no"])
 async def test_what_is_no_order_is_told_and_leaves_nothing_open(pair: Pair, line: bytes) -> None:
-    orders = Orders(pair[1])
+    orders = Lines(pair[1])
     socket.send_fds(pair[0], [line + b"\n"], [0])
     with pytest.raises(ValueError, match="no order"):
-        await orders.receive()
+        await receive(orders)
     orders.close()
 
 
 @pytest.mark.parametrize("words", [b"[" * 2**19 + b"\n", b" " * (2**20 + 1)])
 async def test_an_order_is_read_up_to_a_limit(pair: Pair, words: bytes) -> None:
-    orders = Orders(pair[1])
+    orders = Lines(pair[1])
     pair[0].setblocking(True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, lambda: pair[0].sendall(words))
         with pytest.raises(ValueError, match="no order"):
-            await orders.receive()
+            await receive(orders)
         pair[1].close()
     orders.close()
 
@@ -244,7 +244,7 @@ async def test_neither_a_question_nor_an_answer_without_an_end_is_kept(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(endless.send_all, b"x" * 2**19)
         assert await worker.ask("first") is None
-        assert len(worker.buffer) <= 2**17 + 2**17
+        assert len(worker.lines.received) <= 2**17 + 2**17
         nursery.cancel_scope.cancel()
     worker.close()
     await endless.aclose()
@@ -255,7 +255,7 @@ async def test_neither_a_question_nor_an_answer_without_an_end_is_kept(
         with pytest.raises(trio.BrokenResourceError):
             await endless.send_all(b"x" * 2**22)
     await endless.aclose()
-    assert "a question without an end" in stream.getvalue()
+    assert "a line without an end" in stream.getvalue()
 
 
 async def test_who_waits_when_it_is_closed_has_no_answer() -> None:

@@ -25,7 +25,7 @@ from snimux.log import Log
 from snimux.net.listeners import Listener, besides, open_listeners
 from snimux.routing.address import TcpAddress
 from snimux.runtime.filewatch import look
-from snimux.service.control import Order, Orders
+from snimux.service.control import Lines, Order, receive
 from snimux.service.reload import File, Follower, NotFollowed, Reloader, Source
 from snimux.service.systemd import Manager
 from tests.hellos import load as load_hellos
@@ -369,9 +369,9 @@ async def test_a_worker_follows_step_by_step_and_answers() -> None:
         new.close()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follower.run)
-            answers = Orders(supervisor)
-            assert await answers.receive() == Order("reloaded", 1)
-            assert await answers.receive() == Order("reloaded", 2)
+            answers = Lines(supervisor)
+            assert await receive(answers) == Order("reloaded", 1)
+            assert await receive(answers) == Order("reloaded", 2)
             nursery.cancel_scope.cancel()
         assert [x.limits.drain for x in target.taken] == [1, 2]
         assert [(x.number, x.protocol) for x in target.listeners] == [(6, "tls")]
@@ -396,7 +396,7 @@ async def test_a_worker_that_cannot_follow_says_so_and_keeps_nothing(text: str) 
 
 async def test_a_worker_that_ends_keeps_nothing_and_is_not_waited_for() -> None:
     with following() as (follower, target, supervisor):
-        answers = Orders(supervisor)
+        answers = Lines(supervisor)
         target.may_go_on = trio.Event()
         follower.hear(Order("reload", 1, {5: "http"}, (descriptor("drain = 1\n" + FIRST),)))
         async with trio.open_nursery() as nursery:
@@ -410,7 +410,7 @@ async def test_a_worker_that_ends_keeps_nothing_and_is_not_waited_for() -> None:
         follower.hear(Order("reload", 3, {6: "tls"}, (descriptor(FIRST),)))
         new.close()
         for number in (1, 2, 3):
-            assert await answers.receive() == Order("reloaded", number)
+            assert await receive(answers) == Order("reloaded", number)
 
 
 # --- the command, as a process
