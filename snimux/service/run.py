@@ -26,7 +26,7 @@ from snimux.net.transparent import missing
 from snimux.relay.pipes import MOST
 from snimux.runtime.background import freeze
 from snimux.runtime.clock import RunningClock
-from snimux.service.handover import Handed, sockets
+from snimux.service.handover import Handed, Inheritance, inheritance, sockets
 from snimux.service.lifecycle import STOP_SIGNALS
 from snimux.service.reload import File, Source
 from snimux.service.scoreboard import SharedPlaces
@@ -34,7 +34,7 @@ from snimux.service.server import serve
 from snimux.service.supervisor import Team, processors, supervise
 from snimux.service.systemd import HandoverError, Manager, manager, receive
 from snimux.service.upgrade import SIGNAL as UPGRADE_SIGNAL
-from snimux.service.upgrade import Inheritance, Succession, inheritance
+from snimux.service.upgrade import Succession
 from snimux.status.web import AT_A_TIME
 
 # Descriptors that are neither connections' nor pipes': streams, listeners, epoll, look-ups, probes
@@ -149,9 +149,9 @@ def run_worker(config: Config, file: File | None, handed: Handed) -> None:
     most = max(_room_for(_raise_descriptor_limit()), 1)
     try:
         places = SharedPlaces(handed.places, handed.number, most=most)
+        listeners = handed.listeners()
     except ValueError as error:
         raise StartError(str(error)) from None
-    listeners = handed.listeners()
     source = file and Source(file, lambda _: places.limit, _settle_many)
     server = partial(serve, config, places, listeners, log, sockets=sockets(os.environ))
     asked = handed.questions()

@@ -19,16 +19,15 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from urllib.parse import quote, unquote
 
 import trio
 
 from snimux.log import Field, Level, Log
-from snimux.net.listeners import Listener, adopted, besides
-from snimux.routing.address import FdAddress, parse_listen
+from snimux.net.listeners import Listener, besides
 from snimux.service import systemd
+from snimux.service.handover import Inheritance, to_successor
 from snimux.service.spawn import Apart, start_apart
-from snimux.service.systemd import HandoverError, Manager, Named
+from snimux.service.systemd import Manager
 
 SIGNAL = signal.SIGUSR2
 """Asks for a successor: nginx's signal for it."""
@@ -36,8 +35,7 @@ SIGNAL = signal.SIGUSR2
 # They wait until the successor heeds them: it must not end by one halfway.
 _KEPT_WAITING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, SIGNAL)
 
-# What the old and the new version agree on: names, and words on the socket.
-_PREDECESSOR, _LISTENER = "predecessor", "listener"
+# Words on the socket: a protocol with the version that is installed.
 _READY, _HEARD, _STOP = b"r", b"h", b"s"
 
 # A process can be told so often to stop: to drain, and to close what is open.
@@ -54,53 +52,8 @@ _TRIES = 50
 _AGAIN = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Inheritance:
-    """What a process was handed, by a service manager or its predecessor; it owns all of it."""
-
-    activated: tuple[Named, ...]
-    """Sockets that the service manager had handed to the first process, by the same numbers."""
-    listeners: tuple[Listener, ...] = ()
-    """What the predecessor listens on, with those."""
-    predecessors: tuple[int, ...] = ()
-    """The sockets to those that came before and may be there still; the first is to be relieved."""
-
-
 _NOTHING = Inheritance(())
 _NO_LOCK: AbstractAsyncContextManager[object] = nullcontext()
-
-
-def inheritance(named: Sequence[Named]) -> Inheritance:
-    """Tell apart what was handed over.
-
-    Raises:
-        HandoverError: a listener is not as a predecessor hands it over.
-    """
-    predecessors = tuple(number for name, number in named if name == _PREDECESSOR)
-    if not predecessors:
-        return Inheritance(tuple(named))
-    own = [(name, number) for name, number in named if name.startswith(f"{_LISTENER}-")]
-    activated = [x for x in named if x[0] != _PREDECESSOR and x not in own]
-    listeners = [adopted(number, FdAddress(number)) for _, number in activated]
-    listeners += [_from_name(name, number) for name, number in own]
-    return Inheritance(tuple(activated), tuple(listeners), predecessors)
-
-
-def _name(listener: Listener) -> str:
-    """All that is to be known of a listener, without colons."""
-    device, inode = listener.inode or (0, 0)
-    wanted = quote(str(listener.spec or listener), safe="")
-    return f"{_LISTENER}-{device}-{inode}-{listener.protocol}-{wanted}"
-
-
-def _from_name(name: str, number: int) -> Listener:
-    try:
-        _, device, inode, protocol, wanted = name.split("-", 4)
-        found = (int(device), int(inode))
-        address = parse_listen(unquote(wanted))
-        return adopted(number, address, protocol=protocol, inode=found if any(found) else None)
-    except (ValueError, OSError) as error:
-        raise HandoverError(f"LISTEN_FDNAMES: {name[:80]!r}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,15 +279,12 @@ class Succession:
         numbers = [number for _, number in self._activated]
         own = [x for x in listeners if x.socket.fileno() not in numbers]
         ours, its = trio.socket.socketpair()
-        handed = [
-            *self._activated,  # first, so that they have the numbers that they had
-            *((_name(listener), listener.socket.fileno()) for listener in own),
-            *((_PREDECESSOR, channel.fileno()) for channel in (its, *self._predecessors)),
-        ]
+        channels = [channel.fileno() for channel in (its, *self._predecessors)]
         try:
             program = start_apart(
                 self.command,
-                handed,
+                # The first have the numbers that they had.
+                [*self._activated, *to_successor(own, channels)],
                 environment={**os.environ, **self._manager.variables},
                 blocked=_KEPT_WAITING,
                 # Who signals all processes of a service (systemctl kill) means this one.

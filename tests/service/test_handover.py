@@ -11,6 +11,7 @@ import pytest
 from snimux.net.listeners import Listener
 from snimux.routing.address import FdAddress, parse_dial, parse_listen
 from snimux.service.handover import Handed, handed_to_worker, shared, sockets, variable
+from snimux.service.systemd import HandoverError
 
 
 def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
@@ -30,6 +31,22 @@ def test_only_what_a_supervisor_hands_over_makes_a_worker() -> None:
     asked = handed_to_worker([*named, ("status", 9)])
     assert asked is not None
     assert (asked.status, asked.sockets) == (9, handed.sockets)
+
+
+def test_a_listener_is_read_by_the_spelling_for_a_successor_too() -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    handed = Handed(1, 0, 0, None, (("listener-7-8-http-%5B%3A%3A1%5D%3A80", sock.detach()),))
+    (listener,) = handed.listeners()
+    with listener.socket:
+        assert listener.inode == (7, 8)
+        assert (listener.protocol, listener.spec) == ("http", parse_listen("[::1]:80"))
+
+
+@pytest.mark.parametrize("name", ["tls", "tls-x", "tls-7=nowhere", "listener-1", "tls-7"])
+def test_what_no_supervisor_hands_over_is_said_by_its_name(name: str) -> None:
+    reader, writer = socket.socketpair()  # no listener
+    with reader, writer, pytest.raises(HandoverError, match=f"LISTEN_FDNAMES: '{name}': "):
+        Handed(1, 0, 0, None, ((name, reader.fileno()),)).listeners()
 
 
 def test_a_worker_knows_the_sockets_of_its_supervisor() -> None:

@@ -17,11 +17,12 @@ from snimux.config.model import Config, Limits
 from snimux.log import Log
 from snimux.net.listeners import Listener
 from snimux.service.control import Order, send
+from snimux.service.handover import Inheritance
 from snimux.service.lifecycle import Lifecycle
 from snimux.service.reload import File, Follower, Reloader, Source
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import SIGNAL as UPGRADE
-from snimux.service.upgrade import Inheritance, Succession
+from snimux.service.upgrade import Succession
 
 CONFIG = Config((), (), Limits(), "auto", "json", "info")
 

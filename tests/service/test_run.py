@@ -16,10 +16,10 @@ from click.testing import CliRunner
 
 from snimux.cli.command import main
 from snimux.config.load import load
+from snimux.service.handover import Inheritance
 from snimux.service.run import StartError, _raise_descriptor_limit, _room_for, handed_over, run
 from snimux.service.spawn import start
 from snimux.service.systemd import Manager
-from snimux.service.upgrade import Inheritance
 
 ROUTE = "secure.ciso.com=127.0.0.1:8443"
 

@@ -17,9 +17,10 @@ from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable
+from snimux.service.handover import Inheritance
 from snimux.service.status_server import Alone, Showing
 from snimux.service.systemd import Manager
-from snimux.service.upgrade import Inheritance, Succession
+from snimux.service.upgrade import Succession
 from snimux.status.local import View
 from snimux.status.metrics import Figures
 from tests.support.sockets import open_descriptors, read_to_end, send_all

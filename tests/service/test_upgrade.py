@@ -29,8 +29,9 @@ from trio.testing import MockClock
 from snimux.log import Log
 from snimux.net.listeners import Listener, adopted, open_listeners
 from snimux.routing.address import FdAddress, TcpAddress, UnixAddress
+from snimux.service.handover import Inheritance, inheritance
 from snimux.service.systemd import HandoverError, Manager
-from snimux.service.upgrade import Inheritance, Succession, inheritance
+from snimux.service.upgrade import Succession
 from tests.hellos import load
 from tests.support import muxes
 from tests.support.caddy import free_port, short_directory, until
@@ -730,7 +731,7 @@ async def test_whoever_has_no_command_is_not_heard(here: Path) -> None:
 HEIR = """
 import os, sys
 from snimux.service.systemd import receive
-from snimux.service.upgrade import inheritance
+from snimux.service.handover import inheritance
 found = inheritance(receive(os.environ, os.getpid()))
 for x in found.listeners:
     print(x, x.spec, x.protocol, x.inode, x.handed_over, file=sys.stderr)
