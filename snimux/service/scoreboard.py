@@ -87,8 +87,8 @@ def resize(descriptor: int, limit: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
-    """What can be seen of a worker."""
+class Heartbeat:
+    """The sign of life of a worker, with what it serves."""
 
     routes: int = 0
     beats: int = 0
@@ -97,10 +97,10 @@ class Sign:
     """How many places it has."""
 
 
-def look(descriptor: int, number: int) -> Sign:
-    """Look at a worker."""
+def heartbeat(descriptor: int, number: int) -> Heartbeat:
+    """Return the last heartbeat of a worker; it is all zeros before the first one."""
     end = _column(number + 1, _slots(descriptor))
-    return Sign(*_TAIL.unpack(os.pread(descriptor, _TAIL.size, end - _TAIL.size)))
+    return Heartbeat(*_TAIL.unpack(os.pread(descriptor, _TAIL.size, end - _TAIL.size)))
 
 
 def _slots(descriptor: int) -> int:

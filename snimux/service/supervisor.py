@@ -23,16 +23,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import trio
 
-from snimux import __version__
 from snimux.config.model import Config
 from snimux.log import Field, Log
 from snimux.net.listeners import Listener, besides
 from snimux.service import scoreboard, systemd
-from snimux.service.control import Order, Respondent
+from snimux.service.control import Order
 from snimux.service.handover import handing, shared
 from snimux.service.lifecycle import SIGNALS, Lifecycle, received
 from snimux.service.reload import Reloader, Source, say_listeners
@@ -40,33 +38,18 @@ from snimux.service.server import own_sockets
 from snimux.service.server import status as described
 from snimux.service.status_server import Showing
 from snimux.service.upgrade import Succession
-from snimux.service.worker import Worker, start
+from snimux.service.worker import Workers, start
 from snimux.status.api import Answers, Past, Whole
-from snimux.status.metrics import Totals, snapshot
 
-# Seconds. How often to look whether workers serve, until the first one does, and then: they show
-# life every second. A look that comes later than the last of these was held up, as by a machine
-# that slept, and the workers may have been held up with it: more than that counts for none.
+# Seconds. How often to look whether workers serve, until the first one does, and then.
 _SOON = 0.1
 _OFTEN = 1.0
-_LATE = 2.0
-
-# Seconds. How long one may be silent, at the least, before it counts as stuck; and one that has
-# just been started, which may have 100,000 routes to read. It is killed after twice as long.
-_SILENT = 10.0
-_SILENT_AT_FIRST = 30.0
-_KILLED_AFTER = 2
 
 # Seconds without a worker that serves, after which a service manager is to start all anew.
 _HOPELESS = 60.0
 
 # Seconds that the workers have to reload before that is said of those who have not.
 _PATIENCE = 30.0
-
-# How often workers are asked for their figures (seconds); but with very many, to be asked takes no
-# more than a part of their time.
-_FIGURES_EVERY = 1.0
-_FIGURES_SHARE = 20
 
 # One that died before was young, and the next may be no better: the second in a row waits a
 # second, and each further one twice as long, up to the longest. Seconds.
@@ -75,20 +58,20 @@ _LONGEST_PAUSE = 30.0
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def pause(young_deaths: int) -> float:
-    """Seconds until the next worker, after so many in a row that died young."""
+    """Return the seconds until the next worker, after so many in a row that died young."""
     return 0.0 if young_deaths < 2 else min(2.0 ** min(young_deaths - 2, 10), _LONGEST_PAUSE)
 
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """How many workers, and what they share: see ``places.lay_out`` for limit and ``most``."""
+    """The number of workers, and what they share: as of ``scoreboard.lay_out``."""
 
     workers: int
     limit: int
@@ -149,7 +132,7 @@ async def supervise(
                 watch.start_soon(life.handle_successor)
                 watch.start_soon(supervisor.watch)
                 if status:
-                    watch.start_soon(supervisor.keep_figures)
+                    watch.start_soon(supervisor.workers.keep_figures)
                     await watch.start(supervisor.showing.run, supervisor)
                 async with trio.open_nursery() as keeping:
                     upgrade = partial(keeping.start_soon, life.hand_over)
@@ -168,7 +151,7 @@ async def supervise(
 
 
 def _unnamed_file(name: str, content: bytes = b"") -> int:
-    """A new file that has no name anywhere."""
+    """Return a new file that has no name anywhere."""
     if sys.platform == "linux":
         # In memory: there may be no directory that can be written to.
         descriptor = os.memfd_create(f"snimux-{name}")
@@ -181,7 +164,7 @@ def _unnamed_file(name: str, content: bytes = b"") -> int:
 
 
 class _Supervisor:
-    """The workers that are alive, and whether they are to be replaced."""
+    """The workers, all that they are started with, and whether they are to be replaced."""
 
     def __init__(
         self,
@@ -200,7 +183,6 @@ class _Supervisor:
         self.count = team.workers
         self.sockets = own_sockets(status, manager)
         self.showing = Showing(status, log, succession)
-        self.totals = Totals()
         self.config = team.config
         self.listeners = listeners
         self.counts = counts
@@ -209,25 +191,18 @@ class _Supervisor:
         self.log = log
         self.manager = manager
         self.source = source
+        self.workers = Workers(log, counts, patience=(manager.watchdog or 0) / 2)
         self.life = Lifecycle(
             log,
             succession,
             Reloader(source, self, log, manager) if source else None,
             listeners=lambda: [*self.listeners, *self.showing.listeners],
-            poll_now=partial(self.order, Order("ask")),
-            reap=self.reap,
+            poll_now=partial(self.workers.order, Order("ask")),
+            reap=self.workers.reap,
         )
         self.started = time.monotonic()
         self.succession = succession
         self.reloads = 0
-        self.patience = max((manager.watchdog or 0) / 2, _SILENT)
-        self.looked = trio.current_time()
-        self.alive: dict[int, Worker] = {}
-
-    def order(self, order: Order) -> None:
-        """Give all workers an order."""
-        for worker in self.alive.values():
-            worker.order(order)
 
     async def take(self, config: Config, listeners: Sequence[Listener], text: str) -> None:
         """Have all workers serve by another configuration, on other listeners.
@@ -245,20 +220,20 @@ class _Supervisor:
         for listener in besides(before, listeners):
             listener.close()
         self.reloads = number = self.reloads + 1
-        told = list(self.alive.values())
-        for worker in told:
+        workers = list(self.workers.alive.values())
+        for worker in workers:
             worker.order(*self.orders(besides(listeners, before)))
         with trio.move_on_after(_PATIENCE):
-            for worker in told:
+            for worker in workers:
                 while worker.reloaded < number and not worker.ended.is_set():
                     await worker.answered.park()
-        for worker in told:
+        for worker in workers:
             if worker.reloaded < number and not worker.ended.is_set():
                 fields = {"worker": worker.number, "seconds": _PATIENCE}
                 self.log.write("warning", "worker-not-reloaded", fields)
 
     def orders(self, new: Iterable[Listener]) -> list[Order]:
-        """What a worker is told to do as the others do now, if these listeners are new to it."""
+        """Return the orders by which a worker does as all do, if these listeners are new to it."""
         assert self.text is not None
         serve = {x.socket.fileno(): x.protocol for x in self.listeners}
         return [
@@ -274,15 +249,8 @@ class _Supervisor:
             os.close(before)
 
     def shared(self) -> list[systemd.Named]:
-        """What all workers are handed."""
+        """Return what all workers are handed."""
         return shared(self.listeners, places=self.counts, config=self.text)
-
-    def reap(self) -> None:
-        """See which workers have ended; of other children nothing is known here."""
-        for worker in list(self.alive.values()):
-            if worker.reap():
-                del self.alive[worker.pid]
-                self.totals.lose(worker.pid)
 
     def stop_accepting(self) -> None:
         """Listen no more, and have the workers do the same; nobody is replaced from now on."""
@@ -291,10 +259,10 @@ class _Supervisor:
         # it before.
         for listener in self.listeners:
             self.succession.close(listener)
-        self.look()
+        self.workers.check_heartbeats()
         within = self.config.limits.drain if is_draining else math.inf
         self.manager.stopping(self.status(), within=within)
-        self.order(Order("drain" if is_draining else "leave"))
+        self.workers.order(Order("drain" if is_draining else "leave"))
 
     async def end(self) -> None:
         """Pass on to the workers each stage that follows, until cancelled.
@@ -303,12 +271,11 @@ class _Supervisor:
         """
         if not self.life.draining.is_set():
             await self.life.draining.wait()
-            self.order(Order("drain"))
+            self.workers.order(Order("drain"))
         await self.life.closing.wait()
-        self.order(Order("close"))
+        self.workers.order(Order("close"))
         await self.life.killing.wait()
-        for worker in self.alive.values():
-            worker.process.kill()
+        self.workers.kill()
 
     async def watch(self) -> None:
         """Look after the workers, and tell the manager that they serve, until cancelled.
@@ -317,8 +284,8 @@ class _Supervisor:
         """
         has_served, unserved = False, 0.0
         while True:
-            elapsed = self.look()
-            serves = any(x.sign.beats and not x.silent for x in self.alive.values())
+            elapsed = self.workers.check_heartbeats()
+            serves = self.workers.serves
             has_served = has_served or serves
             unserved = 0.0 if serves else unserved + elapsed
             if serves:
@@ -328,87 +295,33 @@ class _Supervisor:
                 self.manager.serving(self.status())
             await trio.sleep(min(self.manager.every, _OFTEN) if has_served else _SOON)
 
-    def look(self) -> float:
-        """Look which workers have shown life; say once of each that it is stuck, and later kill it.
-
-        Returns:
-            How much of the time since the last look counts (seconds).
-        """
-        now = trio.current_time()
-        elapsed, self.looked = min(now - self.looked, _LATE), now
-        for worker in self.alive.values():
-            worker.look(self.counts, elapsed=elapsed)
-            started = worker.sign.beats > 0
-            patience = self.patience if started else max(self.patience, _SILENT_AT_FIRST)
-            if worker.silence > patience and not worker.silent:
-                worker.silent = True
-                seconds = {
-                    "seconds": round(worker.silence, 3),
-                    "killed_after": _KILLED_AFTER * patience,
-                }
-                self.log.write("error", "worker-silent", {"worker": worker.number, **seconds})
-            if worker.silence > _KILLED_AFTER * patience:
-                worker.process.kill()
-        return elapsed
-
     async def ask(self, what: str) -> Answers:
-        """Ask all workers the same; what they count is kept."""
-        answers: dict[int, list[Any] | None] = {}
-
-        async def ask(worker: Worker, respondent: Respondent) -> None:
-            pieces = await respondent.ask(what)
-            if pieces and "generation" in pieces[0]:  # counted from its start
-                pieces[0]["generation"][0] += worker.started_by
-            if what == "figures" and pieces is not None:
-                # One that was started after an upgrade may count otherwise.
-                if pieces[0].get("version") != __version__:
-                    pieces = None
-                elif worker.pid in self.alive:
-                    self.totals.take(worker.pid, snapshot(pieces))
-            answers[worker.number] = pieces
-
-        async with trio.open_nursery() as nursery:
-            for worker in self.alive.values():
-                if worker.respondent is not None:
-                    nursery.start_soon(ask, worker, worker.respondent)
-        return answers
+        """Ask all workers the same."""
+        return await self.workers.ask(what)
 
     async def whole(self) -> Whole:
-        """The figures of all workers, of those that are gone, too."""
-        processes = {str(worker.number): worker.pid for worker in self.alive.values()}
-        answers = await self.ask("figures")
-        workers = {number: answers.get(number) is not None for number in range(1, self.count + 1)}
-        processes["supervisor"] = os.getpid()
-        return Whole(self.totals.sum(), answers, workers, processes)
+        """Return the figures of all workers, of those that are gone, too."""
+        return await self.workers.figures(self.count)
 
     def why_not_serving(self) -> str | None:
-        """What keeps connections from being accepted."""
+        """Return what keeps connections from being accepted; None if nothing does."""
         if self.life.stopped_accepting.is_set():
             return "draining"
-        well = (x.number for x in self.alive.values() if not x.silent)
-        served = (scoreboard.look(self.counts, number).beats for number in well)
+        well = (x.number for x in self.workers.alive.values() if not x.is_silent)
+        served = (scoreboard.heartbeat(self.counts, number).beats for number in well)
         return None if any(served) else "no worker serves"
 
     def past(self) -> Past:
-        """Since when they run, and how the last reload went."""
+        """Return since when they run, and how the last reload went."""
         reloader = self.life.reload
         return Past(self.started, reloader.last if isinstance(reloader, Reloader) else None)
 
-    async def keep_figures(self) -> None:
-        """Ask for the figures now and then, until cancelled: those that die take theirs along."""
-        while True:
-            asked = trio.current_time()
-            answers = await self.ask("figures")
-            # One that is stuck says nothing of how long it takes.
-            took = 0 if None in answers.values() else trio.current_time() - asked
-            await trio.sleep(max(_FIGURES_EVERY, took * _FIGURES_SHARE))
-
     def status(self) -> str:
-        """How the workers are, for people."""
-        workers = self.alive.values()
-        newest = max(((x.reloaded, x.sign.routes) for x in workers), default=(0, 0))
+        """Return how the workers are, in words for people."""
+        workers = self.workers.alive.values()
+        newest = max(((x.reloaded, x.heartbeat.routes) for x in workers), default=(0, 0))
         return described(
-            sum(worker.sign.taken for worker in workers),
+            sum(worker.heartbeat.taken for worker in workers),
             newest[1],
             workers=len(workers),
             draining=self.life.stopped_accepting.is_set(),
@@ -436,21 +349,21 @@ class _Supervisor:
                 await self.life.stopped_accepting.wait()
 
     async def work(self, number: int) -> Mapping[str, Field]:
-        """Start a worker and wait for its end; how it ended."""
+        """Start a worker and wait for its end; return how it ended."""
         try:
             worker = start(
                 self.command,
                 number,
                 self.shared(),
-                is_asked=bool(self.showing.listeners),
+                has_questions=bool(self.showing.listeners),
                 sockets=self.sockets,
                 reload=self.reloads,
             )
         except OSError as error:
             return {"detail": f"not started: {error.strerror}"}
-        self.alive[worker.pid] = worker
+        self.workers.alive[worker.pid] = worker
         self.log.write("info", "worker-started", {"worker": number, "pid": worker.pid})
-        await worker.hear()
+        await worker.receive_answers()
         await worker.ended.wait()
         scoreboard.clear(self.counts, number)
         return {"pid": worker.pid, **systemd.how_ended(worker.exit_code)}

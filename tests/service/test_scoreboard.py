@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from snimux.frontend.limits import Leave, LocalPlaces, Places
 from snimux.frontend.rate import Pace
-from snimux.service.scoreboard import SharedPlaces, Sign, clear, lay_out, look, resize
+from snimux.service.scoreboard import Heartbeat, SharedPlaces, clear, heartbeat, lay_out, resize
 
 PACE = Pace(per_second=0.5, burst=2)
 SOURCES = [bytes([number]) * 4 for number in range(5)]
@@ -343,17 +343,17 @@ def test_a_dead_worker_leaves_no_lock_and_its_places_are_given_back() -> None:
 def test_a_worker_can_be_looked_at() -> None:
     with shared(2, 9) as file:
         first, second = (SharedPlaces(file.fileno(), number, most=9) for number in (1, 2))
-        assert look(file.fileno(), 1) == Sign(0, 0, 0)
+        assert heartbeat(file.fileno(), 1) == Heartbeat(0, 0, 0)
         assert first.take()
         first.show_life(7)
         first.show_life(8)
         second.show_life(9)
-        assert look(file.fileno(), 1) == Sign(routes=8, beats=2, taken=1)
-        assert look(file.fileno(), 2) == Sign(routes=9, beats=1, taken=0)
+        assert heartbeat(file.fileno(), 1) == Heartbeat(routes=8, beats=2, taken=1)
+        assert heartbeat(file.fileno(), 2) == Heartbeat(routes=9, beats=1, taken=0)
         assert first.taken_here == 1
         clear(file.fileno(), 1)
-        assert look(file.fileno(), 1) == Sign()
-        assert look(file.fileno(), 2).beats == 1
+        assert heartbeat(file.fileno(), 1) == Heartbeat()
+        assert heartbeat(file.fileno(), 2).beats == 1
 
 
 def test_signs_never_run_out() -> None:
@@ -363,6 +363,6 @@ def test_signs_never_run_out() -> None:
         seen = []
         for _ in range(2):
             places.show_life(0)
-            seen.append(look(file.fileno(), 1).beats)
+            seen.append(heartbeat(file.fileno(), 1).beats)
         assert seen == [1, 2]
     LocalPlaces(1).show_life(1)

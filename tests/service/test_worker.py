@@ -48,21 +48,21 @@ def test_silence_is_counted_until_there_is_a_sign_of_life() -> None:
         its = scoreboard.SharedPlaces(counts, 1, most=1)
         worker = Worker(1, ended(), near)
         for _ in range(2):
-            worker.look(counts, elapsed=10)
-            worker.look(counts, elapsed=1)
-            worker.look(counts, elapsed=0)
+            worker.check_heartbeat(counts, elapsed=10)
+            worker.check_heartbeat(counts, elapsed=1)
+            worker.check_heartbeat(counts, elapsed=0)
             assert worker.silence == 11
-            worker.silent = True
+            worker.is_silent = True
             its.show_life(7)
-            worker.look(counts, elapsed=10)
-            assert (worker.silence, worker.silent) == (0, False)
-            assert worker.sign.routes == 7
+            worker.check_heartbeat(counts, elapsed=10)
+            assert (worker.silence, worker.is_silent) == (0, False)
+            assert worker.heartbeat.routes == 7
 
 
 async def test_nothing_is_kept_of_who_has_ended() -> None:
     before = open_descriptors()
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
-        worker = start([sys.executable, "-c", ENDS], 1, [], is_asked=True)
+        worker = start([sys.executable, "-c", ENDS], 1, [], has_questions=True)
         assert not worker.reap()
         worker.order(Order("ask"))
         while not worker.reap():
