@@ -372,7 +372,7 @@ class _Server:
         """Give open connections their time to end: as much as they want, but if told to stop."""
         drain_time = self.config.limits.drain if self.life.draining.is_set() else math.inf
         if self.view is not None:
-            self.view.draining = True
+            self.view.draining = self.life.draining.is_set()  # else a successor serves
         self.manager.stopping(self.status(), within=drain_time)
         connections.deadline = trio.current_time() + drain_time
         seconds = "off" if drain_time == math.inf else drain_time

@@ -36,12 +36,11 @@ class Showing:
         self.listeners = listeners
         self._log = log
         self._succession = succession
-        self._scope = trio.CancelScope()
 
     async def run(
         self, source: Source, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve the pages until another process is to do that, or until cancelled.
+        """Serve the pages until a successor does, or until cancelled.
 
         Two at once, of which each has but its own figures, would be asked by turns; so one that
         comes after another begins when that has handed over.
@@ -55,27 +54,22 @@ class Showing:
         # As this process was started, so that the doctor has the same configuration.
         command = self._succession.command
         checkup = Checkup([*command, "doctor", "--json"] if command else [])
-        shown, close = all_pages(source, checkup), self._succession.close
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(checkup.run)
-                nursery.start_soon(self._leave_when_handed_over)
-                if self._succession.has_predecessor:
-                    task_status.started()
-                    await self._succession.taken_over()
-                    await serve_pages(self.listeners, shown, self._log, close=close)
-                else:
-                    await serve_pages(
-                        self.listeners, shown, self._log, close=close, task_status=task_status
-                    )
-
-    async def _leave_when_handed_over(self) -> None:
-        await self._succession.handed_over.wait()
-        self.leave()
-
-    def leave(self) -> None:
-        """Leave it to another process."""
-        self._scope.cancel()
+        succession, pages = self._succession, all_pages(source, checkup)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(checkup.run)
+            if succession.has_predecessor:
+                task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
+                await succession.taken_over()
+            await serve_pages(
+                self.listeners,
+                pages,
+                self._log,
+                close=succession.close,
+                stopped=succession.handed_over,
+                task_status=task_status,
+            )
+            nursery.cancel_scope.cancel()
 
 
 class Alone:

@@ -305,8 +305,10 @@ class _Supervisor:
 
     def why_not_serving(self) -> str | None:
         """Return what keeps connections from being accepted; None if nothing does."""
-        if self.life.stopped_accepting.is_set():
+        if self.life.draining.is_set():
             return "draining"
+        if self.succession.handed_over.is_set():  # the successor serves
+            return None
         well = (x.number for x in self.workers.alive.values() if not x.is_silent)
         served = (scoreboard.heartbeat(self.counts, number).beats for number in well)
         return None if any(served) else "no worker serves"

@@ -40,6 +40,8 @@ _ANSWER_TIME = 10.0
 # with a reset, and the reset overtakes the answer.
 _LINGER = 1.0
 _LINGER_BYTES = 256 * 1024
+# Seconds that answers under way have to be finished, where another process is to serve the pages.
+_FINISH = 5.0
 # Seconds until whoever finds no place for a stream may ask again.
 _ASK_AGAIN = 2
 # Bytes that the kernel keeps of a stream which is not read: it may be 4 MB, and hours of it.
@@ -99,6 +101,8 @@ class _Served:
     log: Log
     places: trio.Semaphore
     streams: trio.Semaphore
+    stopped: trio.Event
+    """Set when no more are to be accepted, and streams are to end."""
 
 
 async def serve_pages(
@@ -107,27 +111,38 @@ async def serve_pages(
     log: Log,
     *,
     close: Callable[[Listener], None] = Listener.close,
+    stopped: trio.Event | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve pages until cancelled.
+    """Serve pages until cancelled, or until it is to stop; then finish what is under way.
+
+    Who has connected by then is answered, even if this is cancelled meanwhile, but for no longer
+    than 5 seconds; and a stream, which has no end, is ended.
 
     Args:
         listeners: where; of loopback, or UNIX sockets.
         pages: what.
         log: told where, and of pages that cannot be made.
         close: closes a listener.
+        stopped: set when another process is to serve the pages.
         task_status: told once connections are accepted.
 
     Resource handling: closes the listeners.
     """
-    served = _Served(pages, log, trio.Semaphore(AT_A_TIME), trio.Semaphore(_STREAMS))
-    with ExitStack() as closing:
-        async with trio.open_nursery() as nursery:
-            for listener in listeners:
-                closing.callback(close, listener)
-                log.write("info", "status", {"address": str(listener)})
-                nursery.start_soon(_accept, listener, served, nursery)
-            task_status.started()
+    stopped = trio.Event() if stopped is None else stopped
+    served = _Served(pages, log, trio.Semaphore(AT_A_TIME), trio.Semaphore(_STREAMS), stopped)
+    async with trio.open_nursery() as answering:
+        with ExitStack() as closing:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    closing.callback(close, listener)
+                    log.write("info", "status", {"address": str(listener)})
+                    accepting.start_soon(_accept, listener, served, answering)
+                task_status.started()
+                await stopped.wait()
+                answering.cancel_scope.deadline = trio.current_time() + _FINISH
+                answering.cancel_scope.shield = True
+                accepting.cancel_scope.cancel()
 
 
 async def _accept(listener: Listener, served: _Served, nursery: trio.Nursery) -> None:
@@ -242,6 +257,7 @@ async def _send_stream(
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_gone, stream, nursery.cancel_scope)
+            nursery.start_soon(_until_stopped, served.stopped, nursery.cancel_scope)
             with suppress(trio.BrokenResourceError):
                 await _send_on(stream, connection, page, served.log)
             nursery.cancel_scope.cancel()
@@ -270,6 +286,11 @@ async def _until_gone(stream: trio.SocketStream, scope: trio.CancelScope) -> Non
     """Read what nobody has asked for, and that is not much, until the client ends."""
     with suppress(trio.BrokenResourceError):
         await stream.receive_some(1)
+    scope.cancel()
+
+
+async def _until_stopped(stopped: trio.Event, scope: trio.CancelScope) -> None:
+    await stopped.wait()
     scope.cancel()
 
 

@@ -333,7 +333,7 @@ class Load:
     """Bytes to backends."""
     connections: int = 0
     cut_looks: int = 0
-    """Answers that did not come: who hands over ends those that it is about to give."""
+    """Answers that did not come: the release ends those that it is about to give."""
     is_enough: bool = False
     is_enough_of_long_ones: bool = False
 
@@ -424,7 +424,7 @@ async def test_between_two_versions_nothing_is_lost_under_load(
             await service.reload(service.backends[1])
             await load.goes_on()
         await service.stop()
-        assert load.cut_looks <= 1
+        assert load.cut_looks <= (before == "release")
         first, second = service.backends
         assert second.connections > 0
         assert first.bytes + second.bytes == load.sent

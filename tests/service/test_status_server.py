@@ -42,9 +42,9 @@ async def page(listener: Listener, path: str) -> Any:
 
 @dataclass
 class Running:
-    """What is shown, where, and the socket of a predecessor, where there is one."""
+    """Where it is shown, until it is handed over; and the socket of a predecessor, if any."""
 
-    showing: Showing
+    succession: Succession
     listener: Listener
     predecessor: socket.socket
     done: trio.Event
@@ -59,10 +59,11 @@ async def running(*, succeeds: bool = False) -> AsyncIterator[Running]:
     with before, own, listener.socket:
         predecessors = (os.dup(own.fileno()),) if succeeds else ()
         succession = Succession(log, manager, Inheritance((), (), predecessors))
-        run = Running(Showing([listener], log, succession), listener, before, trio.Event())
+        run = Running(succession, listener, before, trio.Event())
 
         async def show(*, task_status: trio.TaskStatus[None]) -> None:
-            await run.showing.run(Alone(view()), task_status=task_status)
+            showing = Showing([listener], log, succession)
+            await showing.run(Alone(view()), task_status=task_status)
             run.done.set()
 
         own.close()
@@ -70,7 +71,7 @@ async def running(*, succeeds: bool = False) -> AsyncIterator[Running]:
             nursery.start_soon(succession.listen_to_predecessors)
             await nursery.start(show)
             yield run
-            run.showing.leave()
+            succession.handed_over.set()
             before.close()
             await run.done.wait()
 
@@ -79,7 +80,7 @@ async def test_it_is_shown_until_it_is_left_to_another() -> None:
     before = open_descriptors()
     async with running() as run:
         assert await page(run.listener, "/routes") == {"total": 0, "lists": [], "routes": []}
-        run.showing.leave()
+        run.succession.handed_over.set()
         await run.done.wait()
         assert run.listener.socket.fileno() == -1
     assert open_descriptors() == before

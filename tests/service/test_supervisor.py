@@ -24,6 +24,7 @@ from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
 from snimux.service.supervisor import Team, pause, processors, supervise
 from snimux.service.systemd import Manager
+from snimux.service.upgrade import Succession
 from tests.support.caddy import free_port, short_directory, until
 from tests.support.sockets import open_descriptors, read_to_end, send_all
 
@@ -103,6 +104,7 @@ class Running:
 
     listeners: Sequence[Listener]
     stream: Stream
+    succession: Succession
     done: trio.Event = field(default_factory=trio.Event)
 
     async def lines(self, event: str, count: int) -> list[dict[str, Any]]:
@@ -128,15 +130,17 @@ async def running(
 ) -> AsyncIterator[Running]:
     """A supervisor until the test is over; stopped by signals, if it is not before."""
     listeners = open_listeners(listen, http)
-    run = Running(listeners, Stream())
+    stream = Stream()
+    log = Log(stream, form="json")
+    manager = manager or Manager()
+    run = Running(listeners, stream, Succession(log, manager))
     config = Config((), (), Limits(drain=60), "auto", "json", "info")
     team = Team(workers, limit=2, most=2, config=config, text="# one\n")
 
     async def work(*, task_status: trio.TaskStatus[None]) -> None:
-        log = Log(run.stream, form="json")
         await supervise(
-            command, listeners, team, log,
-            manager=manager, status=status, task_status=task_status,
+            command, listeners, team, log, manager=manager, succession=run.succession,
+            status=status, task_status=task_status,
         )  # fmt: skip
         run.done.set()
 
@@ -306,13 +310,32 @@ async def test_workers_get_the_listeners_the_text_and_what_the_dead_gave_back() 
         assert said.read_text().splitlines() == ["1 [True, True, False]"] * 2
 
 
-async def page(listener: Listener, path: str) -> str:
-    """The answer to a GET."""
+async def connected(listener: Listener) -> trio.socket.SocketType:
     sock = trio.socket.socket()
+    await sock.connect(listener.socket.getsockname())
+    return sock
+
+
+async def page(listener: Listener, path: str) -> str:
+    """Return the answer to a GET."""
+    return await answer_on(await connected(listener), path)
+
+
+async def answer_on(sock: trio.socket.SocketType, path: str) -> str:
     with sock:
-        await sock.connect(listener.socket.getsockname())
         await send_all(sock, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         return (await read_to_end(sock))[0].decode()
+
+
+async def test_who_asks_when_a_successor_has_just_begun_to_serve_hears_that_all_is_well() -> None:
+    shown = open_listeners([TcpAddress("127.0.0.1", 0)])
+    async with running(OBEYS, status=shown) as run:  # which serves nothing
+        client = await connected(shown[0])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await page(shown[0], "/healthz")).endswith("\r\nno worker serves\n")
+        run.succession.handed_over.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await answer_on(client, "/healthz")).endswith("\r\nok\n")
 
 
 async def test_what_a_worker_of_another_version_counts_is_left_out() -> None:

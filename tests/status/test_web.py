@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import h11
 import pytest
@@ -34,6 +35,7 @@ class Running:
     stream: io.StringIO = field(default_factory=io.StringIO)
     asked: list[str] = field(default_factory=list)
     events: int = 0
+    stopped: trio.Event = field(default_factory=trio.Event)
 
     async def connect(self) -> trio.socket.SocketType:
         sock = trio.socket.socket(self.listener.socket.family)
@@ -101,7 +103,8 @@ async def running(at: ListenAddress = ANYWHERE) -> AsyncIterator[Running]:
         "/breaking": breaking,
     }  # fmt: skip
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_pages, [listener], pages, Log(run.stream, form="json"))
+        serve = partial(serve_pages, stopped=run.stopped)
+        await nursery.start(serve, [listener], pages, Log(run.stream, form="json"))
         yield run
         nursery.cancel_scope.cancel()
     assert listener.socket.fileno() == -1
@@ -374,3 +377,41 @@ async def test_a_stream_that_breaks_ends_nothing_else() -> None:
             await read_to_end(sock)
         assert (await run.get("/good"))[0] == 200
     assert "status-failed" in run.stream.getvalue()
+
+
+# --- another process is to serve the pages
+
+
+async def test_who_has_connected_is_answered_even_when_the_process_is_about_to_end() -> None:
+    answers: list[bytes] = []
+
+    async def ask(client: trio.socket.SocketType) -> None:
+        await wait_all_tasks_blocked(0.02)  # the process is about to end by then
+        await send_all(client, b"GET /good HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answers.append((await read_to_end(client))[0])
+        client.close()
+
+    async with trio.open_nursery() as nursery:
+        async with running() as run:
+            client = await run.connect()
+            await wait_all_tasks_blocked(0.02)
+            run.stopped.set()
+            await wait_all_tasks_blocked(0.02)
+            assert run.listener.socket.fileno() == -1
+            nursery.start_soon(ask, client)
+    assert answers[0].endswith(b'{"good": 1}')
+
+
+async def test_a_stream_ends_with_what_comes_next_and_nobody_is_waited_for_without_end(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with running() as run:
+        with await begun(run) as stream, await run.connect() as idle:
+            await wait_all_tasks_blocked(0.02)
+            started = trio.current_time()
+            run.stopped.set()
+            await read_to_end(stream)
+            assert trio.current_time() - started < 1
+            assert await idle.recv(1) == b""
+            assert trio.current_time() - started == 5
