@@ -86,6 +86,17 @@ while handed.orders not in select.select([handed.orders, asked], [], [])[0]:
 """
 
 
+# As a successor: says that it serves, and is gone once it is heard.
+SUCCEEDS = """
+import os, socket
+number = 3 + os.environ["LISTEN_FDNAMES"].split(":").index("predecessor")
+channel = socket.socket(fileno=number)
+channel.setblocking(True)
+channel.send(b"r")
+assert channel.recv(1) == b"h"
+"""
+
+
 class Stream(io.StringIO):
     """A log in memory that can be waited for."""
 
@@ -104,7 +115,6 @@ class Running:
 
     listeners: Sequence[Listener]
     stream: Stream
-    succession: Succession
     done: trio.Event = field(default_factory=trio.Event)
 
     async def lines(self, event: str, count: int) -> list[dict[str, Any]]:
@@ -133,13 +143,14 @@ async def running(
     stream = Stream()
     log = Log(stream, form="json")
     manager = manager or Manager()
-    run = Running(listeners, stream, Succession(log, manager))
+    succession = Succession(log, manager, command=[sys.executable, "-c", SUCCEEDS])
+    run = Running(listeners, stream)
     config = Config((), (), Limits(drain=60), "auto", "json", "info")
     team = Team(workers, limit=2, most=2, config=config, text="# one\n")
 
     async def work(*, task_status: trio.TaskStatus[None]) -> None:
         await supervise(
-            command, listeners, team, log, manager=manager, succession=run.succession,
+            command, listeners, team, log, manager=manager, succession=succession,
             status=status, task_status=task_status,
         )  # fmt: skip
         run.done.set()
@@ -327,14 +338,16 @@ async def answer_on(sock: trio.socket.SocketType, path: str) -> str:
         return (await read_to_end(sock))[0].decode()
 
 
-async def test_who_asks_when_a_successor_has_just_begun_to_serve_hears_that_all_is_well() -> None:
+async def test_who_asks_when_a_successor_has_just_begun_to_serve_hears_that_all_is_well(
+    mock_clock: MockClock,
+) -> None:
     shown = open_listeners([TcpAddress("127.0.0.1", 0)])
     async with running(OBEYS, status=shown) as run:  # which serves nothing
         client = await connected(shown[0])
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert (await page(shown[0], "/healthz")).endswith("\r\nno worker serves\n")
-        run.succession.handed_over.set()
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        signal.raise_signal(signal.SIGUSR2)
+        await run.lines("handed-over", 1)
         assert (await answer_on(client, "/healthz")).endswith("\r\nok\n")
 
 
