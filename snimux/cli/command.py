@@ -21,7 +21,7 @@ from snimux.config.load import load
 from snimux.runtime.filewatch import State, look
 from snimux.service.handover import Handed, handed_to_worker
 from snimux.service.reload import File
-from snimux.service.run import StartError, handed_over, hold_wishes, run, run_worker
+from snimux.service.run import StartError, handed_over, hold_signals, run, run_worker
 
 _EPILOG = """\b
 EXAMPLES
@@ -131,7 +131,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
 
 def _serve(flags: Mapping[str, Any]) -> None:
     """Serve as flags and file say, alone, by workers or as one of these, until told to stop."""
-    hold_wishes()
+    hold_signals()
     inherited, manager = handed_over()
     worker = handed_to_worker(inherited.activated)
     handed = sockets(worker.activated() if worker else inherited.activated)

@@ -3,7 +3,7 @@
 A process is stopped by SIGSTOP, by a frozen cgroup, with its machine, or by too much other work. By
 any other clock all its deadlines have then passed at once, before it has read what came meanwhile.
 
-Knows no deadline's purpose. What others wait for must not go by this clock alone: see ``pulse``.
+Knows no deadline's purpose. What others wait for must not go by this clock alone: see ``watchdog``.
 """
 
 from collections.abc import Callable

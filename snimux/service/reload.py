@@ -48,7 +48,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the configuration of a process comes from."""
+    """The file that a process has its configuration from, and what follows from that."""
 
     file: File
     limit: Callable[[Limits], int]
@@ -58,16 +58,16 @@ class Source:
 
 
 class Target(Protocol):
-    """Who serves by a configuration."""
+    """A process that serves by a configuration, alone or by workers."""
 
     config: Config
 
     @property
     def listeners(self) -> Sequence[Listener]:
-        """What is accepted on."""
+        """The listeners on which connections are accepted."""
 
     def status(self) -> str:
-        """How it is, for people."""
+        """Return how it is, in words for people."""
 
     async def take(self, config: Config, listeners: Sequence[Listener], text: str) -> None:
         """Serve by another configuration, on other listeners; close those that are left out.
@@ -77,7 +77,7 @@ class Target(Protocol):
 
 
 class Reloader:
-    """Reloads when asked, one at a time; who asks meanwhile is heeded afterwards, once."""
+    """Reloads on request, one at a time; what is requested meanwhile is done afterwards, once."""
 
     def __init__(self, source: Source, target: Target, log: Log, manager: Manager) -> None:
         self.source = source
@@ -87,24 +87,24 @@ class Reloader:
         self.path = source.file.path
         self.text = source.file.text
         self.state = source.file.state
-        self.wanted = trio.Event()
+        self.requested = trio.Event()
         self.lock = trio.Lock()
         """Whoever has it reloads, or sees to it that nobody does."""
         self.last: Reloaded | None = None
         """The last time, once there was one."""
 
     def ask(self) -> None:
-        """Want a reload."""
-        self.wanted.set()
+        """Request a reload."""
+        self.requested.set()
 
     async def run(self) -> None:
-        """Reload whenever that is wanted, until cancelled."""
+        """Reload whenever that was requested, until cancelled."""
         async with trio.open_nursery() as nursery:
             if self.source.file.state is not None:
                 nursery.start_soon(self._watch)
             while True:
-                await self.wanted.wait()
-                self.wanted = trio.Event()
+                await self.requested.wait()
+                self.requested = trio.Event()
                 async with self.lock:
                     # Who stops in the same moment has closed the listeners by now.
                     await trio.lowlevel.checkpoint_if_cancelled()
@@ -128,9 +128,9 @@ class Reloader:
         self.manager.reloading()
         problems: Sequence[str] = ()
         before = {x.socket: (str(x), x.protocol) for x in self.target.listeners}
-        found = Difference()
+        changes = Difference()
         try:
-            found = await self._take()
+            changes = await self._take()
         except ConfigError as error:
             problems = error.problems
         except ListenError as error:
@@ -145,7 +145,7 @@ class Reloader:
         if problems:
             self._say_problems(problems)
         else:
-            self._say(found, before, trio.current_time() - started)
+            self._say(changes, before, trio.current_time() - started)
         self.manager.reloaded(self.target.status(), fault=problems[0] if problems else "")
 
     async def _take(self) -> Difference:
@@ -153,10 +153,10 @@ class Reloader:
         text = await in_thread(self._read, abandon_on_cancel=True)
         if text == self.text:
             return Difference()
-        config, found = await in_thread(self._understood, text, abandon_on_cancel=True)
-        wanted = config.listen, config.http, self.target.listeners
+        config, changes = await in_thread(self._parse, text, abandon_on_cancel=True)
+        arguments = config.listen, config.http, self.target.listeners
         # Names may have to be looked up. Not abandoned, for somebody has to close them.
-        listeners = await in_thread(open_listeners, *wanted)
+        listeners = await in_thread(open_listeners, *arguments)
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # a thread is not
             await self.target.take(config, listeners, text)
@@ -165,7 +165,7 @@ class Reloader:
                 each.close()
         self.text = text
         self.source.settle(config)
-        return found
+        return changes
 
     def _read(self) -> str:
         self.state = look(self.path)  # before it is read: a later change is another
@@ -174,7 +174,7 @@ class Reloader:
         except UnicodeDecodeError:
             raise ConfigError([f"--config: {self.path}: not UTF-8, so not TOML"]) from None
 
-    def _understood(self, text: str) -> tuple[Config, Difference]:
+    def _parse(self, text: str) -> tuple[Config, Difference]:
         before, after = self.target.config, self.source.file.parse(text)
         return in_effect(before, after), difference(before, after)
 
@@ -187,12 +187,12 @@ class Reloader:
 
     def _say(
         self,
-        found: Difference,
+        changes: Difference,
         before: Mapping[socket.socket, tuple[str, str]],
         seconds: float,
     ) -> None:
         after = {x.socket: x for x in self.target.listeners}
-        for key in found.needs_restart:
+        for key in changes.needs_restart:
             self.log.write("warning", "needs-restart", {"setting": key})
         say_listeners(
             self.log,
@@ -202,15 +202,15 @@ class Reloader:
             where = {"address": address, "protocol": protocol}
             self.log.write("info", "listening-ended", where)
         opened, closed = len(after.keys() - before), len(before.keys() - after)
-        is_nothing = replace(found, needs_restart=()) == Difference() and not (opened or closed)
+        is_nothing = replace(changes, needs_restart=()) == Difference() and not (opened or closed)
         fields: dict[str, Field] = {
             "detail": "nothing has changed" if is_nothing else None,
-            "added": found.added,
-            "removed": found.removed,
-            "changed": found.changed,
+            "added": changes.added,
+            "removed": changes.removed,
+            "changed": changes.changed,
             "opened": opened,
             "closed": closed,
-            "settings": ",".join(found.settings) or None,
+            "settings": ",".join(changes.settings) or None,
             "seconds": round(seconds, 3),
         }
         self.log.write("info", "reloaded", fields)
@@ -228,7 +228,7 @@ class NotFollowed(Exception):
 
 
 class Follower:
-    """Has a worker serve by what its supervisor sends, one after the other."""
+    """A worker's side of a reload: it puts into effect what its supervisor sends, in order."""
 
     def __init__(self, source: Source, target: Target, supervisor: socket.socket) -> None:
         self.source = source
@@ -254,8 +254,8 @@ class Follower:
             async for order in self.ordered:
                 if order.what == "listener":
                     sock = socket.socket(fileno=order.descriptors[0])
-                    wanted = parse_listen(order.address)
-                    new.append(Listener(sock, number=order.number, spec=wanted))
+                    address = parse_listen(order.address)
+                    new.append(Listener(sock, number=order.number, spec=address))
                 else:
                     try:
                         with giving_way():
@@ -279,8 +279,10 @@ class Follower:
             text = await trio.to_thread.run_sync(content, file)
         finally:
             os.close(file)
-        known = {x.number: x for x in (*self.target.listeners, *new)}
-        listeners = [replace(known[x], protocol=protocol) for x, protocol in order.serve.items()]
+        by_number = {x.number: x for x in (*self.target.listeners, *new)}
+        listeners = [
+            replace(by_number[x], protocol=protocol) for x, protocol in order.serve.items()
+        ]
         parsed = await trio.to_thread.run_sync(self.source.file.parse, text, abandon_on_cancel=True)
         config = in_effect(self.target.config, parsed)
         await self.target.take(config, listeners, text)
@@ -300,7 +302,7 @@ class Follower:
 
 
 def content(descriptor: int) -> str:
-    """The text of a configuration that a supervisor hands over.
+    """Return the text of a configuration that a supervisor hands over.
 
     Raises:
         OSError: it cannot be read.

@@ -45,15 +45,15 @@ _RESERVED_DESCRIPTORS = 80
 # Looking through all that there is takes about as long (10 ms) as through so many routes.
 _MANY_ROUTES = 10_000
 
-_WISHES = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
+_HANDLED = (signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS)
 
 
 class StartError(Exception):
     """This process cannot serve; the message says why, for whoever started it."""
 
 
-def hold_wishes() -> None:
-    """Have SIGHUP and SIGUSR2 wait until the server heeds them: who sends them wants no end.
+def hold_signals() -> None:
+    """Have SIGHUP and SIGUSR2 wait until the server handles them: who sends them wants no end.
 
     Of a worker they wait for ever: to reload and to upgrade is the supervisor's to say, but who
     wants either may signal each process of a service.
@@ -74,13 +74,15 @@ def handed_over() -> tuple[Inheritance, Manager]:
         raise StartError(str(error)) from None
 
 
-def run(config: Config, file: File | None, told: Manager, inherited: Inheritance) -> None:
+def run(
+    config: Config, file: File | None, service_manager: Manager, inherited: Inheritance
+) -> None:
     """Serve, alone or by workers, until told to stop.
 
     Args:
         config: what to serve.
         file: that it was read from, if any: workers read the same, and so does a reload.
-        told: the service manager.
+        service_manager: told how the service is.
         inherited: what was handed to this process.
 
     Raises:
@@ -98,12 +100,12 @@ def run(config: Config, file: File | None, told: Manager, inherited: Inheritance
         raise StartError(lacking)
 
     def limit(limits: Limits) -> int:
-        wanted = limits.max_connections or allowed
-        if wanted > allowed:
-            fields: dict[str, Field] = {"max_connections": wanted, "room_for": allowed}
+        count = limits.max_connections or allowed
+        if count > allowed:
+            fields: dict[str, Field] = {"max_connections": count, "room_for": allowed}
             log.write("warning", "few-descriptors", fields)
         # No worker takes more than it has descriptors for, so there are no more places.
-        return wanted if workers == 1 else min(wanted, allowed)
+        return count if workers == 1 else min(count, allowed)
 
     most = limit(config.limits)
     source = file and Source(replace(file, parse=_permitted(file.parse)), limit, _settle_many)
@@ -116,18 +118,22 @@ def run(config: Config, file: File | None, told: Manager, inherited: Inheritance
     listeners = [listener for listener in opened if listener.protocol != "status"]
     # As this process was started: by its script or -m, with the interpreter's own flags.
     command = [sys.executable, *sys.orig_argv[1:]]
-    succession = Succession(log, told, inherited, command=command, listeners=opened)
+    succession = Succession(log, service_manager, inherited, command=command, listeners=opened)
     if workers == 1:
         server = partial(serve, config, LocalPlaces(most), listeners, log, status=status)
-        _run_until_stopped(partial(server, manager=told, source=source, succession=succession))
+        _run_until_stopped(
+            partial(server, manager=service_manager, source=source, succession=succession)
+        )
         return
     team = Team(workers, most, allowed, config, file.text if file else None)
     supervisor = partial(supervise, command, listeners, team, log, status=status)
-    _run_until_stopped(partial(supervisor, manager=told, source=source, succession=succession))
+    _run_until_stopped(
+        partial(supervisor, manager=service_manager, source=source, succession=succession)
+    )
 
 
 def _permitted(parse: Callable[[str], Config]) -> Callable[[str], Config]:
-    """The same reader, for which what this process may not do is a problem, too."""
+    """Return the same reader, for which what this process may not do is a problem, too."""
 
     def checked(text: str) -> Config:
         config = parse(text)
@@ -154,8 +160,9 @@ def run_worker(config: Config, file: File | None, handed: Handed) -> None:
         raise StartError(str(error)) from None
     source = file and Source(file, lambda _: places.limit, _settle_many)
     server = partial(serve, config, places, listeners, log, sockets=sockets(os.environ))
-    asked = handed.questions()
-    _run_until_stopped(partial(server, orders=handed.orders, source=source, questions=asked))
+    _run_until_stopped(
+        partial(server, orders=handed.orders, source=source, questions=handed.questions())
+    )
 
 
 def _log(config: Config, *, worker: int | None = None) -> Log:
@@ -172,17 +179,17 @@ def _settle_many(config: Config) -> None:
 
 def _run_until_stopped(main: Callable[[], Awaitable[None]]) -> None:
     freeze()
-    # From here on a signal is a wish, not an end: one that comes before the server heeds it
+    # From here on no signal ends this process: one that comes before the server handles it
     # waits, and one that comes when all is over is void. (A handler, because a signal that is
     # ignored would not wait; ignored in the end, because Python takes its handlers away first.)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _WISHES)
-    _handle_wishes(lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    _set_handlers(lambda *_: None)
     trio.run(main, clock=RunningClock())
-    _handle_wishes(signal.SIG_IGN)
+    _set_handlers(signal.SIG_IGN)
 
 
 def _room_for(descriptors: int) -> int:
-    """How many connections there are descriptors for: two each, with what else takes some.
+    """Return how many connections there are descriptors for: two each, besides what else there is.
 
     The relay's pipes get an eighth at the most: without a pipe bytes are copied, but a connection
     without a descriptor is none.
@@ -191,8 +198,8 @@ def _room_for(descriptors: int) -> int:
     return (descriptors - _RESERVED_DESCRIPTORS - pipes) // 2
 
 
-def _handle_wishes(handler: Callable[[int, object], None] | signal.Handlers) -> None:
-    for number in _WISHES:
+def _set_handlers(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    for number in _HANDLED:
         signal.signal(number, handler)
 
 

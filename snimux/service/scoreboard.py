@@ -109,7 +109,7 @@ def _slots(descriptor: int) -> int:
 
 
 def _column(number: int, slots: int) -> int:
-    """Where in the file a worker's column begins."""
+    """Return where in the file a worker's column begins."""
     return _HEADER_SIZE + _HASH * slots + (_COUNT * slots + _TAIL.size) * (number - 1)
 
 
@@ -151,12 +151,12 @@ class SharedPlaces:
 
     @property
     def limit(self) -> int:
-        """How many there are for all."""
+        """The number of places for all."""
         return self._limits[_LIMIT]
 
     @property
     def taken_here(self) -> int:
-        """How many this process has taken."""
+        """The number of places that this process has taken."""
         return self._own[_TAKEN]
 
     def take(self) -> bool:
@@ -176,7 +176,7 @@ class SharedPlaces:
             self._header[_SAID_FULL] = 0
 
     def is_news_that_full(self) -> bool:
-        """Whether all are taken, and no worker said so since a tenth of them was free."""
+        """Return whether all are taken, and no worker said so since a tenth of them was free."""
         with self._locked():
             if self._header[_SAID_FULL] or self._count(_TAKEN) < self.limit:
                 return False
@@ -199,14 +199,14 @@ class SharedPlaces:
         return partial(self._leave, slot)
 
     def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
-        """Whether one more of a source may come now, and count it then."""
+        """Return whether one more of a source may come now, and count it then."""
         hashed = self._hash(source)
         with self._locked():
             slot = self._find_paced(hashed, now)
             if slot is None:
                 return True  # as in ``enter``
-            known = self._expected[slot] if self._paced[slot] == hashed else 0
-            following = pace.arrive(known, now)
+            expected = self._expected[slot] if self._paced[slot] == hashed else 0
+            following = pace.arrive(expected, now)
             if following is None:
                 return False
             self._paced[slot], self._expected[slot] = hashed, following

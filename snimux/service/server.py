@@ -42,7 +42,7 @@ from snimux.service.reload import Follower, Reloader, Source, say_listeners
 from snimux.service.status_server import Alone, Showing
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
-from snimux.service.watchdog import pulse
+from snimux.service.watchdog import check_relay
 from snimux.status.local import View
 from snimux.status.metrics import LONGEST, Figures
 
@@ -349,11 +349,11 @@ class _Server:
 
         if self.succession.has_predecessor:
             with trio.CancelScope() as until_first:
-                await pulse(self.relay, until_first.cancel, every=math.inf)
+                await check_relay(self.relay, until_first.cancel, every=math.inf)
             await self.succession.take_over()
-        if is_worker or self.manager.is_there:
+        if is_worker or self.manager.is_present:
             every = _WORKER_BEATS if is_worker else self.manager.every
-            await pulse(self.relay, alive, every=every)
+            await check_relay(self.relay, alive, every=every)
 
     def status(self) -> str:
         """How the server is, for people."""

@@ -49,7 +49,7 @@ def start(
         command: path of an interpreter, and its arguments.
         descriptors: to hand over, each with a name without colons; they stay open here.
         environment: the program's, to which the protocol's variables are added.
-        blocked: signals that must not be lost before the program heeds them.
+        blocked: signals that must not be lost before the program handles them.
         new_session: away from the terminal, and from the signals that are typed there.
 
     Raises:

@@ -109,7 +109,7 @@ async def supervise(
         source: where the configuration comes from, if it can be read again.
         succession: who came before this process, and who comes after it.
         status: where to show how the workers are.
-        task_status: told once signals are heeded.
+        task_status: told once signals are handled.
 
     Resource handling: closes the listeners when told to stop, and those of ``status`` in the end.
     """

@@ -1,4 +1,4 @@
-"""What systemd hands over to a process that it starts, and what it is told by it in return.
+"""Take what systemd hands over to a process that it starts, and tell it how that is in return.
 
 LISTEN_FDS says how many descriptors there are, from number 3 up; LISTEN_FDNAMES what each is
 called, with colons between; LISTEN_PID whom they are meant for. NOTIFY_SOCKET says where to tell
@@ -33,7 +33,7 @@ _LONGEST_FAULT = 200
 
 
 class HandoverError(ValueError):
-    """What was handed over is not as the protocol has it; the message names the variable."""
+    """The environment is not as the protocol has it; the message names the variable."""
 
 
 def receive(environment: MutableMapping[str, str], pid: int) -> list[Named]:
@@ -76,7 +76,7 @@ def _number(variable: str, text: str) -> int:
 
 
 def how_ended(exit_code: int) -> dict[str, str | int]:
-    """How a program ended, for people: its status or its signal.
+    """Return how a program ended, for people: its status or its signal.
 
     Args:
         exit_code: as of ``os.waitstatus_to_exitcode``: negative for a signal.
@@ -84,8 +84,8 @@ def how_ended(exit_code: int) -> dict[str, str | int]:
     if exit_code >= 0:
         return {"status": exit_code}
     number = -exit_code
-    known = number in set(signal.Signals)
-    return {"signal": signal.Signals(number).name if known else number}
+    has_name = number in set(signal.Signals)
+    return {"signal": signal.Signals(number).name if has_name else number}
 
 
 class Manager:
@@ -96,8 +96,8 @@ class Manager:
     """
 
     def __init__(self, address: str | None = None, *, watchdog: float | None = None) -> None:
-        """Told at the socket's address, if any, and within so many seconds again, if any."""
-        self.is_there = address is not None
+        """Tell it at the socket's address, if any, and within so many seconds again, if any."""
+        self.is_present = address is not None
         self.watchdog = watchdog
         self.every = _EVERY if watchdog is None else min(_EVERY, watchdog / 2)
         """Seconds after which to call ``serving`` again."""
@@ -152,22 +152,22 @@ class Manager:
         Returns:
             Whether that was done, or there is nobody to be told.
         """
-        if self.is_there and not self._tell([f"MAINPID={pid}"]):
+        if self.is_present and not self._tell([f"MAINPID={pid}"]):
             return False
         if self._socket is not None:
             self._socket.close()
-        self.is_there, self._socket = False, None
+        self.is_present, self._socket = False, None
         return True
 
     @property
     def address(self) -> str:
-        """Where it is told; empty where there is none."""
+        """The path of its socket; empty where there is none."""
         return self._address
 
     @property
     def variables(self) -> dict[str, str]:
-        """What another process needs in its environment to say how it is itself."""
-        if not self.is_there:
+        """The variables by which another process can say how it is itself."""
+        if not self.is_present:
             return {}
         watchdog = {} if self.watchdog is None else {"WATCHDOG_USEC": f"{self.watchdog * 1e6:.0f}"}
         return {"NOTIFY_SOCKET": self._address, **watchdog}
@@ -186,7 +186,7 @@ class Manager:
         self.is_ready, self._status = True, status  # it is too late for READY
 
     def _tell(self, assignments: Sequence[str]) -> bool:
-        """Send some assignments; whether it was done."""
+        """Send some assignments; return whether that was done."""
         if self._socket is None:
             return False
         # An @ stands for the NUL that begins the name of an abstract socket.
@@ -199,7 +199,7 @@ class Manager:
 
 
 def manager(environment: MutableMapping[str, str], pid: int) -> Manager:
-    """The manager that started this process.
+    """Return the manager that started this process.
 
     Args:
         environment: loses the three variables, so that no child tells the manager anything.

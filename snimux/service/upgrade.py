@@ -32,7 +32,7 @@ from snimux.service.systemd import Manager
 SIGNAL = signal.SIGUSR2
 """Asks for a successor: nginx's signal for it."""
 
-# They wait until the successor heeds them: it must not end by one halfway.
+# They wait until the successor handles them: it must not end by one halfway.
 _KEPT_WAITING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, SIGNAL)
 
 # Words on the socket: a protocol with the version that is installed.

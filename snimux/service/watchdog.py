@@ -1,4 +1,4 @@
-"""See now and then that connections are served: that bytes still come through the relay.
+"""Check now and then that connections are served: that bytes still come through the relay.
 
 That the event loop turns is not enough: a relay that is stuck would be missed. So a byte goes
 through it, on a connection of this process with itself. A client's way in, the listeners, is left
@@ -23,12 +23,12 @@ from snimux.relay.interface import Relay, Tally
 _SOON = 1.0
 
 
-async def pulse(relay: Relay, felt: Callable[[], None], *, every: float) -> None:
+async def check_relay(relay: Relay, passed: Callable[[], None], *, every: float) -> None:
     """Pass a byte through the relay, again and again, until cancelled.
 
     Args:
-        relay: to see at work.
-        felt: called each time a byte has arrived.
+        relay: checked at its work.
+        passed: called each time a byte has arrived.
         every: seconds from then to the next byte.
 
     Resource handling: holds four sockets.
@@ -45,7 +45,7 @@ async def pulse(relay: Relay, felt: Callable[[], None], *, every: float) -> None
                 near.send(b".")
                 await trio.lowlevel.wait_readable(far)
                 far.recv(1)
-                felt()
+                passed()
                 await _sleep(every)
 
 

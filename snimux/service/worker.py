@@ -253,7 +253,7 @@ def start(
             command,
             [*alone(number, orders=far, status=answering), *handed],
             environment={**os.environ, **variable(sockets)},
-            # A stop signal waits until the worker heeds it, and others for ever.
+            # A stop signal waits until the worker handles it, and others for ever.
             blocked=(signal.SIGHUP, UPGRADE_SIGNAL, *STOP_SIGNALS),
             # A Ctrl-C is for the supervisor: its workers are told by it.
             new_session=True,

@@ -117,7 +117,7 @@ def test_it_is_ready_once_and_its_status_is_said_when_it_changes() -> None:
         environment = {"NOTIFY_SOCKET": str(directory / "s"), "OTHER": "x"}
         found = manager(environment, 1)
         assert environment == {"OTHER": "x"}
-        assert (found.is_there, found.is_ready, found.watchdog) == (True, False, None)
+        assert (found.is_present, found.is_ready, found.watchdog) == (True, False, None)
         for status in ("one", "one", "two"):
             found.serving(status)
         assert found.is_ready
@@ -214,7 +214,7 @@ def test_another_process_is_told_of_once_and_nothing_more_is_said() -> None:
             found.serving("x")
             found.stopping("y", within=1)
             assert all_said(sock) == [["MAINPID=7"]]
-    assert not found.is_there
+    assert not found.is_present
     assert open_descriptors() == before
     assert Manager().hand_over(7)
     assert Manager().variables == {}
@@ -231,8 +231,8 @@ def test_without_a_manager_nothing_is_said() -> None:
     found = manager({"WATCHDOG_USEC": "1000000"}, 1)
     found.serving("x")
     found.stopping("x", within=1)
-    assert not found.is_there
-    assert not manager({"NOTIFY_SOCKET": ""}, 1).is_there
+    assert not found.is_present
+    assert not manager({"NOTIFY_SOCKET": ""}, 1).is_present
     assert open_descriptors() == before
 
 

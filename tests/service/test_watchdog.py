@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from snimux.relay import portable
 from snimux.relay.interface import End, Relay, Tally
-from snimux.service.watchdog import pulse
+from snimux.service.watchdog import check_relay
 from tests.support.sockets import open_descriptors
 
 
@@ -45,7 +45,7 @@ async def test_it_is_felt_again_and_again(kind: str, autojump_clock: MockClock) 
                 if len(felt) == 2000:  # hours, in which no idle limit ends it
                     scope.cancel()
 
-            await pulse(relay, feel, every=5)
+            await check_relay(relay, feel, every=5)
     assert felt == [5.0 * count for count in range(2000)]
     assert open_descriptors() == before
 
@@ -59,5 +59,5 @@ async def test_it_is_not_felt_through_a_relay_that_is_stuck(autojump_clock: Mock
 
     felt: list[None] = []
     with trio.move_on_after(100):
-        await pulse(stuck, lambda: felt.append(None), every=5)
+        await check_relay(stuck, lambda: felt.append(None), every=5)
     assert felt == []
