@@ -1,6 +1,6 @@
 """Ask whoever can be asked: the Caddys, the backends and this host; each once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import click
@@ -9,8 +9,8 @@ import trio
 from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.config.model import Config
 from snimux.doctor.facts import Facts
-from snimux.providers.caddy.admin import AdminError, look
-from snimux.providers.caddy.sites import Sites
+from snimux.providers.base import Lost, Snapshot
+from snimux.providers.discovery import ask_once
 from snimux.providers.merge import Plan
 from snimux.routing.address import AdminAddress
 from snimux.routing.routes import Route
@@ -22,26 +22,12 @@ search_option = click.option(
 )
 
 
-def ask_caddys(config: Config) -> tuple[dict[AdminAddress, Sites], list[str]]:
-    """Return what each Caddy serves that answers, and a line for each that does not."""
-    answers = trio.run(_ask, config.caddys)
-    caddys = {address: sites for address, sites in answers.items() if isinstance(sites, Sites)}
-    return caddys, [f"--caddy: {x}: {answers[x]}" for x in answers if x not in caddys]
-
-
-async def _ask(caddys: Sequence[AdminAddress]) -> dict[AdminAddress, Sites | AdminError]:
-    answers: dict[AdminAddress, Sites | AdminError] = {}
-
-    async def ask(address: AdminAddress) -> None:
-        try:
-            answers[address] = await look(address)
-        except AdminError as error:
-            answers[address] = error
-
-    async with trio.open_nursery() as nursery:
-        for address in caddys:
-            nursery.start_soon(ask, address)
-    return {address: answers[address] for address in caddys}
+def ask_providers(config: Config) -> tuple[dict[AdminAddress, Snapshot], list[str]]:
+    """Return what each provider serves that answers, and a line for each that does not."""
+    answers = trio.run(ask_once, config.caddys)
+    snapshots = {address: x for address, x in answers.items() if isinstance(x, Snapshot)}
+    lost = {address: x.why for address, x in answers.items() if isinstance(x, Lost)}
+    return snapshots, [f"--caddy: {address}: {why}" for address, why in lost.items()]
 
 
 def ask_backends(routes: Iterable[Route], plan: Plan) -> list[Remark]:

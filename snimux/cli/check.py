@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from snimux.cli.ask import ask_backends, ask_caddys
+from snimux.cli.ask import ask_backends, ask_providers
 from snimux.cli.describe import describe
 from snimux.cli.options import configured, fail, merge, options, read_file
 from snimux.cli.usage import Command
-from snimux.providers.discovery import planned
+from snimux.providers.merge import planned
 
 _EPILOG = """A Caddy that is named is asked; backends whose PROXY protocol is auto are probed;
 nothing is listened on.
@@ -38,9 +38,9 @@ def command(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     """Say whether the configuration is good, and print it as snimux understands it."""
     merged = merge(group_flags, flags)
     config = configured(merged, read_file(merged["config"]))
-    caddys, faults = ask_caddys(config)
-    plan = planned(config, caddys)
-    click.echo(describe(config, plan, caddys, ask_backends(plan.routes, plan)))
+    snapshots, faults = ask_providers(config)
+    plan = planned(config, snapshots)
+    click.echo(describe(config, plan, snapshots, ask_backends(plan.routes, plan)))
     if faults:
         fail(1, *(f"{fault.rstrip('.')}; snimux doctor looks where it is" for fault in faults))
     click.echo("ok")

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from snimux.backend.proxy_auto import Remark
 from snimux.config.model import BackendDefaults, Config
 from snimux.proto import hostname
-from snimux.providers.caddy.sites import Sites
+from snimux.providers.base import Snapshot
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import AdminAddress
@@ -25,7 +25,7 @@ _MOST_SHOWN = 5  # networks of a list
 def describe(
     config: Config,
     found: Plan,
-    caddys: Mapping[AdminAddress, Sites],
+    snapshots: Mapping[AdminAddress, Snapshot],
     proxies: Sequence[Remark],
 ) -> str:
     """Say where snimux listens, where it sends what, what it refuses, and its limits.
@@ -33,7 +33,7 @@ def describe(
     Args:
         config: what flags and file say.
         found: its routes with those of the Caddys.
-        caddys: what each Caddy that answered serves.
+        snapshots: what each provider that answered serves.
         proxies: what was learnt of the backends that are asked for the PROXY protocol.
     """
     defaults = config.backends
@@ -72,7 +72,7 @@ def describe(
         status = ", or with 404" if config.http else ""
         refused = f"refused with the alert unrecognized_name{status}"
         lines.append(f"  {'all else':{width}}  ->  {refused}")
-    lines += _described_caddys(found, caddys)
+    lines += _described_providers(found, snapshots)
     if proxies:
         lines.append("PROXY protocol auto")
         lines += [f"  {x.backend:{width}}  {x.header}: {x.detail}" for x in proxies]
@@ -89,11 +89,11 @@ def describe(
     return "\n".join(lines)
 
 
-def _described_caddys(found: Plan, caddys: Mapping[AdminAddress, Sites]) -> list[str]:
+def _described_providers(found: Plan, snapshots: Mapping[AdminAddress, Snapshot]) -> list[str]:
     """What of the Caddys' sites has no route, and why."""
     claims = [f"  {x.host}: {x.has} has it, and {x.wants} serves it too" for x in found.claims]
     needs = [f"  {x.what}: {x.why}" for x in (*found.loops, *found.refused)]
-    needs += [f"  {x.what}: {x.why}" for sites in caddys.values() for x in sites.unrouted]
+    needs += [f"  {x.what}: {x.why}" for each in snapshots.values() for x in each.unrouted]
     lines = ["claimed twice", *claims] if claims else []
     return lines + (["needs a route or --default", *needs] if needs else [])
 

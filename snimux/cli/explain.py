@@ -8,7 +8,7 @@ from typing import Any
 import click
 import trio
 
-from snimux.cli.ask import ask_backends, ask_caddys
+from snimux.cli.ask import ask_backends, ask_providers
 from snimux.cli.options import IS_IT_RUNNING, configured, fail, merge, options, read_file
 from snimux.cli.usage import Command
 from snimux.config.model import Config
@@ -19,7 +19,7 @@ from snimux.explain import input as cases
 from snimux.explain import render as account
 from snimux.explain.compare import as_config, beside, of_refused
 from snimux.net.http_get import FetchError, fetch
-from snimux.providers.discovery import planned
+from snimux.providers.merge import planned
 from snimux.routing.address import FdAddress
 from snimux.runtime.files import read_stream
 from snimux.status.client import ApiError, ServedRoutes, find_refused, read_routes
@@ -97,16 +97,16 @@ def command(
         case, client = _refused(config, refused)
     if source is not None:
         client = _source(source)
-    caddys, faults = ask_caddys(config)
+    snapshots, faults = ask_providers(config)
     running, more_faults = _running(config)
-    found = planned(config, caddys)
+    found = planned(config, snapshots)
     if config.status and not (config.routes or config.caddys):
         if running is None:
             fail(1, *(f"{fault}{IS_IT_RUNNING}" for fault in more_faults))
         config, found = as_config(running, config)
         if client is not None:
             more_faults = [f"--status: {running.where}: it does not show whom listeners let in"]
-    explained = explanation.explain(case, config, found, caddys, source=client)
+    explained = explanation.explain(case, config, found, snapshots, source=client)
     explained = replace(explained, hints=(*explained.hints, *faults, *more_faults))
     route = explained.decision.route
     remarks = ask_backends([route] if route else [], found)

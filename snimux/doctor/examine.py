@@ -31,10 +31,9 @@ from snimux.doctor.host import Running, Survey, survey
 from snimux.net.dial import RESERVED, Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Version, build
+from snimux.providers.base import Unrouted
 from snimux.providers.caddy.admin import AdminError, look
-from snimux.providers.caddy.sites import Unrouted
-from snimux.providers.discovery import DEFAULT_ADMIN, planned, reserved
-from snimux.providers.merge import Plan
+from snimux.providers.merge import DEFAULT_ADMIN, Plan, planned, reserved
 from snimux.routing.address import (
     AddressError,
     AdminAddress,

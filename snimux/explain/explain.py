@@ -18,8 +18,8 @@ from snimux.proto import hostname
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore
-from snimux.providers.caddy.sites import Sites
-from snimux.providers.merge import Plan
+from snimux.providers.base import Snapshot
+from snimux.providers.merge import Plan, title
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
 from snimux.routing.decide import Decision, Redirection, Refusal, Relaying, decide
@@ -110,7 +110,7 @@ def explain(
     case: Case,
     config: Config,
     found: Plan,
-    sites: Mapping[AdminAddress, Sites],
+    sites: Mapping[AdminAddress, Snapshot],
     *,
     source: str | None = None,
 ) -> Explanation:
@@ -281,14 +281,16 @@ def _origin(route: Route, config: Config, found: Plan) -> str:
     written = config.written.get(route.pattern)
     if written is not None:
         return written
-    return f"the Caddy at {found.has[route.pattern.host]}"
+    return title(found.has[str(route.pattern)])
 
 
-def _also(route: Route, found: Plan, sites: Mapping[AdminAddress, Sites]) -> Iterator[AdminAddress]:
-    host = route.pattern.host
-    has = found.has.get(host) if route.pattern.alpn is None else None
+def _also(
+    route: Route, found: Plan, sites: Mapping[AdminAddress, Snapshot]
+) -> Iterator[AdminAddress]:
+    pattern = str(route.pattern)
     for address, served in sites.items():
-        if address != has and any(site.host == host for site in served.sites):
+        patterns = (*(x.host for x in served.sites), *(str(x.pattern) for x in served.routes))
+        if address != found.has.get(pattern) and pattern in patterns:
             yield address
 
 
@@ -331,7 +333,7 @@ def _hints_at_source(
 
 
 def _hints_at_routes(
-    hello: Hello, found: Plan, sites: Mapping[AdminAddress, Sites]
+    hello: Hello, found: Plan, sites: Mapping[AdminAddress, Snapshot]
 ) -> Iterator[str]:
     """What there is that looks as if it should have taken a name."""
     name = hello.name
@@ -360,4 +362,4 @@ def _hints_at_routes(
     for address, served in sites.items():
         for unrouted in served.unrouted:
             if unrouted.host in matching:
-                yield f"the Caddy at {address} serves {unrouted.what}, left out: {unrouted.why}"
+                yield f"{title(address)} serves {unrouted.what}, left out: {unrouted.why}"

@@ -1,46 +1,47 @@
-"""Keep the route table as the Caddys are that it is made from, and log what changes.
+"""Keep the routes as the providers are that they are made from, and log what changes.
 
-Knows what each Caddy served when it was last heard; ``admin`` asks them, ``caddy`` makes the
-routes.
+Knows what each provider said last: the providers look, ``merge`` makes the routes.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Generic, TypeVar
+from operator import eq
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
 from snimux.config.model import Config
-from snimux.log import Log
-from snimux.providers.caddy.admin import Back, Changed, Lost, News, follow
-from snimux.providers.caddy.sites import Site, Sites
-from snimux.providers.merge import Plan, plan
-from snimux.routing.address import (
-    AdminAddress,
-    DialAddress,
-    FileAddress,
-    TcpAddress,
-    UnixAddress,
-    is_own,
-    reserved_for,
-)
+from snimux.log import Field, Level, Log
+from snimux.providers.base import Fault, News, Provider, Snapshot
+from snimux.providers.caddy.admin import CaddyProvider
+from snimux.providers.merge import Plan
+from snimux.routing.address import AdminAddress
 from snimux.runtime.background import in_thread
+from snimux.runtime.keyed_tasks import KeyedTasks
 from snimux.text import listed
 
-Made = TypeVar("Made")
-"""What is put into effect."""
+
+class Merged(Protocol):
+    """What is put into effect."""
+
+    @property
+    def plan(self) -> Plan:
+        """The routes that it was made of."""
+
+
+Made = TypeVar("Made", bound=Merged)
 Result = TypeVar("Result")
 
-# Seconds that the Caddys have to answer before connections are served without them.
+# Seconds that the providers have to answer before connections are served without them.
 _FIRST_ANSWERS = 1.0
 
-DEFAULT_ADMIN = TcpAddress("localhost", 2019)
-"""Where a Caddy has its admin API that is told nothing else."""
+# News are joined that come so soon after another (seconds), for at most so long: several Caddys are
+# started together, and each makes all routes anew.
+_QUIET, _JOINED = 0.05, 1.0
 
-# A hello for a name that is not known has the Caddys asked at once; but not more often than this,
-# for it may be a scanner's, and it waits no longer than this for their answers. Seconds.
+# A hello for a name that is not known has the providers asked at once; but not more often than
+# this, for it may be a scanner's, and it waits no longer than this for their answers. Seconds.
 _LEAST_APART = 0.5
 _PATIENCE = 1.0
 
@@ -48,79 +49,109 @@ _PATIENCE = 1.0
 _LISTED = 8
 
 
+def provider(address: AdminAddress) -> Provider:
+    """Return the provider that is at an address."""
+    return CaddyProvider(address)
+
+
+async def ask_once(addresses: Iterable[AdminAddress]) -> dict[AdminAddress, News]:
+    """Return what each provider says first."""
+    addresses, answers = list(addresses), dict[AdminAddress, News]()
+
+    async def ask(address: AdminAddress) -> None:
+        with trio.CancelScope() as scope:
+
+            async def publish(news: News) -> None:
+                answers[address] = news
+                scope.cancel()
+
+            await provider(address).provide(publish)
+
+    async with trio.open_nursery() as nursery:
+        for address in addresses:
+            nursery.start_soon(ask, address)
+    return {address: answers[address] for address in addresses}
+
+
 class Discovery(Generic[Made]):
-    """What each Caddy serves, as far as was heard."""
+    """What each provider serves, as far as it was said, and the way from there into effect."""
 
     def __init__(
         self,
         config: Config,
-        make: Callable[[Config, Plan], Made],
+        make: Callable[[Config, Mapping[AdminAddress, Snapshot | None]], Made],
         exchange: Callable[[Made], None],
         log: Log,
+        *,
+        provider: Callable[[AdminAddress], Provider] = provider,
     ) -> None:
-        """Of the Caddys of a configuration.
+        """Begin with the routes of a configuration, and nothing of its providers.
 
         Args:
-            config: which Caddys, and the routes that do not come from them.
-            make: returns what is put into effect for a plan; called in a thread.
+            config: which providers, and the routes that do not come from them.
+            make: returns what is put into effect for what was said; called in a thread.
             exchange: puts that into effect.
-            log: told of what changes.
+            log: gets a line for each change.
+            provider: returns the provider at an address.
         """
+        self.provider = provider
         self.config = config
         self.make = make
         self.exchange = exchange
         self.log = log
         self.plan = Plan(config.routes, (), ())
-        """What is in effect."""
+        """The routes that are in effect."""
         self.changes = 0  # that were heard of
-        self.in_effect = 0  # those of them that are
+        self.changed = -math.inf  # when last
+        self.in_effect = 0  # those of the changes that are
         self.making = trio.Lock()
-        self.sites: dict[AdminAddress, Sites | None] = {}  # None: no good answer yet
-        self.scopes: dict[AdminAddress, trio.CancelScope] = {}  # of those that are asked
+        self.providers: dict[AdminAddress, Provider] = {}
+        self.tasks = KeyedTasks(self._provide)
+        self.snapshots: dict[AdminAddress, Snapshot | None] = {}
+        """The last good one of each that was heard of; None where there was none."""
+        self.lost: dict[AdminAddress, str] = {}
+        """Those that cannot be learnt of now, and why."""
         self.heard = trio.lowlevel.ParkingLot()
-        self.nursery: trio.Nursery | None = None
-        self.hurry = trio.Event()
-        self.rounds = 0  # in which somebody was in a hurry
-        self.hurried = -math.inf  # when last
+        self.rounds = 0  # in which all were to look at once
+        self.round_began = -math.inf  # when last
         self.unheard: set[AdminAddress] = set()  # since then
-        self.heard_again = trio.Event()
+        self.all_heard = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ask the Caddys, for ever, and exchange the routes whenever they say something new.
+        """Have the providers look until cancelled, and exchange the routes for what is new.
 
         Args:
-            task_status: told once all have answered, or after a second.
+            task_status: started once all have answered, or after a second.
         """
-        try:
-            async with trio.open_nursery() as self.nursery:
-                await self.begin(self.config.caddys)
-                await self.catch_up()
-                task_status.started()
-                await trio.sleep_forever()
-        finally:
-            self.nursery = None
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.tasks.run)
+            await self.begin(self.config.caddys)
+            await self.catch_up()
+            task_status.started()
 
-    async def begin(self, caddys: Iterable[AdminAddress]) -> None:
-        """Ask these from now on, too, and wait until all have answered, or for a second."""
-        new = [address for address in caddys if address not in self.scopes]
+    async def begin(self, addresses: Iterable[AdminAddress]) -> None:
+        """Have these look from now on, too; wait until all have answered, or for a second."""
+        new = [address for address in addresses if address not in self.tasks.scopes]
         for address in new:
-            if self.nursery is not None:
-                self.scopes[address] = trio.CancelScope()
-                self.nursery.start_soon(self._follow, address, self.scopes[address])
+            self.providers[address] = self.provider(address)
+            self.tasks.begin(address)
         with trio.move_on_after(_FIRST_ANSWERS):
-            while any(address not in self.sites for address in new):
+            while any(address not in self.snapshots for address in new):
                 await self.heard.park()
-        self.say_who_is_silent(new)
+        for address in new:
+            if address not in self.snapshots:
+                self._say(address, "warning", "no answer yet", routes="none yet")
 
     def turn_to(self, config: Config) -> None:
-        """Have another configuration from now on; who is no longer in it is not asked any more.
+        """Have another configuration from now on; who is no longer in it need not look any more.
 
-        Whoever is new in it is to be asked first, by ``begin``. What is known of others is kept.
+        Whoever is new in it is to look first, by ``begin``. What is known of others is kept.
         """
         self.config = config
-        for address in self.scopes.keys() - set(config.caddys):
-            self.scopes.pop(address).cancel()
-            self.sites.pop(address, None)
+        for address in self.tasks.scopes.keys() - set(config.caddys):
+            self.tasks.end(address)
+            for known in (self.providers, self.snapshots, self.lost):
+                known.pop(address, None)
             self._answered(address)
 
     async def catch_up(self) -> None:
@@ -128,7 +159,13 @@ class Discovery(Generic[Made]):
         changes = self.changes
         async with self.making:
             if self.in_effect < changes:
+                await self._until_quiet()
                 await self._put_into_effect(self.config, self.exchange)
+
+    async def _until_quiet(self) -> None:
+        with trio.move_on_after(_JOINED):
+            while (due := self.changed + _QUIET) > trio.current_time():  # noqa: ASYNC110
+                await trio.sleep_until(due)
 
     async def reconfigure(self, config: Config, exchange: Callable[[Made], Result]) -> Result:
         """Put another configuration into effect, with what was heard by now.
@@ -144,148 +181,129 @@ class Discovery(Generic[Made]):
             return await self._put_into_effect(config, exchange)
 
     async def _put_into_effect(self, config: Config, exchange: Callable[[Made], Result]) -> Result:
-        changes, sites = self.changes, dict(self.sites)
-        plan, made, refused = await in_thread(partial(self._made, config, sites))
+        # In a thread: of 10,000 sites it takes a quarter of a second, and connections go on.
+        changes, snapshots = self.changes, dict(self.snapshots)
+        made, refused = await in_thread(partial(self._made, config, snapshots))
         result = exchange(made)
-        self.plan, self.in_effect = plan, changes
+        self.plan, self.in_effect = made.plan, changes
         if refused is not None:
             self.log.write("error", "caddy-refused", {"sites": refused})
         return result
 
     def _made(
-        self, config: Config, sites: Mapping[AdminAddress, Sites | None]
-    ) -> tuple[Plan, Made, str | None]:
-        """A plan, what is made of it, and what is refused of it that was not before."""
-        plan, before = planned(config, sites), {(x.what, x.why) for x in self.plan.refused}
-        new = (f"{x.what}: {x.why}" for x in plan.refused if (x.what, x.why) not in before)
-        return plan, self.make(config, plan), _listed(new)
+        self, config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]
+    ) -> tuple[Made, str | None]:
+        """Return what is made, and what is refused of it that was not before."""
+        made, before = self.make(config, snapshots), {(x.what, x.why) for x in self.plan.refused}
+        refused = (x for x in made.plan.refused if (x.what, x.why) not in before)
+        return made, _listed(f"{x.what}: {x.why}" for x in refused)
 
-    async def _follow(self, address: AdminAddress, scope: trio.CancelScope) -> None:
-        with scope:
-            tell = partial(self.hear, address)
-            await follow(address, tell, early=partial(self.pause, address))
+    async def _provide(self, address: AdminAddress) -> None:
+        await self.providers[address].provide(partial(self.hear, address))
 
-    def hurry_up(self) -> None:
-        """Ask all Caddys at once, unless they are being asked already."""
-        if self.scopes and not self.unheard:
-            self.ask_at_once()
+    def poll_now(self) -> None:
+        """Have all providers look at once, unless they were told to and have not answered."""
+        if self.tasks.scopes and not self.unheard:
+            self._begin_round()
 
-    async def look_again(self) -> None:
-        """Ask all Caddys anew, as soon as may be, and wait for what they say; but not for long.
+    async def refresh(self) -> None:
+        """Have all providers look anew, as soon as may be, and wait for them; but not for long.
 
         A Caddy that is given a new site asks for its certificate at once, and those who issue it
         are here within the second.
         """
-        wanted = self.rounds + 1
+        next_round = self.rounds + 1
         with trio.move_on_after(_PATIENCE):
-            while self.rounds < wanted:
-                too_soon = self.hurried + _LEAST_APART - trio.current_time()
+            while self.rounds < next_round:
+                too_soon = self.round_began + _LEAST_APART - trio.current_time()
                 if self.unheard:
-                    await self.heard_again.wait()
+                    await self.all_heard.wait()
                 elif too_soon > 0:
                     await trio.sleep(too_soon)
                 else:
-                    self.ask_at_once()
-            await self.heard_again.wait()
+                    self._begin_round()
+            await self.all_heard.wait()
 
-    def ask_at_once(self) -> None:
-        """Begin a round, in which all Caddys are asked."""
+    def _begin_round(self) -> None:
         self.rounds += 1
-        self.hurried = trio.current_time()
+        self.round_began = trio.current_time()
         self.unheard = set(self.config.caddys)
-        self.heard_again = trio.Event()
-        hurry, self.hurry = self.hurry, trio.Event()
-        hurry.set()
-
-    async def pause(self, address: AdminAddress) -> None:
-        """Wait until somebody is in a hurry; a Caddy has just answered, or was found not to."""
-        self._answered(address)
-        await self.hurry.wait()
+        self.all_heard = trio.Event()
+        for each in self.providers.values():
+            each.poll_now()
 
     def _answered(self, address: AdminAddress) -> None:
         self.unheard.discard(address)
         if not self.unheard:
-            self.heard_again.set()
+            self.all_heard.set()
 
     async def hear(self, address: AdminAddress, news: News) -> None:
-        """Take news of a Caddy, and have it in effect; what it served last holds until then."""
-        known = self.sites.get(address)
-        self.sites.setdefault(address, None)
-        match news:
-            case Changed(sites):
-                self.sites[address] = sites
-                self.changes += 1
-                await self.catch_up()
-                said = partial(changes, address, known or Sites(), sites, self.plan)
-                self.log.write("info", "caddy", await in_thread(said))
-            case Lost(why):
-                routes = "kept" if known else "none yet"
-                fields = {"caddy": str(address), "state": "lost", "routes": routes, "detail": why}
-                self.log.write("warning", "caddy", fields)
-            case Back():
-                self.log.write("info", "caddy", {"caddy": str(address), "state": "back"})
+        """Take news of a provider, and have them in effect; what it said last holds until then."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # it may be no longer in the configuration
+        last = self.snapshots.setdefault(address, None)
+        if isinstance(news, Snapshot):
+            await self._take(address, last, news)
+        elif address not in self.lost:
+            self.lost[address] = news.why
+            routes = "none yet" if last is None else "kept"
+            self._say(address, "warning", "lost", routes=routes, detail=news.why)
+        self._answered(address)
         self.heard.unpark_all()
 
-    def say_who_is_silent(self, caddys: Iterable[AdminAddress]) -> None:
-        """Log which of these Caddys have not been heard of, well or ill."""
-        for address in caddys:
-            if address not in self.sites:
-                fields = {"caddy": str(address), "state": "no answer yet", "routes": "none yet"}
-                self.log.write("warning", "caddy", fields)
+    async def _take(self, address: AdminAddress, last: Snapshot | None, new: Snapshot) -> None:
+        was_lost = self.lost.pop(address, None) is not None
+        faults = () if last is None else last.faults
+        for fault in new.faults:
+            if fault not in faults:
+                self._say(address, "error", "fault", what=fault.what, detail=fault.why)
+        if new is not last and (last is None or not await in_thread(partial(eq, new, last))):
+            self.snapshots[address] = new
+            self.changes += 1
+            self.changed = trio.current_time()
+            await self.catch_up()
+            said = partial(changes, address, last or Snapshot(), new, self.plan)
+            self._say(address, "info", "changed", **await in_thread(said))
+        else:
+            self.snapshots[address] = new  # with other faults, perhaps
+            if was_lost:
+                self._say(address, "info", "back")
 
+    def _say(self, address: AdminAddress, level: Level, state: str, **fields: Field) -> None:
+        each = self.providers.get(address) or self.provider(address)
+        name = {each.kind.replace("-", "_"): each.name}
+        self.log.write(level, each.kind, {**name, "state": state, **fields})
 
-def planned(config: Config, sites: Mapping[AdminAddress, Sites | None]) -> Plan:
-    """The routes of a configuration, with those of what its Caddys serve."""
-    heard = [(address, sites.get(address) or Sites()) for address in config.caddys]
-    own = (*config.listen, *config.http, *config.handed_over)
-    auto = set(config.caddys) - config.without_proxy
-    # Thousands of sites have but a few addresses.
-    return plan(
-        heard,
-        config.routes,
-        functools.cache(partial(is_own, own)),
-        auto=auto,
-        reserved_for=functools.cache(partial(reserved_for, reserved(config))),
-    )
-
-
-def reserved(config: Config) -> dict[DialAddress, str]:
-    """Return what only snimux may reach, and what each address is.
-
-    Whoever can dial an admin API can change all of its Caddy, so none of them says where another's
-    is and has strangers sent there. One that is known by a file is presumed where Caddys are.
-    """
-    found: dict[DialAddress, str] = {}
-    for admin in config.caddys:
-        address = DEFAULT_ADMIN if isinstance(admin, FileAddress) else admin
-        found.setdefault(address, f"the admin API of the Caddy at {admin}")
-    if isinstance(config.status, TcpAddress | UnixAddress):
-        found.setdefault(config.status, "where snimux shows its status")
-    return found
+    def faults(self) -> Iterator[Fault]:
+        """Return what is wrong now with providers, and with parts of them."""
+        for address, why in self.lost.items():
+            yield Fault(str(address), why)
+        for address, snapshot in self.snapshots.items():
+            for fault in snapshot.faults if snapshot else ():
+                yield Fault(f"{address}: {fault.what}", fault.why)
 
 
 def changes(
-    address: AdminAddress, before: Sites, after: Sites, found: Plan
+    address: AdminAddress, before: Snapshot, after: Snapshot, plan: Plan
 ) -> dict[str, str | int | None]:
-    """The fields of the log line for what has changed at a Caddy."""
-    old, new = by_host(before.sites), by_host(after.sites)
-    claimed = [f"{x.host} ({x.has} has it)" for x in found.claims if x.wants == address]
+    """Return the fields of the log line for what has changed at a provider."""
+    old, new = by_pattern(before), by_pattern(after)
+    own = [claim for claim in plan.claims if claim.wants == address]
+    claimed = [f"{x.host} ({x.has} has it)" for x in (*own, *after.claims)]
     return {
-        "caddy": str(address),
-        "state": "changed",
         "names": len(new),
         "added": _listed(host for host in new if host not in old),
         "removed": _listed(host for host in old if host not in new),
         "moved": _listed(host for host in new if host in old and new[host] != old[host]),
         "claimed": _listed(claimed),
-        "loops": _listed(loop.what for loop in found.loops if loop.what in new),
+        "loops": _listed(loop.what for loop in plan.loops if loop.what in new),
         "needs_route": _listed(unrouted.what for unrouted in after.unrouted),
     }
 
 
-def by_host(sites: Iterable[Site]) -> dict[str, Site]:
-    """Sites that are served somewhere, by their host."""
-    return {site.host: site for site in sites if site.https or site.http}
+def by_pattern(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what is served somewhere, by its pattern."""
+    sites = {site.host: site for site in snapshot.sites if site.https or site.http}
+    return {**sites, **{str(route.pattern): route for route in snapshot.routes}}
 
 
 def _listed(words: Iterable[str]) -> str | None:

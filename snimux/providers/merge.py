@@ -3,46 +3,84 @@
 Takes values and returns values. Knows no provider's details.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
+from snimux.config.model import Config
 from snimux.proto import hostname
-from snimux.providers.caddy.sites import Sites, Unrouted
-from snimux.routing.address import AdminAddress, DialAddress
+from snimux.providers.base import Claim, Site, Snapshot, Unrouted
+from snimux.routing.address import (
+    AdminAddress,
+    DialAddress,
+    FileAddress,
+    TcpAddress,
+    UnixAddress,
+    is_own,
+    reserved_for,
+)
 from snimux.routing.routes import Backend, Pattern, Route
 from snimux.routing.served import Served
 
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A pattern that two Caddys serve: the first listed has it."""
-
-    host: str
-    has: AdminAddress
-    wants: AdminAddress
+DEFAULT_ADMIN = TcpAddress("localhost", 2019)
+"""Where a Caddy has its admin API whose configuration says nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The routes of several Caddys together, and what is not right with them."""
+    """The routes of several providers together, and what is not right with them."""
 
     routes: tuple[Route, ...]
     claims: tuple[Claim, ...]
     loops: tuple[Unrouted, ...]
     """Sites that are left out, since they are served where snimux itself listens."""
     listeners: Mapping[DialAddress, Served] = field(default_factory=dict)
-    """What is known of the addresses at which the Caddys serve."""
+    """What is known of the addresses at which sites are served."""
     has: Mapping[str, AdminAddress] = field(default_factory=dict)
-    """Of the hosts whose routes were found, which Caddy they are from."""
+    """By pattern, of those that are not written: the provider that has it."""
     discovered: frozenset[DialAddress] = frozenset()
-    """The addresses of these routes: what Caddys say, and nobody has written."""
+    """The addresses of these routes: what providers say, and the configuration does not."""
     refused: tuple[Unrouted, ...] = ()
     """Sites with an address that is reserved, which their routes are without."""
 
 
+def planned(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Plan:
+    """Return the routes of a configuration, with those of what its providers serve."""
+    own = (*config.listen, *config.http, *config.handed_over)
+    # Thousands of sites have but a few addresses.
+    return plan(
+        [(address, snapshots.get(address) or Snapshot()) for address in config.caddys],
+        config.routes,
+        functools.cache(partial(is_own, own)),
+        auto=set(config.caddys) - config.without_proxy,
+        reserved_for=functools.cache(partial(reserved_for, reserved(config))),
+    )
+
+
+def reserved(config: Config) -> dict[DialAddress, str]:
+    """Return what only snimux may reach, and what each address is.
+
+    Whoever can dial an admin API can change all of its Caddy, so none of them says where another's
+    is and has strangers sent there. One that is known by a file is presumed where Caddys are.
+    """
+    addresses: dict[DialAddress, str] = {}
+    for admin in config.caddys:
+        address = DEFAULT_ADMIN if isinstance(admin, FileAddress) else admin
+        addresses.setdefault(address, f"the admin API of {title(admin)}")
+    if isinstance(config.status, TcpAddress | UnixAddress):
+        addresses.setdefault(config.status, "where snimux shows its status")
+    return addresses
+
+
+def title(provider: AdminAddress) -> str:
+    """Return what to call a provider in a sentence."""
+    return f"the Caddy at {provider}"
+
+
 def plan(
-    caddys: Iterable[tuple[AdminAddress, Sites]],
+    providers: Iterable[tuple[AdminAddress, Snapshot]],
     explicit: Iterable[Route],
     is_own: Callable[[DialAddress], bool],
     *,
@@ -52,98 +90,146 @@ def plan(
     """Make routes of what is served.
 
     Args:
-        caddys: each with its address, in the order in which they have a claim to a name.
-        explicit: routes that were written; of the same pattern they win.
+        providers: each with all that it serves, in the order in which they have a claim to a name.
+        explicit: routes that the configuration has; of the same pattern they win.
         is_own: whether an address is one where snimux itself listens.
-        auto: the Caddys that are told who the client is, where they are proved to understand it.
+        auto: the providers whose sites are sent who the client is, where they are proved to
+            understand it.
         reserved_for: what an address is for that only snimux may reach; None of all others.
 
     Returns:
-        The explicit routes and those that were found, in that order. Of these each has the lists of
-        the explicit route that it is an exception from: who writes lists closes what is below them.
+        The explicit routes and those of providers, in that order. Of these each that has no lists
+        of its own has those of the written route that it is an exception from: who writes lists
+        closes what is below them.
     """
+    providers = list(providers)
     routes = {route.pattern: route for route in explicit}
-    above: dict[str, list[Route]] = {}
-    for route in routes.values():
-        if "*" in route.pattern.host:
-            above.setdefault(route.pattern.host, []).append(route)
+    above = _Above(routes.values())
     has: dict[str, AdminAddress] = {}
-    claims, loops, refused = [], [], []
-    discovered: set[DialAddress] = set()
-
-    def is_left_out(address: DialAddress) -> bool:
-        return is_own(address) or reserved_for(address) is not None
-
-    listeners: dict[DialAddress, Served] = {}
-    served = [(admin, site) for admin, sites in caddys for site in sites.sites]
+    claims = [claim for _, snapshot in providers for claim in snapshot.claims]
+    loops, refused = [], []
+    offers = [(name, route) for name, x in providers for route in _offers(x, auto=name in auto)]
     # A name is first of all who serves it by TLS: he answers for it on port 80, too.
-    served.sort(key=lambda each: not each[1].https)
-    for admin, site in served:
-        for listener in (*site.https, *site.http):
-            listeners.setdefault(listener.address, listener)
-        proxy: Literal["auto"] | None = "auto" if admin in auto else None
-        for address in dict.fromkeys(x.address for x in (*site.https, *site.http)):
+    offers.sort(key=lambda offer: offer[1].backend is None)
+    within = functools.cache(partial(_within, lambda x: not is_own(x) and not reserved_for(x)))
+    for name, offer in offers:
+        pattern, host = offer.pattern, str(offer.pattern)
+        addresses = dict.fromkeys(x for backend in offer.backends for x in backend.addresses)
+        for address in addresses:
             if what := reserved_for(address):
-                why = f"the Caddy at {admin} says {address}, which is {what}"
-                refused.append(Unrouted(site.host, why, site.host, (address,)))
-        pattern, backend = Pattern(site.host), _backend(site.https, is_left_out, proxy)
-        http = _backend(site.http, is_left_out, proxy)
-        if backend is None and any(reserved_for(x.address) for x in site.https):
+                why = f"{title(name)} says {address}, which is {what}"
+                refused.append(Unrouted(host, why, host, (address,)))
+        route = replace(offer, backend=within(offer.backend), http=within(offer.http))
+        if offer.backend and not route.backend and any(map(reserved_for, offer.backend.addresses)):
             continue
-        if site.https and backend is None:
-            why = f"{places(site.https)} is where snimux itself listens"
-            loops.append(Unrouted(site.host, why))
-        elif backend is None and http is None:
+        if offer.backend and not route.backend:
+            why = f"{_listed(offer.backend.addresses)} is where snimux itself listens"
+            loops.append(Unrouted(host, why))
+        elif not route.backends:
             continue
-        elif site.host in has:
-            claims.append(Claim(site.host, has[site.host], admin))
+        elif host in has:
+            claims.append(Claim(host, has[host], name))
         elif pattern not in routes:
-            has[site.host] = admin
-            over = _with_lists(site.host, above)
-            access = (over.access, over.access_of) if over else ()
-            routes[pattern] = Route(pattern, backend, http, *access)
-            for each in routes[pattern].backends:
-                discovered.update(each.addresses)
+            has[host] = name
+            routes[pattern] = route
+    # What somebody has written is an exception from the configuration alone, not from its like.
+    written = dict.fromkeys(
+        route.pattern
+        for name, snapshot in providers
+        for route in snapshot.routes
+        if has.get(str(route.pattern)) == name
+    )
+    routes |= {pattern: above.with_lists(routes[pattern]) for pattern in written}
+    above.add(routes[pattern] for pattern in written)
+    sites = [pattern for pattern in routes if str(pattern) in has and pattern not in written]
+    routes |= {pattern: above.with_lists(routes[pattern]) for pattern in sites}
     return Plan(
         tuple(routes.values()),
         tuple(claims),
         tuple(loops),
-        listeners,
+        _listeners(snapshot for _, snapshot in providers),
         has,
-        frozenset(discovered),
+        frozenset(
+            address
+            for route in routes.values()
+            if str(route.pattern) in has
+            for backend in route.backends
+            for address in backend.addresses
+        ),
         tuple(refused),
     )
 
 
-def _with_lists(host: str, above: Mapping[str, Sequence[Route]]) -> Route | None:
-    """The route whose lists a found one has, if any: of what would have hellos in its place.
-
-    What is for an ALPN protocol or for plain HTTP alone would have only some, and the rest would go
-    on to what is above it. If it has lists, they are taken all the same: better too narrow than
-    open.
-    """
-    for pattern in hostname.patterns_matching(host):
-        there = above.get(pattern, ()) if pattern != host else ()
-        for route in there:
-            if route.pattern.alpn is None and route.backend is not None:
-                return route if route.access is not None else None
-        for route in there:
-            if route.access is not None:
-                return route
-    return None
-
-
-def _backend(
-    listeners: Iterable[Served],
-    is_left_out: Callable[[DialAddress], bool],
-    proxy: Literal["auto"] | None,
-) -> Backend | None:
+def _offers(snapshot: Snapshot, *, auto: bool) -> Iterator[Route]:
+    """Return the routes that a provider would have, if it were alone."""
     # Whether the wrapper proxy_protocol works is not known from its being there: hence not v2.
-    addresses = tuple(x.address for x in listeners if not is_left_out(x.address))
-    return Backend(addresses, proxy) if addresses else None
+    backend = functools.cache(partial(_backend, "auto" if auto else None))
+    for site in snapshot.sites:
+        yield Route(Pattern(site.host), backend(site.https), backend(site.http))
+    yield from snapshot.routes
+
+
+def _backend(proxy: Literal["auto"] | None, listeners: Sequence[Served]) -> Backend | None:
+    return Backend(tuple(x.address for x in listeners), proxy) if listeners else None
+
+
+def _within(is_allowed: Callable[[DialAddress], bool], backend: Backend | None) -> Backend | None:
+    """Return a backend with those of its addresses that are allowed; None if none is."""
+    if backend is None or all(map(is_allowed, backend.addresses)):
+        return backend
+    places = [place for place, x in enumerate(backend.addresses) if is_allowed(x)]
+    addresses = tuple(backend.addresses[place] for place in places)
+    weights = tuple(backend.weights[place] for place in places) if backend.weights else ()
+    return replace(backend, addresses=addresses, weights=weights) if places else None
+
+
+def _listeners(snapshots: Iterable[Snapshot]) -> dict[DialAddress, Served]:
+    sites: Iterable[Site] = (site for snapshot in snapshots for site in snapshot.sites)
+    in_order = sorted(sites, key=lambda site: not site.https)
+    listeners: dict[DialAddress, Served] = {}
+    for site in in_order:
+        for listener in (*site.https, *site.http):
+            listeners.setdefault(listener.address, listener)
+    return listeners
+
+
+class _Above:
+    """Routes that somebody has written, by host: the lists of each close what is below it."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.by_host: dict[str, list[Route]] = {}
+        self.add(routes)
+
+    def add(self, routes: Iterable[Route]) -> None:
+        for route in routes:
+            self.by_host.setdefault(route.pattern.host, []).append(route)
+
+    def with_lists(self, route: Route) -> Route:
+        """Give a route that has none the lists, if any, of what would have hellos in its place.
+
+        What is for an ALPN protocol or for plain HTTP alone would have only some, and the rest
+        would go on to what is above it. If it has lists, they are taken all the same: better too
+        narrow than open.
+        """
+        own, by_host = route.pattern, self.by_host
+        for host in hostname.patterns_matching(own.host) if route.access is None else ():
+            # Of the same host, what is for no protocol is above what is for one.
+            near = [
+                x
+                for x in by_host.get(host, ())
+                if host != own.host or (own.alpn is not None and x.pattern.alpn is None)
+            ]
+            whole = (x for x in near if x.pattern.alpn is None and x.backend is not None)
+            over = next(whole, None) or next((x for x in near if x.access is not None), None)
+            if over is not None:
+                return replace(route, access=over.access, access_from=over.access_of)
+        return route
 
 
 def places(listeners: Sequence[Served]) -> str:
     """Return where something is served, in words: three addresses at the most."""
-    more = ", ..." if len(listeners) > 3 else ""
-    return ", ".join(str(listener.address) for listener in listeners[:3]) + more
+    return _listed([listener.address for listener in listeners])
+
+
+def _listed(addresses: Sequence[DialAddress]) -> str:
+    return ", ".join(map(str, addresses[:3])) + (", ..." if len(addresses) > 3 else "")

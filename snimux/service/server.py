@@ -30,8 +30,9 @@ from snimux.net.loop import Own, own
 from snimux.net.resolver import Resolver
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
-from snimux.providers.discovery import Discovery, reserved
-from snimux.providers.merge import Plan
+from snimux.providers.base import Snapshot
+from snimux.providers.discovery import Discovery
+from snimux.providers.merge import Plan, planned, reserved
 from snimux.relay import portable
 from snimux.relay.interface import Relay
 from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
@@ -181,12 +182,11 @@ async def _serve(
 class _Routing(NamedTuple):
     """What follows from the routes; how long it takes to make depends on how many they are."""
 
+    plan: Plan
     table: RouteTable
     asked: Mapping[DialAddress, Asked]
     backends: Set[Backend]
     checked: Mapping[DialAddress, Wanted]
-    has: Mapping[str, AdminAddress]
-    discovered: Set[DialAddress]
 
 
 class _Server:
@@ -242,7 +242,7 @@ class _Server:
             succession,
             self.reload,
             listeners=lambda: [*self.listeners, *showing.listeners],
-            poll_now=self.discovery.hurry_up,
+            poll_now=self.discovery.poll_now,
         )
         self.places = places
         keep = None if self.view is None else self.view.figures.keep
@@ -268,7 +268,7 @@ class _Server:
             self.ends.report,
             proved=self.prober.proved,
             backends=self.backends,
-            look_again=self.discovery.look_again if config.caddys else None,
+            look_again=self.discovery.refresh if config.caddys else None,
             watcher=None if self.view is None else self.view.figures,
             noted=LONGEST if self.view is not None and config.keep_refused else 0,
         )
@@ -293,13 +293,13 @@ class _Server:
     def route_by(self, routing: _Routing) -> None:
         """Find routes in another table from now on; connections that have theirs keep it."""
         self.prober.exchange(routing.asked)
-        self.backends.exchange(routing.backends, routing.discovered)
+        self.backends.exchange(routing.backends, routing.plan.discovered)
         self.checker.exchange(routing.checked)
         self.table.current = routing.table
         if self.view is not None:
-            self.view.has = routing.has
-            sites = self.discovery.sites
-            self.view.unheard = sum(sites.get(x) is None for x in self.config.caddys)
+            self.view.has = routing.plan.has
+            snapshots = self.discovery.snapshots
+            self.view.unheard = sum(snapshots.get(x) is None for x in self.config.caddys)
             self.view.since = time.monotonic()
 
     def reloading(self, supervisor: socket.socket | None) -> Reloader | Follower | None:
@@ -391,14 +391,14 @@ def status(connections: int, routes: int, *, workers: int = 0, draining: bool = 
     return f"draining: {words}" if draining else words
 
 
-def _routing(config: Config, found: Plan) -> _Routing:
+def _routing(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> _Routing:
+    plan = planned(config, snapshots)
     return _Routing(
-        RouteTable(found.routes),
-        asked(found.routes, found.listeners),
-        {backend for route in found.routes for backend in route.backends},
-        wanted(found.routes, config.backends),
-        found.has,
-        found.discovered,
+        plan,
+        RouteTable(plan.routes),
+        asked(plan.routes, plan.listeners),
+        {backend for route in plan.routes for backend in route.backends},
+        wanted(plan.routes, config.backends),
     )
 
 

@@ -142,7 +142,7 @@ class View:
         return rows
 
     def _route(self, route: Route) -> Piece:
-        found_at = None if route.pattern.alpn else self.has.get(route.pattern.host)
+        found_at = self.has.get(str(route.pattern))
         addresses = [x for to in (route.backend, route.http) if to for x in to.addresses]
         return {
             "pattern": str(route.pattern),

@@ -4,8 +4,9 @@ from snimux.backend.proxy_auto import Remark
 from snimux.cli.describe import describe
 from snimux.config.load import load
 from snimux.config.model import Config
-from snimux.providers.caddy.sites import Sites, Unrouted
-from snimux.providers.merge import Claim, Plan
+from snimux.providers.base import Claim, Unrouted
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, TcpAddress
 from snimux.routing.networks import Networks, parse_network

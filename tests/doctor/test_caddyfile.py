@@ -20,7 +20,8 @@ from snimux.doctor.caddyfile import (
     toml,
 )
 from snimux.doctor.facts import Caddy, Facts, Port, Process
-from snimux.providers.caddy.sites import Site, Sites, TlsServer
+from snimux.providers.base import Site
+from snimux.providers.caddy.sites import Sites, TlsServer
 from snimux.providers.merge import Plan
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from snimux.routing.served import Served

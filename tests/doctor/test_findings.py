@@ -24,9 +24,10 @@ from snimux.doctor.facts import (
 from snimux.doctor.findings import Colour, Finding
 from snimux.doctor.judge import diagnose
 from snimux.proto.proxy_header import Version
+from snimux.providers.base import Claim, Site, Unrouted
 from snimux.providers.caddy.read import read
-from snimux.providers.caddy.sites import Site, Sites, TlsServer, Unrouted
-from snimux.providers.merge import Claim, Plan, plan
+from snimux.providers.caddy.sites import Sites, TlsServer
+from snimux.providers.merge import Plan, plan
 from snimux.routing.address import (
     AdminAddress,
     DialAddress,

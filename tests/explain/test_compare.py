@@ -15,7 +15,7 @@ from snimux.frontend.limits import LocalPlaces
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.verdict import Hello
-from snimux.providers.discovery import planned
+from snimux.providers.merge import planned
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import LiveTable, RouteTable, parse_pattern
 from snimux.status.api import gathered

@@ -17,9 +17,9 @@ from snimux.frontend.outcome import Outcome
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
-from snimux.providers.caddy.sites import Site, Sites, Unrouted
-from snimux.providers.discovery import planned
-from snimux.providers.merge import Plan
+from snimux.providers.base import Site, Unrouted
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import Plan, planned
 from snimux.relay import portable
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import AdminAddress, TcpAddress

@@ -9,8 +9,9 @@ from snimux.explain.explain import Explanation, explain
 from snimux.explain.input import Case, of_bytes, of_name
 from snimux.explain.render import as_json, status, text
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO
-from snimux.providers.caddy.sites import Site, Sites
-from snimux.providers.discovery import planned
+from snimux.providers.base import Site
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import planned
 from snimux.routing.address import AdminAddress, TcpAddress
 from snimux.routing.served import Served
 

@@ -8,11 +8,11 @@ import signal
 import ssl
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -25,10 +25,10 @@ from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import open_listeners
 from snimux.proto.client_hello import alert
-from snimux.providers.caddy.admin import Back, Changed, Lost
-from snimux.providers.caddy.sites import Site, Sites, Unrouted
-from snimux.providers.discovery import Discovery, planned
-from snimux.providers.merge import Plan
+from snimux.providers.base import Fault, Lost, Provider, Publish, Site, Snapshot, Unrouted
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.discovery import Discovery
+from snimux.providers.merge import Plan, planned
 from snimux.routing.address import (
     AdminAddress,
     DialAddress,
@@ -60,6 +60,16 @@ def sites(*hosts: str, port: int = 8443) -> Sites:
     return Sites(tuple(Site(host, https, ()) for host in hosts))
 
 
+class Merged(NamedTuple):
+    """What is put into effect here: the routes alone."""
+
+    plan: Plan
+
+
+def merged(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Merged:
+    return Merged(planned(config, snapshots))
+
+
 class Told:
     """A discovery without anybody to ask, its table and its log."""
 
@@ -69,11 +79,11 @@ class Told:
         config = Config(listen, (EXPLICIT,), Limits(), "auto", "json", "info", caddys=caddys)
         self.table = LiveTable(RouteTable(config.routes))
         log = Log(self.stream, form="json")
-        self.discovery = Discovery(config, lambda _, plan: plan, self.exchange, log)
+        self.discovery = Discovery(config, merged, self.exchange, log)
 
-    def exchange(self, found: Plan) -> None:
-        """As the server does."""
-        self.table.current = RouteTable(found.routes)
+    def exchange(self, made: Merged) -> None:
+        """Do as the server does."""
+        self.table.current = RouteTable(made.plan.routes)
 
     def last(self) -> dict[str, Any]:
         """The last line of the log, without time and level."""
@@ -94,14 +104,12 @@ class Told:
 async def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> None:
     told = Told(ONE, TWO)
     table = told.table.current
-    await told.discovery.hear(
-        TWO, Changed(sites("a.example", "b.example", "explicit.example", port=2))
-    )
+    await told.discovery.hear(TWO, sites("a.example", "b.example", "explicit.example", port=2))
     assert told.last() == {
         "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 3,
         "added": "a.example, b.example, explicit.example",
     }  # fmt: skip
-    await told.discovery.hear(ONE, Changed(sites("b.example", port=3)))
+    await told.discovery.hear(ONE, sites("b.example", port=3))
     assert [told.port(f"{x}.example") for x in ("a", "b", "c", "explicit")] == [2, 3, None, 1]
     assert table is not told.table.current
     assert table.find("a.example", ()) is None
@@ -109,17 +117,17 @@ async def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> N
 
 async def test_with_another_configuration_what_is_known_of_those_that_stay_is_kept() -> None:
     told = Told(ONE, TWO)
-    await told.discovery.hear(ONE, Changed(sites("a.example", port=2)))
-    await told.discovery.hear(TWO, Changed(sites("b.example", port=3)))
+    await told.discovery.hear(ONE, sites("a.example", port=2))
+    await told.discovery.hear(TWO, sites("b.example", port=3))
     for address in (ONE, TWO):
-        told.discovery.scopes[address] = trio.CancelScope()
+        told.discovery.tasks.begin(address)
     config = replace(told.discovery.config, caddys=(TWO,))
     told.discovery.turn_to(config)
-    assert told.discovery.scopes.keys() == {TWO}
-    told.exchange(planned(config, told.discovery.sites))
+    assert told.discovery.tasks.scopes.keys() == {TWO}
+    told.exchange(merged(config, told.discovery.snapshots))
     assert [told.port(f"{x}.example") for x in "ab"] == [None, 3]
     told.discovery.turn_to(replace(config, caddys=(TWO, ONE)))
-    told.exchange(planned(told.discovery.config, told.discovery.sites))
+    told.exchange(merged(told.discovery.config, told.discovery.snapshots))
     assert [told.port(f"{x}.example") for x in "ab"] == [None, 3]
 
 
@@ -127,6 +135,7 @@ async def test_who_is_new_is_asked_before_and_who_is_gone_no_more(
     mock_clock: MockClock, tmp_path: Path
 ) -> None:
     one, two = (FileAddress(str(tmp_path / name)) for name in ("one", "two"))
+    mock_clock.rate = 1
     for name in ("one", "two"):
         (tmp_path / name).write_text(autosaved(f"{name}.example"))
     told = Told(one)
@@ -136,7 +145,7 @@ async def test_who_is_new_is_asked_before_and_who_is_gone_no_more(
         await told.discovery.begin(config.caddys)
         assert [told.port(f"{x}.example") for x in ("one", "two")] == [8443, None]
         told.discovery.turn_to(config)
-        told.exchange(planned(config, told.discovery.sites))
+        told.exchange(merged(config, told.discovery.snapshots))
         assert [told.port(f"{x}.example") for x in ("one", "two")] == [None, 8443]
         lines = told.stream.getvalue()
         (tmp_path / "one").write_text(autosaved("three.example"))
@@ -145,13 +154,13 @@ async def test_who_is_new_is_asked_before_and_who_is_gone_no_more(
         await wait_all_tasks_blocked(0.02)
         assert told.stream.getvalue() == lines
         (tmp_path / "two").write_text(autosaved("four.example"))
-        told.discovery.hurry_up()
-        told.discovery.hurry_up()
+        told.discovery.poll_now()
+        told.discovery.poll_now()
         with trio.move_on_after(1):
             await told.discovery.heard.park()
         assert told.port("four.example") == 8443
         nursery.cancel_scope.cancel()
-    assert not told.discovery.nursery
+    assert not told.discovery.tasks.is_running
 
 
 def autosaved(host: str) -> str:
@@ -172,11 +181,11 @@ def test_what_was_handed_over_is_snimuxs_own() -> None:
 
 async def test_a_change_is_one_line() -> None:
     told = Told(ONE, TWO)
-    await told.discovery.hear(ONE, Changed(sites("a.example", "b.example", "c.example")))
+    await told.discovery.hear(ONE, sites("a.example", "b.example", "c.example"))
     changed = sites("b.example", "c.example", "d.example", port=8444)
     odd = (Unrouted("127.0.0.1:8445", "a catch-all"), Unrouted("{env.X}", "a placeholder"))
     at_home = Site("e.example", (Served(TcpAddress("127.0.0.1", 443)),), ())
-    await told.discovery.hear(TWO, Changed(Sites((*changed.sites, at_home), odd)))
+    await told.discovery.hear(TWO, Sites((*changed.sites, at_home), odd))
     assert told.last() == {
         "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 4,
         "added": "b.example, c.example, d.example, e.example",
@@ -184,7 +193,7 @@ async def test_a_change_is_one_line() -> None:
         "loops": "e.example",
         "needs_route": "127.0.0.1:8445, {env.X}",
     }  # fmt: skip
-    await told.discovery.hear(ONE, Changed(sites("a.example", "c.example", port=8446)))
+    await told.discovery.hear(ONE, sites("a.example", "c.example", port=8446))
     assert told.last() == {
         "level": "info", "caddy": "unix//run/one", "state": "changed", "names": 2,
         "removed": "b.example", "moved": "a.example, c.example",
@@ -198,11 +207,11 @@ async def test_what_was_served_last_holds_while_there_is_nothing_better() -> Non
     await told.discovery.hear(ONE, Lost("Connection refused"))
     lost = {"level": "warning", "caddy": "unix//run/one", "state": "lost"}
     assert told.last() == {**lost, "routes": "none yet", "detail": "Connection refused"}
-    await told.discovery.hear(ONE, Changed(sites("a.example")))
+    await told.discovery.hear(ONE, sites("a.example"))
     await told.discovery.hear(ONE, Lost("no whole answer in 10 s"))
     assert told.last() == {**lost, "routes": "kept", "detail": "no whole answer in 10 s"}
     assert told.port("a.example") == 8443
-    await told.discovery.hear(ONE, Back())
+    await told.discovery.hear(ONE, sites("a.example"))
     assert told.last() == {"level": "info", "caddy": "unix//run/one", "state": "back"}
     assert told.port("a.example") == 8443
 
@@ -219,13 +228,13 @@ class Held:
         log = Log(io.StringIO(), form="json")
         self.discovery = Discovery(config, self.make, self.exchange, log)
 
-    def make(self, config: Config, found: Plan) -> list[str]:
+    def make(self, config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Merged:
         self.begun.append(config)
         assert self.free.wait(60)
-        return [str(route.pattern) for route in found.routes]
+        return merged(config, snapshots)
 
-    def exchange(self, made: list[str]) -> None:
-        self.in_effect.append(made)
+    def exchange(self, made: Merged) -> None:
+        self.in_effect.append([str(route.pattern) for route in made.plan.routes])
 
     async def until_begun(self, times: int) -> None:
         with trio.fail_after(60):
@@ -237,16 +246,61 @@ async def test_news_while_routes_are_made_are_made_together_afterwards() -> None
     held = Held(ONE, TWO)
     hear = held.discovery.hear
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hear, ONE, Changed(sites("a.example")))
+        nursery.start_soon(hear, ONE, sites("a.example"))
         await held.until_begun(1)
-        nursery.start_soon(hear, ONE, Changed(sites("b.example")))
-        nursery.start_soon(hear, TWO, Changed(sites("c.example")))
+        nursery.start_soon(hear, ONE, sites("b.example"))
+        nursery.start_soon(hear, TWO, sites("c.example"))
         await wait_all_tasks_blocked()
-        nursery.start_soon(hear, ONE, Changed(sites("d.example")))
+        nursery.start_soon(hear, ONE, sites("d.example"))
         await wait_all_tasks_blocked()
         assert held.in_effect == []  # and yet all others have their turns
         held.free.set()
     assert held.in_effect == [["a.example"], ["d.example", "c.example"]]
+
+
+async def test_news_that_come_soon_after_another_are_joined_but_not_for_ever(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    held = Held(ONE)
+    held.free.set()
+    async with trio.open_nursery() as nursery:
+        for number in range(80):  # for 1.6 s
+            nursery.start_soon(held.discovery.hear, ONE, sites(f"{number}.example"))
+            await trio.sleep(0.02)
+    assert held.in_effect[-1] == ["79.example"]
+    assert 2 <= len(held.in_effect) <= 4
+    first = int(held.in_effect[0][0].partition(".")[0])
+    assert 45 <= first <= 50
+
+
+async def test_the_same_again_is_no_news_whichever_value_says_it() -> None:
+    held, same = Held(ONE), sites("a.example")
+    held.free.set()
+    for news in (same, same, sites("a.example"), Sites(same.sites, servers=())):
+        await held.discovery.hear(ONE, news)
+    assert held.in_effect == [["a.example"]]
+    await held.discovery.hear(ONE, Snapshot(same.sites))  # of another class: news, and harmless
+    assert held.in_effect == [["a.example"]] * 2
+
+
+async def test_a_fault_is_said_once_and_changes_no_route() -> None:
+    told = Told(ONE)
+    bad, worse = Fault("b.toml", "not TOML"), Fault("c.toml", "is a FIFO")
+    good = sites("a.example").sites
+    for faults in ((bad,), (bad,), (bad, worse), ()):
+        await told.discovery.hear(ONE, Snapshot(good, faults=faults))
+        assert {x.why for x in told.discovery.faults()} == {x.why for x in faults}
+    lines = [json.loads(line) for line in told.stream.getvalue().splitlines()]
+    assert [(x["state"], x.get("what"), x.get("detail")) for x in lines] == [
+        ("fault", "b.toml", "not TOML"),
+        ("changed", None, None),
+        ("fault", "c.toml", "is a FIFO"),
+    ]
+    assert told.discovery.changes == 1
+    await told.discovery.hear(ONE, Lost("Permission denied"))
+    assert [str(x) for x in told.discovery.faults()] == ["unix//run/one: Permission denied"]
+    assert told.port("a.example") == 8443
 
 
 async def test_a_reload_and_news_at_once_end_with_the_newest_of_both() -> None:
@@ -255,13 +309,13 @@ async def test_a_reload_and_news_at_once_end_with_the_newest_of_both() -> None:
         discovery = held.discovery
         config = replace(discovery.config, routes=(EXPLICIT,))
 
-        def exchange(made: list[str], held: Held = held, config: Config = config) -> None:
+        def exchange(made: Merged, held: Held = held, config: Config = config) -> None:
             held.discovery.turn_to(config)
             held.exchange(made)
 
         async with trio.open_nursery() as nursery:
             reload = partial(discovery.reconfigure, config, exchange)
-            hear = partial(discovery.hear, ONE, Changed(sites("a.example")))
+            hear = partial(discovery.hear, ONE, sites("a.example"))
             for number, start in enumerate((hear, reload) if is_news_first else (reload, hear)):
                 nursery.start_soon(start)
                 await held.until_begun(1)
@@ -275,7 +329,7 @@ async def test_a_reload_and_news_at_once_end_with_the_newest_of_both() -> None:
 async def test_who_leaves_while_routes_are_made_leaves_no_lock_behind() -> None:
     held = Held(ONE)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(held.discovery.hear, ONE, Changed(sites("a.example")))
+        nursery.start_soon(held.discovery.hear, ONE, sites("a.example"))
         await held.until_begun(1)
         nursery.cancel_scope.cancel()
     held.free.set()
@@ -290,7 +344,7 @@ def test_an_address_of_many_sites_is_compared_once(monkeypatch: pytest.MonkeyPat
         compared.append(dial)
         return is_own(listen, dial)
 
-    monkeypatch.setattr("snimux.providers.discovery.is_own", recording)
+    monkeypatch.setattr("snimux.providers.merge.is_own", recording)
     config = Config((TcpAddress("", 443),), (), Limits(), "auto", "json", "info", caddys=(ONE,))
     names = [f"{number}.example" for number in range(1000)]
     many = Sites(tuple(Site(name, *2 * (sites(name).sites[0].https,)) for name in names))
@@ -308,8 +362,7 @@ async def test_a_server_makes_its_routes_in_a_thread(
         threads.append(threading.get_ident())
         return planned(*args)
 
-    monkeypatch.setattr("snimux.providers.discovery.planned", recording)
-    monkeypatch.setattr("snimux.service.server.planned", recording, raising=False)
+    monkeypatch.setattr("snimux.service.server.planned", recording)
     file = tmp_path / "autosave.json"
     file.write_text(autosaved("one.example"))
     toml = 'listen = ["127.0.0.1:0"]\nlog_format = "json"\n'
@@ -358,55 +411,89 @@ async def test_one_that_is_silent_is_not_waited_for(autojump_clock: MockClock) -
             nursery.cancel_scope.cancel()
 
 
-async def asked_by_turns(
-    discovery: Discovery[Plan], address: AdminAddress, seconds: float, asked: list[AdminAddress]
-) -> None:
-    """What a follower does, for whom each answer takes some time."""
-    while True:
-        asked.append(address)
-        await trio.sleep(seconds)
-        await discovery.pause(address)
+class Slow:
+    """A provider for whom each look takes some time, and that looks when it is told to."""
+
+    kind = "caddy"
+
+    def __init__(self, address: AdminAddress, seconds: float, asked: list[AdminAddress]) -> None:
+        self.address = address
+        self.name = str(address)
+        self.seconds = seconds
+        self.asked = asked
+        self.snapshot = Snapshot()
+        self.rests = False
+        self.hurry = trio.Event()
+
+    def poll_now(self) -> None:
+        self.hurry.set()
+
+    async def provide(self, publish: Publish) -> None:
+        while True:
+            self.asked.append(self.address)
+            self.hurry = trio.Event()
+            await trio.sleep(self.seconds)
+            await publish(self.snapshot)
+            self.rests = True
+            await self.hurry.wait()
+
+
+def slow(asked: list[AdminAddress], seconds: Mapping[AdminAddress, float]) -> Discovery[Merged]:
+    """Return a discovery of providers that take so many seconds for each look."""
+
+    def provider(address: AdminAddress) -> Provider:
+        return Slow(address, seconds[address], asked)
+
+    listen = (TcpAddress("", 443),)
+    config = Config(listen, (), Limits(), "auto", "json", "info", caddys=tuple(seconds))
+    log = Log(io.StringIO(), form="json")
+    return Discovery(config, merged, lambda made: None, log, provider=provider)
+
+
+async def until_they_rest(discovery: Discovery[Merged]) -> float:
+    """Return the time when all have been heard; the threads for that take no time that counts."""
+    while not all(isinstance(x, Slow) and x.rests for x in discovery.providers.values()):
+        await trio.sleep(1)
+    return trio.current_time()
 
 
 async def test_in_a_hurry_all_are_asked_and_waited_for(autojump_clock: MockClock) -> None:
-    discovery = Told(ONE, TWO).discovery
     asked: list[AdminAddress] = []
+    discovery = slow(asked, {ONE: 0.1, TWO: 0.3})
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(asked_by_turns, discovery, ONE, 0.1, asked)
-        nursery.start_soon(asked_by_turns, discovery, TWO, 0.3, asked)
-        await trio.sleep(10)
+        await nursery.start(discovery.run)
+        began = await until_they_rest(discovery)
         assert asked.count(ONE) == asked.count(TWO) == 1
-        await discovery.look_again()
-        assert trio.current_time() == pytest.approx(10.3)
+        await discovery.refresh()
+        assert trio.current_time() == pytest.approx(began + 0.3)
         assert asked.count(ONE) == asked.count(TWO) == 2
         # once more at once would be too often; and what is asked serves all who wait for it
         async with trio.open_nursery() as hellos:
             for _ in range(5):
-                hellos.start_soon(discovery.look_again)
-        assert trio.current_time() == pytest.approx(10.8)
+                hellos.start_soon(discovery.refresh)
+        assert trio.current_time() == pytest.approx(began + 0.8)
         assert asked.count(ONE) == asked.count(TWO) == 3
         await trio.sleep(1)
-        await discovery.look_again()
-        assert trio.current_time() == pytest.approx(12.1)
+        await discovery.refresh()
+        assert trio.current_time() == pytest.approx(began + 2.1)
         assert asked.count(ONE) == asked.count(TWO) == 4
         nursery.cancel_scope.cancel()
 
 
 async def test_one_that_is_slow_is_not_waited_for_in_a_hurry(autojump_clock: MockClock) -> None:
-    discovery = Told(ONE, TWO).discovery
     asked: list[AdminAddress] = []
+    discovery = slow(asked, {ONE: 0.1, TWO: 8})
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(asked_by_turns, discovery, ONE, 0.1, asked)
-        nursery.start_soon(asked_by_turns, discovery, TWO, 8, asked)
-        await trio.sleep(10)
-        await discovery.look_again()
-        assert trio.current_time() == pytest.approx(11)
+        await nursery.start(discovery.run)
+        began = await until_they_rest(discovery)
+        await discovery.refresh()
+        assert trio.current_time() == pytest.approx(began + 1)
         # nor is it asked again while it has not answered
-        await discovery.look_again()
-        assert trio.current_time() == pytest.approx(12)
+        await discovery.refresh()
+        assert trio.current_time() == pytest.approx(began + 2)
         assert asked.count(ONE) == asked.count(TWO) == 2
         await trio.sleep(10)
-        await discovery.look_again()
+        await discovery.refresh()
         assert asked.count(ONE) == asked.count(TWO) == 3
         nursery.cancel_scope.cancel()
 

@@ -1,4 +1,4 @@
-"""Ask a Caddy for its running configuration, and follow it as it changes.
+"""Provide the sites of a Caddy: ask for its running configuration, again and again.
 
 Only ever ``GET /config/``, though whoever may do that may change all. What answers may be anything,
 and every fault is one line. What the configuration means is ``caddy``'s affair.
@@ -9,13 +9,12 @@ Source: Caddy 2.6.2 and 2.11.7, admin.go.
 import contextlib
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 
 import trio
 
 from snimux.net.http_get import LARGEST, BadAnswerError, FetchError, StatusError, fetch
+from snimux.providers.base import Lost, Publish
 from snimux.providers.caddy.document import NotCaddyError, parse, unpack
 from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress
@@ -50,30 +49,8 @@ class SharedError(AdminError):
     """Two Caddys answer there by turns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """It serves this, from now on; and it answers, if it did not."""
-
-    sites: Sites
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """It does not answer, or answers nonsense; said once, until it does."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Back:
-    """It answers again, what it did before."""
-
-
-News = Changed | Lost | Back
-
-
 async def look(address: AdminAddress) -> Sites:
-    """What is served now by the Caddy at an address.
+    """Return what is served now by the Caddy at an address.
 
     Raises:
         AdminError: that cannot be learnt.
@@ -82,43 +59,45 @@ async def look(address: AdminAddress) -> Sites:
     return await _understood(body)
 
 
-async def follow(
-    address: AdminAddress,
-    tell: Callable[[News], Awaitable[None]],
-    *,
-    early: Callable[[], Awaitable[None]] = trio.sleep_forever,
-) -> None:
-    """Ask a Caddy every two seconds, for ever, and tell what is new.
+class CaddyProvider:
+    """A Caddy, asked every two seconds."""
 
-    Args:
-        address: where to ask.
-        tell: is told of every change, and once of each time in which there is no good answer.
-        early: awaited between two questions; when it returns, the next is asked at once.
-    """
-    told, digest_told, is_lost, agreeing = None, b"", False, _AGREEING
-    while True:
-        try:
-            body, digest = await _settled(address, digest_told, agreeing)
-            sites, is_new = told, False
-            if digest != digest_told:
-                sites = await _understood(body)
-                is_new = not await in_thread(partial(_is_same, sites, told))
-            if sites is not None and is_new:
-                await tell(Changed(sites))
-            elif is_lost:
-                await tell(Back())
-            told, digest_told, is_lost, agreeing = sites, digest, False, _AGREEING
-        except AdminError as error:
-            if not is_lost:
-                await tell(Lost(str(error)))
-            is_lost = True
-            agreeing = _AGREEING_AGAIN if isinstance(error, SharedError) else _AGREEING
-        with trio.move_on_after(_EVERY):
-            await early()
+    kind = "caddy"
+
+    def __init__(self, address: AdminAddress) -> None:
+        """Ask nobody yet.
+
+        Args:
+            address: of the admin API, or of a file with what it would answer.
+        """
+        self.address = address
+        self.name = str(address)
+        self.hurry = trio.Event()
+
+    def poll_now(self) -> None:
+        """Ask at once; once more where it is being asked."""
+        self.hurry.set()
+
+    async def provide(self, publish: Publish) -> None:
+        """Publish what each answer says: for the same bytes, the same value as before."""
+        sites, known, agreeing = Sites(), b"", _AGREEING
+        while True:
+            self.hurry = trio.Event()
+            try:
+                body, digest = await _settled(self.address, known, agreeing)
+                if digest != known:
+                    sites, known = await _understood(body), digest
+                agreeing = _AGREEING
+                await publish(sites)
+            except AdminError as error:
+                agreeing = _AGREEING_AGAIN if isinstance(error, SharedError) else _AGREEING
+                await publish(Lost(str(error)))
+            with trio.move_on_after(_EVERY):
+                await self.hurry.wait()
 
 
 async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> tuple[bytes, bytes]:
-    """An answer that is the same however often it is asked for, and its digest.
+    """Return an answer that is the same however often it is asked for, and its digest.
 
     Args:
         address: where to ask.
@@ -151,12 +130,11 @@ def _with_digest(body: bytes) -> tuple[bytes, bytes]:
     return body, hashlib.sha256(body).digest()
 
 
-def _is_same(one: Sites | None, other: Sites | None) -> bool:
-    return one == other
-
-
 async def _understood(body: bytes) -> Sites:
-    """What an answer means; to read a large one would stop everybody in this process meanwhile.
+    """Return what an answer means.
+
+    A large one is read in a process of its own: one call of C reads JSON, and would stop everybody
+    in this process meanwhile.
 
     Raises:
         AdminError: nothing.
@@ -173,7 +151,7 @@ async def _understood(body: bytes) -> Sites:
 
 
 async def _get(address: AdminAddress) -> tuple[bytes, bytes]:
-    """The body of the answer, and its digest.
+    """Return the body of the answer, and its digest.
 
     Raises:
         AdminError: there is none, within the time and the size.
@@ -191,7 +169,7 @@ async def _get(address: AdminAddress) -> tuple[bytes, bytes]:
 
 
 def _refusal(status: int, body: bytes) -> str:
-    """What an answer says that is none, in the server's words if they are to be read."""
+    """Say why an answer is none, in the server's words if they are to be read."""
     body = body[:_LARGEST_REFUSAL]
     words = body.partition(b"\n")[0].decode("ascii", "backslashreplace").strip()
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):

@@ -18,7 +18,8 @@ from itertools import islice
 from typing import Any
 
 from snimux.proto import hostname
-from snimux.providers.caddy.sites import Site, Sites, TlsServer, Unrouted
+from snimux.providers.base import Site, Unrouted
+from snimux.providers.caddy.sites import Sites, TlsServer
 from snimux.providers.merge import places
 from snimux.routing.address import AddressError, DialAddress, TcpAddress, parse_dial
 from snimux.routing.served import ProxyProtocol, Served

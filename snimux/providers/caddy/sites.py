@@ -2,29 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from snimux.routing.address import DialAddress
+from snimux.providers.base import Snapshot
 from snimux.routing.served import Served
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A host pattern, and where it is served by TLS and in plain; either may be nowhere."""
-
-    host: str
-    https: tuple[Served, ...]
-    http: tuple[Served, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unrouted:
-    """Something that is served but that no route can be made of: it needs one, or ``--default``."""
-
-    what: str
-    why: str
-    host: str = field(default="", compare=False)
-    """The pattern that a route to it would have, if it is one."""
-    at: tuple[DialAddress, ...] = field(default=(), compare=False)
-    """Where it is served, if that can be dialled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +21,9 @@ class TlsServer:
 
 
 @dataclass(frozen=True, slots=True)
-class Sites:
+class Sites(Snapshot):
     """All that a Caddy serves."""
 
-    sites: tuple[Site, ...] = ()
-    unrouted: tuple[Unrouted, ...] = ()
     ech_public_names: tuple[str, ...] = ()
     """What hellos show that have their real name encrypted; each is a site, too."""
     servers: tuple[TlsServer, ...] = field(default=(), compare=False)

@@ -2,14 +2,15 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h11
 import httpx
@@ -17,19 +18,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.providers.caddy.admin import (
-    AdminError,
-    Back,
-    Changed,
-    Lost,
-    News,
-    SharedError,
-    _read_file,
-    follow,
-    look,
-)
+from snimux.config.model import Config, Limits
+from snimux.log import Log
+from snimux.providers.base import News, Snapshot
+from snimux.providers.caddy.admin import AdminError, CaddyProvider, SharedError, _read_file, look
 from snimux.providers.caddy.read import read
 from snimux.providers.caddy.sites import Sites
+from snimux.providers.discovery import Discovery
+from snimux.providers.merge import Plan, planned
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
 from tests.support import caddy
 from tests.support.caddy import short_directory, until
@@ -366,30 +362,66 @@ async def test_a_process_that_does_not_read_an_answer_is_a_fault_of_one_line(
 # --- following
 
 
+Line = dict[str, Any]
+
+
+class Lines(io.StringIO):
+    """A stream that has each line of a log in a channel, without time and level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channel, self.lines = trio.open_memory_channel[Line](100)
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            fields = json.loads(line)
+            self.channel.send_nowait({x: fields[x] for x in fields if x not in ("time", "level")})
+        return len(text)
+
+
+class Merged(NamedTuple):
+    plan: Plan
+
+
 @contextlib.asynccontextmanager
-async def following(address: AdminAddress) -> AsyncIterator[trio.MemoryReceiveChannel[News]]:
-    told, news = trio.open_memory_channel[News](100)
+async def following(address: AdminAddress) -> AsyncIterator[trio.MemoryReceiveChannel[Line]]:
+    """What is said of a Caddy that is followed."""
+    stream = Lines()
+    listen = (TcpAddress("", 443),)
+    config = Config(listen, (), Limits(), "auto", "json", "info", caddys=(address,))
+
+    def make(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Merged:
+        return Merged(planned(config, snapshots))
+
+    discovery = Discovery(config, make, lambda made: None, Log(stream, form="json"))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow, address, told.send)
-        yield news
+        nursery.start_soon(discovery.run)
+        yield stream.lines
         nursery.cancel_scope.cancel()
+
+
+def changed(address: AdminAddress, names: int, **fields: str) -> Line:
+    said = {"event": "caddy", "caddy": str(address), "state": "changed", "names": names}
+    return {**said, **fields}
 
 
 async def test_changes_are_told_and_nothing_else(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.05
     async with serving(says("a.example")) as server:
         async with following(server.address) as news:
-            assert await news.receive() == Changed(read(config("a.example")))
+            assert await news.receive() == changed(server.address, 1, added="a.example")
             await trio.sleep(60)
             other = {**config("a.example"), "logging": {}}
             server.answers[:] = [answer(json.dumps(other).encode())]
             await trio.sleep(60)
             before = trio.current_time()
             server.answers[:] = [says("b.example")]
-            assert await news.receive() == Changed(read(config("b.example")))
+            assert await news.receive() == changed(
+                server.address, 1, added="b.example", removed="a.example"
+            )
             assert trio.current_time() - before < 5
             server.answers[:] = [answer(b"null")]
-            assert await news.receive() == Changed(Sites())
+            assert await news.receive() == changed(server.address, 0, removed="b.example")
 
 
 async def test_a_time_without_a_good_answer_is_told_once(autojump_clock: MockClock) -> None:
@@ -397,17 +429,17 @@ async def test_a_time_without_a_good_answer_is_told_once(autojump_clock: MockClo
     async with serving(FORBIDDEN) as server:
         async with following(server.address) as news:
             lost = await news.receive()
-            assert isinstance(lost, Lost)
-            assert lost.why.startswith("it refuses to answer (403")
+            assert lost["state"] == "lost"
+            assert lost["detail"].startswith("it refuses to answer (403")
             await trio.sleep(30)
             server.answers[:] = [says("a.example")]
-            assert await news.receive() == Changed(read(config("a.example")))
+            assert (await news.receive())["added"] == "a.example"
             server.answers[:] = [b""]
-            assert isinstance(await news.receive(), Lost)
+            assert (await news.receive())["state"] == "lost"
             server.answers[:] = [FORBIDDEN]
             await trio.sleep(30)
             server.answers[:] = [says("a.example")]
-            assert await news.receive() == Back()
+            assert (await news.receive())["state"] == "back"
             await trio.sleep(30)
             assert news.statistics().current_buffer_used == 0
 
@@ -416,9 +448,9 @@ async def test_a_file_is_followed(autojump_clock: MockClock, tmp_path: Path) -> 
     autojump_clock.autojump_threshold = 0.05
     file = tmp_path / "autosave.json"
     async with following(FileAddress(str(file))) as news:
-        assert await news.receive() == Lost("No such file or directory")
+        assert (await news.receive())["detail"] == "No such file or directory"
         file.write_bytes(BODY)
-        assert await news.receive() == Changed(read(config("a.example")))
+        assert await news.receive() == changed(FileAddress(str(file)), 1, added="a.example")
 
 
 # --- two Caddys on one port
@@ -440,7 +472,7 @@ async def test_who_is_cancelled_while_it_reads_tells_nothing(
 
     monkeypatch.setattr("snimux.providers.caddy.admin.parse", read)
     with scope:
-        await follow(FileAddress(str(file)), tell)
+        await CaddyProvider(FileAddress(str(file))).provide(tell)
     assert scope.cancelled_caught
     assert not told
 
@@ -456,10 +488,10 @@ async def test_two_caddys_on_one_port_are_told(autojump_clock: MockClock) -> Non
         *[one] * 5, two, one, *[two] * 9, *[one] * 9, two, *[one] * 15, two, one
     ) as server:
         async with following(server.address) as news:
-            assert await news.receive() == Changed(read(config("a.example")))
-            assert isinstance(await news.receive(), Lost)
+            assert (await news.receive())["added"] == "a.example"
+            assert (await news.receive())["state"] == "lost"
             server.answers[-1:] = [one]
-            assert await news.receive() == Back()
+            assert (await news.receive())["state"] == "back"
             assert len(server.answers) == 1
             assert news.statistics().current_buffer_used == 0
 
@@ -469,8 +501,8 @@ async def test_a_change_while_it_is_asked_again_is_taken(autojump_clock: MockClo
     one, two, three = says("a.example"), says("b.example"), says("c.example")
     async with serving(*[one] * 4, two, two, three) as server:
         async with following(server.address) as news:
-            assert await news.receive() == Changed(read(config("a.example")))
-            assert await news.receive() == Changed(read(config("c.example")))
+            assert (await news.receive())["added"] == "a.example"
+            assert (await news.receive())["added"] == "c.example"
 
 
 async def test_what_never_answers_the_same_is_not_asked_for_ever() -> None:

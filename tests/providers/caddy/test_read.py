@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snimux.providers.base import Claim, Site, Unrouted
 from snimux.providers.caddy.read import read
-from snimux.providers.caddy.sites import Site, Sites, Unrouted
-from snimux.providers.merge import Claim, plan
+from snimux.providers.caddy.sites import Sites
+from snimux.providers.merge import plan
 from snimux.routing.access import Access
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.networks import Networks, parse_network
