@@ -40,8 +40,9 @@ def start(
     environment: Mapping[str, str],
     blocked: Collection[signal.Signals] = (),
     new_session: bool = False,
+    kept: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a program that is handed descriptors, as a child.
+    """Start a program that is handed descriptors, as a child; or the keeper of one.
 
     It inherits the standard streams and nothing else besides.
 
@@ -51,23 +52,12 @@ def start(
         environment: the program's, to which the protocol's variables are added.
         blocked: signals that must not be lost before the program handles them.
         new_session: away from the terminal, and from the signals that are typed there.
+        kept: for a keeper, its end of the control socket and of the hold, and the signal that it
+            ignores.
 
     Raises:
         OSError: it could not be started.
     """
-    return _start(command, descriptors, environment, blocked, new_session=new_session)
-
-
-def _start(
-    command: Sequence[str],
-    descriptors: Sequence[Named],
-    environment: Mapping[str, str],
-    blocked: Collection[signal.Signals],
-    *,
-    new_session: bool = False,
-    kept: Sequence[int] = (),
-) -> subprocess.Popen[bytes]:
-    """Start a program, or with ``kept`` (control, hold, ignored signal) the keeper of one."""
     numbers = [number for _, number in descriptors]
     words = [",".join(map(str, each)) for each in (numbers, kept)]
     handed = {
@@ -184,7 +174,9 @@ def start_apart(
             raise
         try:
             kept = (far.fileno(), held, ignored)
-            keeper = _start(command, descriptors, environment, blocked, kept=kept)
+            keeper = start(
+                command, descriptors, environment=environment, blocked=blocked, kept=kept
+            )
         except OSError:
             near.close()
             os.close(hold)

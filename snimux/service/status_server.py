@@ -60,7 +60,7 @@ class Showing:
             if succession.has_predecessor:
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
-                await succession.taken_over()
+                await succession.taken_over.wait()
             await serve_pages(
                 self.listeners,
                 pages,

@@ -95,13 +95,14 @@ class Succession:
         """
         self.handed_over = trio.Event()
         """Set when a successor serves, and this process is to leave all to it."""
+        self.taken_over = trio.Event()
+        """Set when there is no predecessor to take over from."""
         self._log = log
         self._manager = manager
         self._activated = inherited.activated
         self.command = command
         self._left_out = besides(inherited.listeners, listeners)
         self._predecessors = [_channel(number) for number in inherited.predecessors]
-        self._taken_over = trio.Event()
         self._settled = trio.Event()  # taken over, or told to stop
         self._predecessors_ended = trio.Event()
         self._successor: _Successor | None = None
@@ -113,7 +114,7 @@ class Succession:
 
     def close(self, listener: Listener) -> None:
         """Close a listener, and leave its file to whoever serves it."""
-        if self._taken_over.is_set() and not self.handed_over.is_set():
+        if self.taken_over.is_set() and not self.handed_over.is_set():
             listener.close()
         else:
             listener.socket.close()
@@ -133,10 +134,10 @@ class Succession:
             if not program.pid:
                 program.keeper.kill()
             program.send(signal.SIGTERM if self._stop_count == 1 else signal.SIGKILL)
-        if self._taken_over.is_set():
+        if self.taken_over.is_set():
             for channel in self._predecessors:
                 _say(channel, _STOP)
-        if not self._taken_over.is_set() or self._stop_count > _STAGES:
+        if not self.taken_over.is_set() or self._stop_count > _STAGES:
             self._predecessors_ended.set()
 
     def forward_hangup(self) -> None:
@@ -149,17 +150,13 @@ class Succession:
     @property
     def has_predecessor(self) -> bool:
         """Say whether a predecessor waits for this process to take over."""
-        return not self._taken_over.is_set()
-
-    async def taken_over(self) -> None:
-        """Wait until there is no predecessor to take over from."""
-        await self._taken_over.wait()
+        return not self.taken_over.is_set()
 
     async def take_over(self) -> None:
         """Say that this process serves, and wait until the one before has handed over."""
         if self.has_predecessor and not self._stop_count:
             _say(self._predecessors[0], _READY)
-            await self._taken_over.wait()
+            await self.taken_over.wait()
             for listener in self._left_out:
                 listener.close()
             self._left_out = []
@@ -181,7 +178,7 @@ class Succession:
         self._predecessors.remove(channel)
 
     def _settle(self) -> None:
-        self._taken_over.set()
+        self.taken_over.set()
         self._settled.set()
 
     async def wait_for_predecessors(self, within: float) -> None:

@@ -225,7 +225,7 @@ async def test_who_is_told_to_stop_tells_those_before_it_once_a_stage() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.succession.listen_to_predecessors)
             before.send(b"h")
-            await life.succession.taken_over()
+            await life.succession.taken_over.wait()
             for _ in range(2):
                 life.drain()
             assert before.recv(9) == b"s"
