@@ -45,7 +45,7 @@ from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
 from snimux.service.watchdog import check_relay
 from snimux.status.local import View
-from snimux.status.metrics import LONGEST, Figures
+from snimux.status.metrics import LONGEST, Metrics
 
 # How often a worker shows that it is alive (seconds).
 _WORKER_BEATS = 1.0
@@ -91,7 +91,7 @@ async def serve(
     """
     told = manager or Manager()
     succession = succession or Succession(log, told)
-    figures = Figures(config.keep_refused) if status or questions else None
+    figures = Metrics(config.keep_refused) if status or questions else None
     showing = Showing(status, log, succession)
     sockets = (*sockets, *own_sockets(status, told))
     async with _relay(config.relay, log) as relay:
@@ -204,7 +204,7 @@ class _Server:
         supervisor: socket.socket | None,
         succession: Succession,
         showing: Showing,
-        figures: Figures | None,
+        figures: Metrics | None,
         sockets: Sequence[DialAddress],
     ) -> None:
         self.config = config

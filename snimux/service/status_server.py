@@ -14,7 +14,7 @@ from snimux.log import Log
 from snimux.net.listeners import Listener
 from snimux.service.reload import Reloader
 from snimux.service.upgrade import Succession
-from snimux.status.api import Answers, Past, Source, Whole
+from snimux.status.api import Answers, Figures, Processes, Uptime
 from snimux.status.checkup import Checkup
 from snimux.status.events import all_pages
 from snimux.status.local import View
@@ -38,7 +38,7 @@ class Showing:
         self._succession = succession
 
     async def run(
-        self, source: Source, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, source: Processes, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Serve the pages until a successor does, or until cancelled.
 
@@ -81,23 +81,23 @@ class Alone:
         self._reloader = reloader
 
     async def ask(self, what: str) -> Answers:
-        """What it tells itself."""
+        """Return its own answer, under the number 1."""
         pieces = []
         for piece in self.view.tell(what):
             pieces.append(piece)
             await trio.lowlevel.checkpoint()
         return {1: pieces}
 
-    async def whole(self) -> Whole:
-        """The figures."""
+    async def figures(self) -> Figures:
+        """Return its figures."""
         answers = await self.ask("figures")
         figures = snapshot([piece for pieces in answers.values() for piece in pieces or ()])
-        return Whole(figures, answers, processes={"": os.getpid()})
+        return Figures(figures, answers, processes={"": os.getpid()})
 
     def why_not_serving(self) -> str | None:
-        """What keeps connections from being accepted."""
+        """Return what keeps connections from being accepted; None if nothing does."""
         return "draining" if self.view.draining else None
 
-    def past(self) -> Past:
-        """Since when it runs, and how the last reload went."""
-        return Past(self._started, self._reloader.last if self._reloader else None)
+    def uptime(self) -> Uptime:
+        """Return since when it runs, and how the last reload went."""
+        return Uptime(self._started, self._reloader.last if self._reloader else None)

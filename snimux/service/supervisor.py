@@ -39,7 +39,7 @@ from snimux.service.server import status as described
 from snimux.service.status_server import Showing
 from snimux.service.upgrade import Succession
 from snimux.service.worker import Workers, start
-from snimux.status.api import Answers, Past, Whole
+from snimux.status.api import Answers, Figures, Uptime
 
 # Seconds. How often to look whether workers serve, until the first one does, and then.
 _SOON = 0.1
@@ -299,7 +299,7 @@ class _Supervisor:
         """Ask all workers the same."""
         return await self.workers.ask(what)
 
-    async def whole(self) -> Whole:
+    async def figures(self) -> Figures:
         """Return the figures of all workers, of those that are gone, too."""
         return await self.workers.figures(self.count)
 
@@ -313,10 +313,10 @@ class _Supervisor:
         served = (scoreboard.heartbeat(self.counts, number).beats for number in well)
         return None if any(served) else "no worker serves"
 
-    def past(self) -> Past:
+    def uptime(self) -> Uptime:
         """Return since when they run, and how the last reload went."""
         reloader = self.life.reload
-        return Past(self.started, reloader.last if isinstance(reloader, Reloader) else None)
+        return Uptime(self.started, reloader.last if isinstance(reloader, Reloader) else None)
 
     def status(self) -> str:
         """Return how the workers are, in words for people."""

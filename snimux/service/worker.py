@@ -23,7 +23,7 @@ from snimux.service.handover import alone, variable
 from snimux.service.lifecycle import STOP_SIGNALS
 from snimux.service.systemd import Named
 from snimux.service.upgrade import SIGNAL as UPGRADE_SIGNAL
-from snimux.status.api import Answers, Whole
+from snimux.status.api import Answers, Figures
 from snimux.status.metrics import Totals, snapshot
 
 # Seconds. Workers show life every second. A look that comes later than this was held up, as by a
@@ -205,13 +205,13 @@ class Workers:
                     nursery.start_soon(ask, worker, worker.respondent)
         return answers
 
-    async def figures(self, count: int) -> Whole:
+    async def figures(self, count: int) -> Figures:
         """Return the figures of all, of those that are gone, too; ``count`` should be alive."""
         processes = {str(worker.number): worker.pid for worker in self.alive.values()}
         answers = await self.ask("figures")
         workers = {number: answers.get(number) is not None for number in range(1, count + 1)}
         processes["supervisor"] = os.getpid()
-        return Whole(self._totals.sum(), answers, workers, processes)
+        return Figures(self._totals.sum(), answers, workers, processes)
 
     async def keep_figures(self) -> None:
         """Ask for the figures now and then, until cancelled: those that die take theirs along."""

@@ -35,10 +35,10 @@ Answers = Mapping[int, list[Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Figures:
     """The figures of all processes, and of which."""
 
-    figures: Snapshot
+    sums: Snapshot
     answers: Answers
     workers: Mapping[int, bool] = field(default_factory=dict)
     """Whether each has answered; empty where there are none."""
@@ -48,7 +48,7 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """How it went to read the configuration again."""
+    """A reload: when it was, and why nothing came of it, if so."""
 
     time: float
     """When: Unix time."""
@@ -57,16 +57,16 @@ class Reloaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """What has been since a snimux was started."""
+class Uptime:
+    """Since when a snimux runs, and its last reload."""
 
     started: float
     """When, by ``time.monotonic``."""
     reloaded: Reloaded | None = None
-    """How that went the last time, if it was tried."""
+    """None if there was none."""
 
-    def told(self) -> dict[str, Any]:
-        """The same for who reads JSON: since how many seconds it runs, and the reload."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the same for a page: since how many seconds it runs, and the reload."""
         last = self.reloaded
         problems = (
             [each[:_LONGEST_PROBLEM] for each in last.problems[:_MOST_PROBLEMS]] if last else []
@@ -77,78 +77,78 @@ class Past:
         }
 
 
-class Source(Protocol):
+class Processes(Protocol):
     """The processes of a running snimux."""
 
     async def ask(self, what: str) -> Answers:
         """Ask all of them the same."""
 
-    async def whole(self) -> Whole:
-        """Their figures."""
+    async def figures(self) -> Figures:
+        """Ask for their figures, and sum them up."""
 
     def why_not_serving(self) -> str | None:
-        """What keeps connections from being accepted; None if nothing does."""
+        """Return what keeps connections from being accepted; None if nothing does."""
 
-    def past(self) -> Past:
-        """Since when it runs, and how the last reload went."""
+    def uptime(self) -> Uptime:
+        """Return since when it runs, and its last reload."""
 
 
-def pages(source: Source) -> Pages:
+def pages(processes: Processes) -> Pages:
     """Return the pages, by path."""
     # prometheus-client is an extra, and slow to import. Not at the first look at the page: what is
     # installed by then may be another version, which has it elsewhere.
     from snimux.status import prometheus
 
     async def metrics(accept: str) -> Page:
-        whole = await source.whole()
-        common_words = common(whole)
+        figures = await processes.figures()
+        shared = common(figures)
         exposed = prometheus.Exposed(
-            whole.figures,
-            routes=common_words["routes"],
-            connections_limit=common_words["limit"],
-            draining=common_words["draining"],
-            workers=whole.workers,
-            processes=whole.processes,
+            figures.sums,
+            routes=shared["routes"],
+            connections_limit=shared["limit"],
+            draining=shared["draining"],
+            workers=figures.workers,
+            processes=figures.processes,
         )
         # In a thread, for many series take a while, and connections are not to wait for it.
         return Page(*await trio.to_thread.run_sync(prometheus.render, exposed, accept))
 
     return {
         "/metrics": metrics,
-        "/figures": partial(_figures, source),
-        "/healthz": partial(_health, source),
-        "/routes": partial(_routes, source),
-        "/connections": partial(_connections, source),
-        "/refused": partial(_refused, source, "refused"),
-        "/refused/hellos": partial(_refused, source, "hellos"),
+        "/figures": partial(_figures, processes),
+        "/healthz": partial(_health, processes),
+        "/routes": partial(_routes, processes),
+        "/connections": partial(_connections, processes),
+        "/refused": partial(_refused, processes, "refused"),
+        "/refused/hellos": partial(_refused, processes, "hellos"),
     }
 
 
-async def _figures(source: Source, accept: str) -> Page:
-    """What changes from one second to the next, for who looks as often: without histograms."""
-    whole = await source.whole()
-    figures = whole.figures
+async def _figures(processes: Processes, accept: str) -> Page:
+    """Show what changes from one second to the next, for who polls as often: no histograms."""
+    figures = await processes.figures()
+    sums = figures.sums
     words = ("route", "backend", "connections", "active", "up", "down")
     shares = [
-        dict(zip(words, (*key, *row), strict=True)) for key, row in sorted(figures.shares.items())
+        dict(zip(words, (*key, *row), strict=True)) for key, row in sorted(sums.shares.items())
     ]
-    told = {"version": __version__, **source.past().told(), **common(whole)}
-    counted = {"active": figures.active, "counts": figures.counts}
-    return await _json("shares", shares, **told, workers=whole.workers, **counted)
+    about = {"version": __version__, **processes.uptime().as_json(), **common(figures)}
+    counted = {"active": sums.active, "counts": sums.counts}
+    return await _json("shares", shares, **about, workers=figures.workers, **counted)
 
 
-def common(whole: Whole) -> dict[str, Any]:
-    """What processes tell with their figures, which each has of all."""
-    told: list[dict[str, Any]] = [each[0] for each in whole.answers.values() if each]
-    told.sort(key=lambda each: (each.get("generation", []), each["routes"]))
-    latest = told[-1] if told else {}
+def common(figures: Figures) -> dict[str, Any]:
+    """Return what each process says of all of them: routes, limit, draining, listeners."""
+    heads: list[dict[str, Any]] = [each[0] for each in figures.answers.values() if each]
+    heads.sort(key=lambda each: (each.get("generation", []), each["routes"]))
+    latest = heads[-1] if heads else {}
     # Of those that have done the same reload one that ends has closed some by now.
     reloads = latest.get("generation", [])[:1]
-    listeners = [x["listeners"] for x in told if x.get("generation", [])[:1] == reloads]
+    listeners = [x["listeners"] for x in heads if x.get("generation", [])[:1] == reloads]
     return {
         "routes": latest.get("routes", 0),
-        "limit": max((each["limit"] for each in told), default=0),
-        "draining": bool(told) and all(each["draining"] for each in told),
+        "limit": max((each["limit"] for each in heads), default=0),
+        "draining": bool(heads) and all(each["draining"] for each in heads),
         "listeners": max(listeners, key=len, default=[]),
     }
 
@@ -171,25 +171,25 @@ def total(pieces: list[Any] | None) -> int:
     return max((piece["total"] for piece in pieces or () if "total" in piece), default=0)
 
 
-async def _health(source: Source, accept: str) -> Page:
-    why_not = source.why_not_serving()
+async def _health(processes: Processes, accept: str) -> Page:
+    why_not = processes.why_not_serving()
     text = "text/plain; charset=utf-8"
     if why_not is None:
         return Page(b"ok\n", text)
     return Page(f"{why_not}\n".encode(), text, 503)
 
 
-async def _routes(source: Source, accept: str) -> Page:
-    """The routes, as the process has them whose are newest, with what they were used for.
+async def _routes(processes: Processes, accept: str) -> Page:
+    """Show the routes, as the process has them whose are newest, with what they were used for.
 
     An address does not answer if it has not answered one of the processes: each dials by itself.
     """
-    whole = await source.whole()
-    answers = (await source.ask("routes")).values()
+    figures = await processes.figures()
+    answers = (await processes.ask("routes")).values()
     silent = _silent(answers)
     pieces = newest(answers)
     routes, lists = gathered([pieces], "routes"), gathered([pieces], "lists")
-    by_route = whole.figures.by_route()
+    by_route = figures.sums.by_route()
     for each in routes:
         each |= named(by_route.get(each["pattern"], NONE))
         each["not_answering"] = silent.get(each["pattern"], [])
@@ -197,49 +197,48 @@ async def _routes(source: Source, accept: str) -> Page:
 
 
 def _silent(answers: Iterable[list[Any] | None]) -> dict[str, list[str]]:
-    """The addresses of each route that have not answered, where there are any."""
-    found: dict[str, list[str]] = {}
+    """Return the addresses of each route that have not answered, where there are any."""
+    by_route: dict[str, dict[str, None]] = {}
     for each in gathered(answers, "routes"):
         if each["not_answering"]:
-            known = found.setdefault(each["pattern"], [])
-            known += (x for x in each["not_answering"] if x not in known)
-    return found
+            by_route.setdefault(each["pattern"], {}).update(dict.fromkeys(each["not_answering"]))
+    return {pattern: list(addresses) for pattern, addresses in by_route.items()}
 
 
-async def _connections(source: Source, accept: str) -> Page:
-    answers = (await source.ask("connections")).items()
-    count, found = 0, []
+async def _connections(processes: Processes, accept: str) -> Page:
+    answers = (await processes.ask("connections")).items()
+    count, rows = 0, []
     for worker, pieces in answers:
         if pieces:
             count += pieces[0]["total"]
-            found += [{"worker": worker, **x} for x in gathered([pieces], "connections")]
-    found.sort(key=lambda each: -each["age"])
-    return await _json("connections", found[:MOST_CONNECTIONS], total=count)
+            rows += [{"worker": worker, **x} for x in gathered([pieces], "connections")]
+    rows.sort(key=lambda each: -each["age"])
+    return await _json("connections", rows[:MOST_CONNECTIONS], total=count)
 
 
-async def _refused(source: Source, what: str, accept: str) -> Page:
-    answers = (await source.ask(what)).items()
-    found = [
+async def _refused(processes: Processes, what: str, accept: str) -> Page:
+    answers = (await processes.ask(what)).items()
+    rows = [
         {"worker": worker, **each}
         for worker, pieces in answers
         for each in gathered([pieces], "refused")
     ]
-    found.sort(key=lambda each: each["time"])
-    return await _json("refused", found[-_MOST_REFUSED:])
+    rows.sort(key=lambda each: each["time"])
+    return await _json("refused", rows[-_MOST_REFUSED:])
 
 
 def named(row: Sequence[int]) -> dict[str, int]:
-    """What a route or a backend was used for, by words."""
+    """Return the numbers of a route or a backend, by words."""
     return dict(zip(_WORDS, row, strict=True))
 
 
 def gathered(answers: Iterable[list[Any] | None], word: str) -> list[dict[str, Any]]:
-    """What all pieces have under a word, in one list."""
+    """Join what all pieces have under a word."""
     return list(chain(*(piece.get(word, ()) for pieces in answers for piece in pieces or ())))
 
 
 async def _json(word: str, rows: Sequence[object], **before: object) -> Page:
-    """An object with a list; others have their turn while it is written."""
+    """Write an object with a list; other tasks have their turn meanwhile."""
     body = bytearray(json.dumps({**before, word: []}).encode()[: -len("]}")])
     for start in range(0, len(rows), _AT_A_TIME):
         some = json.dumps(rows[start : start + _AT_A_TIME])

@@ -25,8 +25,8 @@ from snimux.proto.reason import Reason
 from snimux.status.api import (
     NONE,
     Answers,
-    Source,
-    Whole,
+    Figures,
+    Processes,
     common,
     gathered,
     named,
@@ -48,7 +48,7 @@ _SHARE = 20
 _RETRY = 1000
 
 # Of what a person looks for.
-_LONGEST_WANTED = 255
+_LONGEST_SEARCH = 255
 
 _TIMES = ("hello_seconds", "first_byte_seconds")
 
@@ -66,14 +66,14 @@ _FILES = {
 }
 
 
-def all_pages(source: Source, checkup: Checkup) -> Pages:
-    """The live page, what it asks for, and all other pages, by path."""
-    live = Live(source)
+def all_pages(processes: Processes, checkup: Checkup) -> Pages:
+    """Return the live page, what it asks for, and all other pages, by path."""
+    feed = Feed(processes)
     return {
-        **pages(source),
+        **pages(processes),
         **{path: partial(_file, *each) for path, each in _FILES.items()},
-        "/events": partial(_events, live),
-        "/find?": partial(_find, source),
+        "/events": partial(_events, feed),
+        "/find?": partial(_find, processes),
         "/doctor": partial(_doctor, checkup, False),
         "/doctor?": partial(_doctor, checkup, True),
     }
@@ -83,33 +83,32 @@ async def _file(name: str, kind: str, accept: str) -> Page:
     return Page((files("snimux.status") / "page" / name).read_bytes(), kind, headers=_HEADERS)
 
 
-async def _events(live: "Live", accept: str) -> Stream:
-    return Stream(live.listener())
+async def _events(feed: "Feed", accept: str) -> Stream:
+    return Stream(feed.listener())
 
 
-async def _doctor(checkup: Checkup, again: bool, told: str) -> Page:
+async def _doctor(checkup: Checkup, again: bool, query: str) -> Page:
     return Page(json.dumps(checkup.tell(again=again)).encode() + b"\n")
 
 
-async def _find(source: Source, query: str) -> Page:
-    """The first routes that have a text in their pattern or their backends, and how many do."""
-    wanted = unquote(query)[:_LONGEST_WANTED].lower()
-    told = newest((await source.ask(f"find {' '.join(wanted.split())}")).values())
-    if told is None:
+async def _find(processes: Processes, query: str) -> Page:
+    """Show the first routes with a text in their pattern or backends, and how many have it."""
+    text = unquote(query)[:_LONGEST_SEARCH].lower()
+    answer = newest((await processes.ask(f"find {' '.join(text.split())}")).values())
+    if answer is None:
         return Page(b"no worker has answered in time\n", "text/plain; charset=utf-8", 503)
-    whole = await source.whole()
-    by_route = whole.figures.by_route()
+    by_route = (await processes.figures()).sums.by_route()
     rows = [
-        {**row, **named(by_route.get(row["pattern"], NONE))} for row in gathered([told], "routes")
+        {**row, **named(by_route.get(row["pattern"], NONE))} for row in gathered([answer], "routes")
     ]
-    return Page(json.dumps({"total": total(told), "rows": rows}).encode() + b"\n")
+    return Page(json.dumps({"total": total(answer), "rows": rows}).encode() + b"\n")
 
 
-class Live:
-    """What is shown now: made by whoever wants it first, and then there for all."""
+class Feed:
+    """The newest event: made by whoever asks for it first, and then the same for all."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
         # By which a page knows that all is counted anew.
         self.instance = secrets.token_hex(8)
         self.one_at_a_time = trio.Lock()
@@ -119,7 +118,7 @@ class Live:
         self.event = b""
 
     def listener(self) -> Callable[[], Any]:
-        """Gives, each time, the newest event that it has not given yet."""
+        """Return what waits, each time it is called, for a newer event than the last."""
         seen = 0
 
         async def more() -> bytes:
@@ -144,50 +143,51 @@ class Live:
             return self.number
 
     async def _event(self) -> tuple[bytes, bool]:
-        """It, and whether all have answered."""
-        whole = await self.source.whole()
+        """Make the event; return it, and whether all have answered."""
+        figures = await self.processes.figures()
         about = {
             "instance": self.instance,
             "time": round(trio.current_time(), 4),
             "every": round(self.pause, 1),
-            "state": self.source.why_not_serving() or "serving",
-            **self.source.past().told(),
+            "state": self.processes.why_not_serving() or "serving",
+            **self.processes.uptime().as_json(),
         }
-        answers = await self.source.ask("live")
+        answers = await self.processes.ask("live")
 
         def write() -> bytes:
-            told = json.dumps({**about, **shown(whole, answers)})
-            return f"retry: {_RETRY}\ndata: {told}\n\n".encode()
+            data = json.dumps({**about, **shown(figures, answers)})
+            return f"retry: {_RETRY}\ndata: {data}\n\n".encode()
 
         # In a thread, for of many routes it takes a while, and connections are not to wait for it.
         event = await trio.to_thread.run_sync(write)
-        return event, None not in (*whole.answers.values(), *answers.values())
+        return event, None not in (*figures.answers.values(), *answers.values())
 
 
-def shown(whole: Whole, answers: Answers) -> dict[str, Any]:
-    """What the page shows of figures, and of what the processes answered to ``live``."""
-    figures, known = whole.figures, common(whole)
-    told = newest(answers.values())
+def shown(figures: Figures, answers: Answers) -> dict[str, Any]:
+    """Return what the page shows of figures, and of the processes' answers to ``live``."""
+    sums, shared = figures.sums, common(figures)
+    latest = newest(answers.values())
+    first = gathered([latest], "routes")
     return {
         "version": __version__,
-        "workers": {str(number): is_up for number, is_up in whole.workers.items()},
-        "limit": known["limit"],
-        "listeners": known["listeners"],
-        "active": figures.active,
-        "accepted": sum(figures.counts["connections"].values()),
-        "up": sum(row[2] for row in figures.shares.values()),
-        "down": sum(row[3] for row in figures.shares.values()),
+        "workers": {str(number): is_up for number, is_up in figures.workers.items()},
+        "limit": shared["limit"],
+        "listeners": shared["listeners"],
+        "active": sums.active,
+        "accepted": sum(sums.counts["connections"].values()),
+        "up": sum(row[2] for row in sums.shares.values()),
+        "down": sum(row[3] for row in sums.shares.values()),
         "bounds": BOUNDS[_TIMES[0]],
-        **{name: figures.histograms[name] for name in _TIMES},
-        "refused": [*_refused(figures.counts["refused"])],
+        **{name: sums.histograms[name] for name in _TIMES},
+        "refused": [*_refused(sums.counts["refused"])],
         "last_refused": _last(answers),
-        "routes": {"total": total(told), "rows": _routes(figures, gathered([told], "routes"))},
-        "backends": _backends(figures, answers, gathered([told], "routes")),
+        "routes": {"total": total(latest), "rows": _routes(sums, first)},
+        "backends": _backends(sums, answers, first),
     }
 
 
 def _refused(counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Each reason for which anybody was refused, the most frequent first."""
+    """Yield each reason for which anybody was refused, the most frequent first."""
     for reason, count in sorted(counts.items(), key=lambda each: -each[1]):
         if count:
             yield {
@@ -207,19 +207,19 @@ def _last(answers: Answers) -> list[dict[str, Any]]:
     return sorted(last, key=lambda row: -row["time"])[:MOST_LAST]
 
 
-def _routes(figures: Snapshot, first: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Those with traffic, the busiest first; and as many of the others as there is room for."""
-    by_route = figures.by_route()
-    told = {row["pattern"]: [*(row["backend"] or ()), *(row["http"] or ())] for row in first}
-    rows = list(dict.fromkeys((*_busiest(by_route), *told)))[:MOST_LIVE]
+def _routes(sums: Snapshot, first: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return those with traffic, the busiest first; then further ones, if there is room."""
+    by_route = sums.by_route()
+    backends = {row["pattern"]: [*(row["backend"] or ()), *(row["http"] or ())] for row in first}
+    rows = list(dict.fromkeys((*_busiest(by_route), *backends)))[:MOST_LIVE]
     used: dict[str, list[str]] = {route: [] for route in rows}
-    for route, backend in figures.shares:
+    for route, backend in sums.shares:
         if route in used:
             used[route].append(backend)
     return [
         {
             "pattern": route,
-            "backend": list(dict.fromkeys(told.get(route, used[route]))),
+            "backend": list(dict.fromkeys(backends.get(route, used[route]))),
             **named(by_route.get(route, NONE)),
         }
         for route in rows
@@ -227,22 +227,22 @@ def _routes(figures: Snapshot, first: Iterable[Mapping[str, Any]]) -> list[dict[
 
 
 def _busiest(sums: Mapping[str, Sequence[int]]) -> list[str]:
-    """Those with the most active connections, and of these with the most so far, first."""
+    """Order keys by active connections, then by those so far, the most first."""
     return nlargest(MOST_LIVE, sums, key=lambda each: (sums[each][1], sums[each][0]))
 
 
 def _backends(
-    figures: Snapshot, answers: Answers, first: Iterable[Mapping[str, Any]]
+    sums: Snapshot, answers: Answers, first: Iterable[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Those that are down first, then the busiest, then what routes have besides."""
-    sums = figures.by_backend()
+    """Return those that are down first, then the busiest, then what routes have besides."""
+    by_backend = sums.by_backend()
     states: dict[str, list[Mapping[str, Any]]] = {}
     for state in gathered(answers.values(), "backends"):
         states.setdefault(state["backend"], []).append(state)
     down = [x for x in states if not all(state["is_up"] for state in states[x])]
     routed = [x for row in first for key in ("backend", "http") for x in row[key] or ()]
-    every = dict.fromkeys((*down, *_busiest(sums), *states, *routed))
-    failures = figures.counts["dial_failures"]
+    every = dict.fromkeys((*down, *_busiest(by_backend), *states, *routed))
+    failures = sums.counts["dial_failures"]
     return {
         # Of very many each worker tells only some; and one may know of some that others do not.
         "down": max([len(down), *(piece["down"] for piece in _pieces(answers, "down"))]),
@@ -250,7 +250,7 @@ def _backends(
             {
                 "backend": backend,
                 **_health(states.get(backend, [])),
-                **named(sums.get(backend, NONE)),
+                **named(by_backend.get(backend, NONE)),
                 "failures": failures.get(backend, 0),
             }
             for backend in list(every)[:MOST_LIVE]
@@ -259,7 +259,7 @@ def _backends(
 
 
 def _health(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How an address is, in a word and in a few, by all workers that have an opinion."""
+    """Say how an address is, in a word and in a few, by all workers that know of it."""
     down = [state for state in states if not state["is_up"]]
     if not states:
         return {"health": "unknown", "words": "not tried yet"}
@@ -273,7 +273,7 @@ def _health(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _span(seconds: float) -> str:
-    """How long something has been so, as a person says it."""
+    """Say how long something has been so, as a person does."""
     for size, word in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {word}"
@@ -281,5 +281,5 @@ def _span(seconds: float) -> str:
 
 
 def _pieces(answers: Answers, word: str) -> list[Any]:
-    """All pieces that have a word."""
+    """Return all pieces that have a word."""
     return [piece for pieces in answers.values() for piece in pieces or () if word in piece]

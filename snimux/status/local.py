@@ -19,7 +19,7 @@ from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, DialAddress
 from snimux.routing.routes import Backend, LiveTable, Route
 from snimux.status import metrics
-from snimux.status.metrics import Figures, Piece
+from snimux.status.metrics import Metrics, Piece
 
 MOST_CONNECTIONS = 1_000
 """So many can be looked through; how many there are in all is told."""
@@ -42,7 +42,7 @@ _AT_A_TIME = 100  # routes
 class View:
     """What there is to be seen of a server; whoever has it keeps it up to date."""
 
-    figures: Figures
+    figures: Metrics
     table: LiveTable
     places: Places
     has: Mapping[str, AdminAddress] = field(default_factory=dict)

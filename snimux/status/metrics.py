@@ -101,7 +101,7 @@ class _Histogram:
         return [*self.counts, self.sum]
 
 
-class Figures:
+class Metrics:
     """What this process has counted.
 
     Of each connection it is told when it is accepted and when it has ended. What else is to be
@@ -253,7 +253,7 @@ def _count(counts: dict[str, int], word: str) -> None:
     counts[word] = counts.get(word, 0) + 1
 
 
-def connections(figures: Figures, now: float, *, most: int) -> Iterator[Piece]:
+def connections(figures: Metrics, now: float, *, most: int) -> Iterator[Piece]:
     """The connections that have not ended, as of now by trio's clock; the oldest, if too many."""
     yield {"total": len(figures.live)}
     oldest = iter(list(islice(figures.live.values(), most)))
@@ -372,7 +372,7 @@ class Totals:
 
     def sum(self) -> Snapshot:
         """The figures of all, also of those that are gone."""
-        whole = snapshot([*Figures().pieces()])  # what nothing has happened to is 0, not absent
+        whole = snapshot([*Metrics().pieces()])  # what nothing has happened to is 0, not absent
         for each in chain((self.gone,), self.latest.values()):
             whole.add(each)
         return whole

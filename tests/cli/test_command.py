@@ -81,7 +81,7 @@ def test_who_serves_imports_nothing_of_the_other_commands(tmp_path: Path) -> Non
     assert "snimux.service.server" in modules
     commands = ("check", "doctor", "explain", "init", "top", "ask", "describe")
     packages = ("snimux.doctor", "snimux.explain", "snimux.top")
-    libraries = ("psutil", "cryptography", "textual", "rich", "prometheus_client")
+    libraries = ("psutil", "cryptography", "textual", "rich")
     for name in (*(f"snimux.cli.{command}" for command in commands), *packages, *libraries):
         assert name not in modules
 

@@ -21,11 +21,11 @@ import trio
 from snimux.frontend.limits import LocalPlaces
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
-from snimux.status.api import Answers, Past, Whole, pages
+from snimux.status.api import Answers, Figures, Uptime, pages
 from snimux.status.checkup import Checkup
 from snimux.status.events import all_pages, shown
 from snimux.status.local import View
-from snimux.status.metrics import Figures, snapshot
+from snimux.status.metrics import Metrics, snapshot
 from snimux.status.web import Page
 from tests.e2e.test_serve import client_hello, held_up, workers_of
 from tests.service import test_upgrade
@@ -288,15 +288,15 @@ class Told:
         await trio.lowlevel.checkpoint()
         return {worker: [{"total": 1}, {what: [row]}] for worker, row in enumerate(rows, 1)}
 
-    async def whole(self) -> Whole:
+    async def figures(self) -> Figures:
         await trio.lowlevel.checkpoint()
-        return Whole(snapshot([]), {})
+        return Figures(snapshot([]), {})
 
     def why_not_serving(self) -> str | None:
         return None
 
-    def past(self) -> Past:
-        return Past(0)
+    def uptime(self) -> Uptime:
+        return Uptime(0)
 
 
 async def test_an_address_does_not_answer_if_one_process_has_found_so() -> None:
@@ -490,14 +490,14 @@ class Answering:
         await trio.lowlevel.checkpoint()
         return {number: [*view.tell(what)] for number, view in enumerate(self.views, 1)}
 
-    async def whole(self) -> Whole:
-        return Whole(snapshot([*Figures().pieces()]), await self.ask("figures"))
+    async def figures(self) -> Figures:
+        return Figures(snapshot([*Metrics().pieces()]), await self.ask("figures"))
 
     def why_not_serving(self) -> str | None:
         return None
 
-    def past(self) -> Past:
-        return Past(0)
+    def uptime(self) -> Uptime:
+        return Uptime(0)
 
 
 @pytest.mark.parametrize(
@@ -519,7 +519,7 @@ async def test_the_newest_routes_are_shown_be_they_few_or_many(
             Route(parse_pattern(f"{name}{number}.test"), Backend((TcpAddress("127.0.0.1", 1),)))
             for number in range(3 if name == more else 1)
         ]
-        return View(Figures(), LiveTable(RouteTable(routes)), LocalPlaces(7), **how)
+        return View(Metrics(), LiveTable(RouteTable(routes)), LocalPlaces(7), **how)
 
     views = [view("older", **older), view("newer", **newer)]
     for each in (views, views[::-1]):
@@ -530,7 +530,7 @@ async def test_the_newest_routes_are_shown_be_they_few_or_many(
             assert isinstance(page, Page)
             found.append(json.loads(page.body))
         routes, hits, figures = found
-        event = shown(await Answering(each).whole(), await Answering(each).ask("live"))
+        event = shown(await Answering(each).figures(), await Answering(each).ask("live"))
         count = 3 if more == "newer" else 1
         assert [x["total"] for x in (routes, hits, event["routes"])] == [count] * 3
         assert figures["routes"] == count

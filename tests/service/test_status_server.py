@@ -22,12 +22,12 @@ from snimux.service.status_server import Alone, Showing
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
 from snimux.status.local import View
-from snimux.status.metrics import Figures
+from snimux.status.metrics import Metrics
 from tests.support.sockets import open_descriptors, read_to_end, send_all
 
 
 def view() -> View:
-    return View(Figures(), LiveTable(RouteTable([])), LocalPlaces(7))
+    return View(Metrics(), LiveTable(RouteTable([])), LocalPlaces(7))
 
 
 async def page(listener: Listener, path: str) -> Any:
@@ -105,10 +105,10 @@ async def test_a_process_without_others_answers_for_itself() -> None:
     alone = Alone(seen)
     ((number, pieces),) = (await alone.ask("routes")).items()
     assert (number, pieces) == (1, [{"generation": [0, 0, 0], "total": 0}])
-    whole = await alone.whole()
-    assert whole.processes == {"": os.getpid()}
-    assert not whole.workers
-    (told,) = whole.answers.values()
+    figures = await alone.figures()
+    assert figures.processes == {"": os.getpid()}
+    assert not figures.workers
+    (told,) = figures.answers.values()
     assert told is not None
     assert (told[0]["limit"], told[0]["draining"]) == (7, False)
 

@@ -10,10 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from snimux.status.api import Answers, Past, Reloaded, Whole
+from snimux.status.api import Answers, Figures, Reloaded, Uptime
 from snimux.status.checkup import Checkup
-from snimux.status.events import Live, all_pages, shown
-from snimux.status.metrics import OTHERS, Figures, Piece, snapshot
+from snimux.status.events import Feed, all_pages, shown
+from snimux.status.metrics import OTHERS, Metrics, Piece, snapshot
 from snimux.status.web import Page, Stream
 
 HEAD = {
@@ -35,13 +35,13 @@ def backends(*rows: Piece) -> Piece:
     return {"down": sum(not row["is_up"] for row in rows), "backends": list(rows)}
 
 
-def whole(*shares: list[Any], workers: dict[int, bool] | None = None, **counts: Any) -> Whole:
+def figures(*shares: list[Any], workers: dict[int, bool] | None = None, **counts: Any) -> Figures:
     """The figures of one process that has these shares, and else nothing."""
-    pieces = [*Figures().pieces(), {"shares": list(shares)}]
+    pieces = [*Metrics().pieces(), {"shares": list(shares)}]
     figures = snapshot(pieces)
     for word, more in counts.items():
         figures.counts[word].update(more)
-    return Whole(figures, {1: [HEAD]}, workers or {})
+    return Figures(figures, {1: [HEAD]}, workers or {})
 
 
 @dataclass
@@ -58,15 +58,15 @@ class Asked:
         await trio.sleep(self.takes)
         return self.answers.get(what, {1: [routes("a.test"), backends(UP)]})
 
-    async def whole(self) -> Whole:
-        self.asked.append("whole")
-        return whole()
+    async def figures(self) -> Figures:
+        self.asked.append("figures")
+        return figures()
 
     def why_not_serving(self) -> str | None:
         return self.why_not
 
-    def past(self) -> Past:
-        return Past(time.monotonic() - 5, Reloaded(1.0, ["f: no"] * 9))
+    def uptime(self) -> Uptime:
+        return Uptime(time.monotonic() - 5, Reloaded(1.0, ["f: no"] * 9))
 
 
 def read(event: bytes) -> Any:
@@ -77,22 +77,22 @@ def read(event: bytes) -> Any:
 
 async def test_nothing_is_asked_while_nobody_watches(mock_clock: MockClock) -> None:
     source = Asked()
-    more = Live(source).listener()
+    more = Feed(source).listener()
     mock_clock.jump(100)
     assert source.asked == []
     event = read(await more())
     assert event["state"] == "serving"
     assert 5 <= event["uptime"] < 60
     assert event["reload"] == {"time": 1.0, "problems": ["f: no"] * 5}
-    assert source.asked == ["whole", "live"]
+    assert source.asked == ["figures", "live"]
     mock_clock.jump(100)
     await wait_all_tasks_blocked()
-    assert source.asked == ["whole", "live"]
+    assert source.asked == ["figures", "live"]
 
 
 async def test_all_who_watch_have_the_same_once_a_second(mock_clock: MockClock) -> None:
     source = Asked()
-    live = Live(source)
+    live = Feed(source)
     got: list[bytes] = []
 
     async def watch(more: Callable[[], Any], times: int) -> None:
@@ -118,7 +118,7 @@ async def test_who_comes_later_gets_what_there_is_and_nothing_that_is_old(
     mock_clock: MockClock,
 ) -> None:
     source = Asked()
-    live = Live(source)
+    live = Feed(source)
     first = await live.listener()()
     mock_clock.jump(0.5)
     assert await live.listener()() is first
@@ -126,12 +126,12 @@ async def test_who_comes_later_gets_what_there_is_and_nothing_that_is_old(
     source.why_not = "draining"
     late = read(await live.listener()())
     assert (late["state"], late["time"] - read(first)["time"]) == ("draining", 60.5)
-    assert late["instance"] == read(first)["instance"] != Live(source).instance
+    assert late["instance"] == read(first)["instance"] != Feed(source).instance
 
 
 async def test_one_who_goes_while_it_is_made_leaves_it_to_the_next(mock_clock: MockClock) -> None:
     source = Asked(takes=5)
-    live = Live(source)
+    live = Feed(source)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(live.listener())
@@ -143,7 +143,7 @@ async def test_one_who_goes_while_it_is_made_leaves_it_to_the_next(mock_clock: M
 
 async def test_what_takes_long_is_made_seldom(mock_clock: MockClock) -> None:
     source = Asked(takes=0.5)
-    live = Live(source)
+    live = Feed(source)
     more = live.listener()
     mock_clock.rate = 1000
     await more()
@@ -153,7 +153,7 @@ async def test_what_takes_long_is_made_seldom(mock_clock: MockClock) -> None:
 
 async def test_one_that_is_stuck_makes_it_no_more_seldom(mock_clock: MockClock) -> None:
     source = Asked({"live": {1: [routes("a.test"), backends(UP)], 2: None}}, takes=1)
-    live = Live(source)
+    live = Feed(source)
     mock_clock.rate = 1000
     await live.listener()()
     mock_clock.rate = 0
@@ -162,7 +162,7 @@ async def test_one_that_is_stuck_makes_it_no_more_seldom(mock_clock: MockClock) 
 
 def test_what_has_traffic_is_shown_first_and_no_more_than_fits() -> None:
     shares = [[f"n{x}.test", "10.0.0.1:1", x, 0, 0, 0] for x in range(150)]
-    told = shown(whole(*shares), {1: [routes("idle.test", total=151), backends()]})
+    told = shown(figures(*shares), {1: [routes("idle.test", total=151), backends()]})
     rows = told["routes"]["rows"]
     assert told["routes"]["total"] == 151
     assert [row["pattern"] for row in rows] == [f"n{x}.test" for x in range(149, 49, -1)]
@@ -175,7 +175,7 @@ def test_what_has_traffic_is_shown_first_and_no_more_than_fits() -> None:
 
 def test_routes_without_traffic_follow() -> None:
     share = ["b.test", "10.0.0.1:1", 1, 1, 2, 3]
-    told = shown(whole(share), {1: [routes("a.test", "b.test"), backends()]})
+    told = shown(figures(share), {1: [routes("a.test", "b.test"), backends()]})
     assert [(x["pattern"], x["down"]) for x in told["routes"]["rows"]] == [
         ("b.test", 3),
         ("a.test", 0),
@@ -186,7 +186,7 @@ def test_routes_without_traffic_follow() -> None:
 
 
 def test_what_has_no_route_any_more_is_shown_too() -> None:
-    told = shown(whole([OTHERS, OTHERS, 1, 0, 0, 9]), {1: [routes("a.test"), backends()]})
+    told = shown(figures([OTHERS, OTHERS, 1, 0, 0, 9]), {1: [routes("a.test"), backends()]})
     assert [x["pattern"] for x in told["routes"]["rows"]] == [OTHERS, "a.test"]
 
 
@@ -209,7 +209,7 @@ def test_the_health_of_a_backend_is_that_in_all_workers(
     answers = {
         number: [routes("a.test"), backends(state)] for number, state in enumerate(states, 1)
     }
-    told = shown(whole(), answers)["backends"]
+    told = shown(figures(), answers)["backends"]
     (row,) = told["rows"]
     assert (row["health"], row["words"]) == (health, words)
     assert told["down"] == (health == "down")
@@ -217,11 +217,11 @@ def test_the_health_of_a_backend_is_that_in_all_workers(
 
 def test_each_worker_may_know_of_another_that_is_down() -> None:
     other = SILENT | {"backend": "10.0.0.2:1"}
-    told = shown(whole(), {1: [backends(SILENT)], 2: [backends(other)], 3: [backends()]})
+    told = shown(figures(), {1: [backends(SILENT)], 2: [backends(other)], 3: [backends()]})
     assert told["backends"]["down"] == 2
     # and of very many it tells how many there are, and some
     many = backends(SILENT) | {"down": 500}
-    assert shown(whole(), {1: [many]})["backends"]["down"] == 500
+    assert shown(figures(), {1: [many]})["backends"]["down"] == 500
 
 
 def test_reasons_are_in_words_and_the_last_refused_of_all_workers_in_order() -> None:
@@ -229,7 +229,7 @@ def test_reasons_are_in_words_and_the_last_refused_of_all_workers_in_order() -> 
         return {"refused": [{"number": x, "time": x, "reason": "ssh"} for x in times]}
 
     answers = {1: [refused(1, 4)], 2: [refused(*range(5, 20))], 3: None}
-    told = shown(whole(refused={"ssh": 2, "no-route": 3}), answers)
+    told = shown(figures(refused={"ssh": 2, "no-route": 3}), answers)
     assert [(x["reason"], x["count"]) for x in told["refused"]] == [("no-route", 3), ("ssh", 2)]
     assert told["refused"][0]["means"] == "no route has a pattern that matches"
     assert "--route" in told["refused"][0]["remedy"]
@@ -237,7 +237,7 @@ def test_reasons_are_in_words_and_the_last_refused_of_all_workers_in_order() -> 
 
 
 def test_before_any_worker_has_answered_there_is_nothing_to_show() -> None:
-    told = shown(Whole(snapshot([*Figures().pieces()]), {1: None}, {1: False}), {1: None})
+    told = shown(Figures(snapshot([*Metrics().pieces()]), {1: None}, {1: False}), {1: None})
     assert told["routes"] == {"total": 0, "rows": []}
     assert told["backends"] == {"down": 0, "rows": []}
     assert told["workers"] == {"1": False}

@@ -21,7 +21,7 @@ from snimux.routing.networks import parse_networks
 from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
 from snimux.status import local as module
 from snimux.status.local import View
-from snimux.status.metrics import Figures, snapshot
+from snimux.status.metrics import Metrics, snapshot
 
 ONE, TWO, ADMIN = (TcpAddress("127.0.0.1", port) for port in (1, 2, 2019))
 
@@ -32,7 +32,7 @@ def route(pattern: str, http: Backend | None = None) -> Route:
 
 def viewing(*routes: Route) -> View:
     table = LiveTable(RouteTable(routes))
-    return View(Figures(), table, LocalPlaces(77), {"found.example": ADMIN})
+    return View(Metrics(), table, LocalPlaces(77), {"found.example": ADMIN})
 
 
 def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
@@ -123,7 +123,7 @@ def test_nothing_is_told_to_who_asks_for_what_there_is_not() -> None:
 
 
 def test_what_refused_clients_sent_is_told_where_it_is_kept() -> None:
-    view = View(Figures(2), LiveTable(RouteTable()), LocalPlaces(1))
+    view = View(Metrics(2), LiveTable(RouteTable()), LocalPlaces(1))
     for sent in (b"first", b"second", b"", b"fourth"):
         outcome = Outcome(None, reason=Reason.NO_ROUTE, ended="refused", received=sent)
         view.figures.keep(outcome)

@@ -21,8 +21,8 @@ from snimux.status import metrics as module
 from snimux.status.metrics import (
     LONGEST,
     OTHERS,
-    Figures,
     Kept,
+    Metrics,
     Snapshot,
     Totals,
     connections,
@@ -37,7 +37,7 @@ def outcome(name: str = "a.example", **known: Any) -> Outcome:
     return Outcome(("192.0.2.1", 5), hello=hello, started=100.0, **known)
 
 
-def relayed(figures: Figures, pattern: str = "a.example", **known: Any) -> Outcome:
+def relayed(figures: Metrics, pattern: str = "a.example", **known: Any) -> Outcome:
     """A connection that is being relayed."""
     at = outcome(backend=str(ONE), **known)
     at.route = Route(parse_pattern(pattern), Backend((ONE,)))
@@ -45,18 +45,18 @@ def relayed(figures: Figures, pattern: str = "a.example", **known: Any) -> Outco
     return at
 
 
-def end(figures: Figures, at: Outcome, ended: str = End.EOF, reason: Reason | None = None) -> None:
+def end(figures: Metrics, at: Outcome, ended: str = End.EOF, reason: Reason | None = None) -> None:
     at.ended, at.reason = ended, reason
     figures.finished(at)
 
 
-def seen(figures: Figures) -> Snapshot:
+def seen(figures: Metrics) -> Snapshot:
     """The figures, as they are after a way as JSON."""
     return snapshot(json.loads(json.dumps(list(figures.pieces()))))
 
 
 def test_what_has_not_happened_is_none_and_not_absent() -> None:
-    found = seen(Figures())
+    found = seen(Metrics())
     assert found.counts["refused"] == dict.fromkeys(map(str, Reason), 0)
     assert found.counts["ended"].keys() == {
         *map(str, End), "refused", "redirected", "shutdown", "failed", "silent",
@@ -66,7 +66,7 @@ def test_what_has_not_happened_is_none_and_not_absent() -> None:
 
 
 def test_bytes_count_while_a_connection_is_open_and_once() -> None:
-    figures = Figures()
+    figures = Metrics()
     at = relayed(figures, header_size=28)
     key = ("a.example", str(ONE))
     assert seen(figures).shares[key] == [1, 1, 0, 0]
@@ -86,7 +86,7 @@ def test_bytes_count_while_a_connection_is_open_and_once() -> None:
 
 
 def test_one_that_ends_while_the_figures_are_told_counts_once() -> None:
-    figures = Figures()
+    figures = Metrics()
     at = relayed(figures)
     at.tally.down = 5
     pieces = figures.pieces()
@@ -99,7 +99,7 @@ def test_one_that_ends_while_the_figures_are_told_counts_once() -> None:
 
 
 def test_one_that_is_refused_while_the_figures_are_told_counts_once() -> None:
-    figures = Figures()
+    figures = Metrics()
     at = outcome()
     figures.began(at)
     pieces = figures.pieces()
@@ -114,7 +114,7 @@ def test_one_that_is_refused_while_the_figures_are_told_counts_once() -> None:
 
 def test_only_some_that_have_ended_wait_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_ENDED", 3)
-    figures = Figures()
+    figures = Metrics()
     for number in range(1, 8):
         end(figures, relayed(figures))
         assert len(figures.over) == number % 3
@@ -124,7 +124,7 @@ def test_only_some_that_have_ended_wait_to_be_counted(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("sent", ["hellos", "names of protocols", "what is refused"])
 def test_of_what_clients_sent_and_have_ended_bounded_bytes_are_kept(sent: str) -> None:
-    figures = Figures()
+    figures = Metrics()
     most = 128 * 1024 + 64 * 1024  # what is kept, and one more
     for number in range(200):
         data = number.to_bytes(2, "big") * (LARGEST_MAX_HELLO // 2)
@@ -146,7 +146,7 @@ def test_of_what_clients_sent_and_have_ended_bounded_bytes_are_kept(sent: str) -
 
 def test_nothing_of_a_hello_is_left_when_it_is_counted() -> None:
     """Not even as the key of a cache."""
-    figures = Figures()
+    figures = Metrics()
     name = bytes(200).replace(b"\0", b"x")
     at = outcome()
     at.hello = Hello(None, (name,), False, 300)
@@ -158,7 +158,7 @@ def test_nothing_of_a_hello_is_left_when_it_is_counted() -> None:
 
 
 def test_it_is_told_in_pieces_of_a_bounded_size() -> None:
-    figures = Figures()
+    figures = Metrics()
     for number in range(1200):
         relayed(figures, f"n{number}.example")
     pieces = list(figures.pieces())
@@ -168,7 +168,7 @@ def test_it_is_told_in_pieces_of_a_bounded_size() -> None:
 
 
 def test_what_is_known_is_counted_as_soon_as_it_is_and_once() -> None:
-    figures = Figures()
+    figures = Metrics()
     at = relayed(figures, hello_seconds=0.02, dial_seconds=0.3)
 
     def check() -> Snapshot:
@@ -193,13 +193,13 @@ def test_what_is_known_is_counted_as_soon_as_it_is_and_once() -> None:
 
 
 def test_without_an_answer_there_is_no_time_to_it() -> None:
-    figures = Figures()
+    figures = Metrics()
     end(figures, relayed(figures), End.BACKEND_RESET)
     assert sum(seen(figures).histograms["first_byte_seconds"]) == 0
 
 
 def test_a_value_is_in_the_first_bucket_whose_bound_it_does_not_exceed() -> None:
-    figures = Figures()
+    figures = Metrics()
     for size in (1, 256, 257, 65536, 65537):
         at = outcome()
         assert at.hello is not None
@@ -212,7 +212,7 @@ def test_a_value_is_in_the_first_bucket_whose_bound_it_does_not_exceed() -> None
 
 
 def test_who_is_refused_is_counted_by_reason_and_what_is_known_of_the_hello() -> None:
-    figures = Figures()
+    figures = Metrics()
     for reason, known in (
         (Reason.NO_BYTES, Outcome(None)),
         (Reason.BACKEND_DOWN, outcome()),
@@ -229,7 +229,7 @@ def test_who_is_refused_is_counted_by_reason_and_what_is_known_of_the_hello() ->
 
 
 def test_who_is_closed_without_a_word_has_ended_too() -> None:
-    figures = Figures()
+    figures = Metrics()
     at = Outcome(None, is_silent=True)
     figures.began(at)
     end(figures, at, "shutdown")
@@ -239,7 +239,7 @@ def test_who_is_closed_without_a_word_has_ended_too() -> None:
 
 
 def test_no_word_of_a_client_is_a_key() -> None:
-    figures = Figures()
+    figures = Metrics()
     for alpn in ((b"made-up", b"up-made"), (b"h2", b"h2"), (b"acme-tls/1",), ()):
         at = Outcome(None, hello=Hello("made.up", alpn, True, 1))
         figures.began(at)
@@ -262,7 +262,7 @@ def test_of_very_many_routes_and_backends_the_first_are_told_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_MOST_SHARES", 2)
-    figures = Figures()
+    figures = Metrics()
     for number in (1, 2, 3, 4, 1):
         at = relayed(figures, f"n{number}.example")
         at.tally.up = number
@@ -278,14 +278,14 @@ def test_of_very_many_routes_and_backends_the_first_are_told_apart(
 
 
 def test_routes_with_alpn_are_others_than_without() -> None:
-    figures = Figures()
+    figures = Metrics()
     for pattern in ("a.example", "a.example/h2"):
         end(figures, relayed(figures, pattern))
     assert {route for route, _ in seen(figures).shares} == {"a.example", "a.example/h2"}
 
 
 def test_the_last_refused_are_kept_and_what_they_said_is_cut() -> None:
-    figures = Figures()
+    figures = Metrics()
     for number in range(150):
         at = Outcome(
             ("192.0.2.1", number), hello=Hello("x" * 253, (b"y" * 255,) * 9, False, 1),
@@ -303,7 +303,7 @@ def test_the_last_refused_are_kept_and_what_they_said_is_cut() -> None:
 
 
 def test_the_oldest_connections_are_listed_and_all_are_counted() -> None:
-    figures = Figures()
+    figures = Metrics()
     for number in range(120):
         relayed(figures).started = float(number)
     waiting = Outcome(None, started=120.0)
@@ -326,7 +326,7 @@ def test_the_oldest_connections_are_listed_and_all_are_counted() -> None:
 
 def test_what_a_worker_counted_stays_counted_when_it_is_gone() -> None:
     totals = Totals()
-    first, second = Figures(), Figures()
+    first, second = Metrics(), Metrics()
     for figures, pattern in ((first, "a.example"), (first, "b.example"), (second, "a.example")):
         relayed(figures, pattern).tally.up = 100
     totals.take(11, seen(first))
@@ -352,7 +352,7 @@ def test_of_workers_that_are_gone_the_first_routes_and_backends_are_told_apart(
     monkeypatch.setattr(module, "_MOST_SHARES", 2)
     totals = Totals()
     for worker in range(1, 6):
-        figures = Figures()
+        figures = Metrics()
         at = relayed(figures, f"n{worker}.example")
         at.tally.up = worker
         figures.not_dialled(TcpAddress("127.0.0.1", worker))
@@ -370,7 +370,7 @@ def test_of_workers_that_are_gone_the_first_routes_and_backends_are_told_apart(
 
 def test_a_sum_is_no_part_of_what_it_is_a_sum_of() -> None:
     totals = Totals()
-    figures = Figures()
+    figures = Metrics()
     relayed(figures)
     totals.take(1, seen(figures))
     for _ in range(2):

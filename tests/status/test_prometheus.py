@@ -10,7 +10,7 @@ from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics
 
 from snimux import __version__
-from snimux.status.metrics import Figures, Snapshot, snapshot
+from snimux.status.metrics import Metrics, Snapshot, snapshot
 from snimux.status.prometheus import Exposed, render
 from tests.status.test_metrics import ONE, end, relayed
 
@@ -36,7 +36,7 @@ def exposed(figures: Snapshot) -> Exposed:
 
 
 def with_traffic() -> Snapshot:
-    figures = Figures()
+    figures = Metrics()
     for hello_seconds in (0.002, 0.3):
         at = relayed(figures, 'odd"\\.example'.replace('"\\', "-"), hello_seconds=hello_seconds)
         at.tally.up, at.tally.down = 1000, 9
