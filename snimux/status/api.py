@@ -58,7 +58,7 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True)
 class Uptime:
-    """Since when a snimux runs, and its last reload."""
+    """The start of a snimux, and its last reload."""
 
     started: float
     """When, by ``time.monotonic``."""

@@ -3,7 +3,7 @@
 In a process of its own: it takes seconds of a processor, imports much, and must not be able to
 harm whoever serves. Bounded in time; one at a time, and then none for a while, whoever asks.
 
-Knows nothing of what it finds.
+Knows nothing of what the findings are.
 """
 
 import json
@@ -27,53 +27,53 @@ _OLD = 300.0
 # Bytes that it may print: what there is to say of 10,000 sites is some of that.
 _LARGEST = 32 * 1024 * 1024
 
-# Of its words on stderr, and of what it found, what a person reads.
+# Of its words on stderr, and of its findings, what a person reads.
 _LONGEST = 300
-_MOST_FOUND = 100
+_MOST_FINDINGS = 100
 
 _ORDER = ("red", "yellow", "green")
 
 
 class Checkup:
-    """What the doctor found last; ``run`` has to run for it to find anything."""
+    """The doctor's last findings; there are none until ``run`` runs."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        """Nothing was found yet.
+        """Have no findings yet.
 
         Args:
             command: what prints the findings as ``report.as_json`` has them.
         """
         self.command = command
-        self.found: dict[str, Any] = {"status": None, "findings": [], "unseen": [], "left_out": 0}
+        self.report: dict[str, Any] = {"status": None, "findings": [], "unseen": [], "left_out": 0}
         self.fault = ""
         self.looked: float | None = None  # when
-        self.wanted = trio.Event()
+        self.due = trio.Event()
 
     def tell(self, *, again: bool) -> dict[str, Any]:
-        """What is known; where that is old, or ``again`` is wanted, more will be."""
+        """Return the findings; have the doctor look where they are old, or ``again`` is true."""
         age = None if self.looked is None else round(trio.current_time() - self.looked, 1)
         if age is None or age > (_REST if again else _OLD):
-            self.wanted.set()
+            self.due.set()
         return {
-            "looking": self.wanted.is_set(),
+            "looking": self.due.is_set(),
             "age": age,
             "rest": _REST,
             "fault": self.fault,
-            **self.found,
+            **self.report,
         }
 
     async def run(self) -> None:
-        """Look whenever that is wanted, until cancelled."""
+        """Look whenever that is due, until cancelled."""
         while True:
-            await self.wanted.wait()
+            await self.due.wait()
             try:
                 self.fault = await self._look()
             except Exception as error:  # not expected; but what is looked at must go on
                 self.fault = repr(error)[:_LONGEST]
-            self.looked, self.wanted = trio.current_time(), trio.Event()
+            self.looked, self.due = trio.current_time(), trio.Event()
 
     async def _look(self) -> str:
-        """Look; what kept it from that, if anything."""
+        """Look; return what kept it from that, if anything."""
         if not self.command:
             return "it was not started: there is no command"
         environment = {k: v for k, v in os.environ.items() if not k.startswith(OWN_VARIABLES)}
@@ -97,7 +97,7 @@ class Checkup:
             return f"it said more than {_LARGEST >> 20} MiB"
         try:
             # In a thread, for of very many sites it may be long.
-            self.found = await trio.to_thread.run_sync(_read, printed)
+            self.report = await trio.to_thread.run_sync(_read, printed)
         except (ValueError, LookupError, TypeError):  # or of another version
             words = said.decode("utf-8", "replace").strip()
             return words[-_LONGEST:] or f"it ended with status {process.returncode}"
@@ -105,13 +105,13 @@ class Checkup:
 
 
 def _read(printed: bytearray) -> dict[str, Any]:
-    """What it found, the worst first; of very much only the first."""
-    found = json.loads(printed)
-    worst_first = sorted(found["findings"], key=lambda each: _ORDER.index(each["colour"]))
-    left_out = max(len(worst_first) - _MOST_FOUND, 0)
-    unseen = found["unseen"][:_MOST_FOUND]
-    shown = {"findings": worst_first[:_MOST_FOUND], "unseen": unseen, "left_out": left_out}
-    return {"status": found["status"], **shown}
+    """Return the findings, the worst first; of very many only the first."""
+    report = json.loads(printed)
+    worst_first = sorted(report["findings"], key=lambda each: _ORDER.index(each["colour"]))
+    left_out = max(len(worst_first) - _MOST_FINDINGS, 0)
+    unseen = report["unseen"][:_MOST_FINDINGS]
+    shown = {"findings": worst_first[:_MOST_FINDINGS], "unseen": unseen, "left_out": left_out}
+    return {"status": report["status"], **shown}
 
 
 async def _gather(

@@ -1,4 +1,4 @@
-"""What a running snimux shows of itself: the text of the API's pages -> values.
+"""Decode the API of a running snimux: the text of its pages -> values.
 
 For people (``read``, ``read_route_rows``): what clients said is in it, so all but printable ASCII
 is spelt out: nothing acts on a terminal, and each character is one column wide, whatever the

@@ -309,46 +309,45 @@ class Snapshot:
     def _by(self, place: int) -> dict[str, list[int]]:
         sums: dict[str, list[int]] = {}
         for key, row in self.shares.items():
-            known = sums.get(key[place])
-            sums[key[place]] = list(row) if known is None else list(map(add, known, row))
+            so_far = sums.get(key[place])
+            sums[key[place]] = list(row) if so_far is None else list(map(add, so_far, row))
         return sums
 
     def without_live(self) -> "Snapshot":
-        """What is left of it when its process has ended: the counts, and no connection."""
+        """Return what is left when its process has ended: the counts, and no connection."""
         shares = {key: [x[0], 0, *x[2:]] for key, x in self.shares.items()}
         return Snapshot(self.counts, self.histograms, shares)
 
 
-def _fold(rows: dict[Any, Any], others: Any) -> None:
-    """Have the first ``_MOST_SHARES`` rows told apart, and all further ones be one row."""
+def _fold(rows: dict[Any, Any], rest: Any) -> None:
+    """Keep the first ``_MOST_SHARES`` rows apart, and make one row of all further ones."""
     for key in list(islice(rows, _MOST_SHARES, None)):
-        if key != others:
-            row = rows.pop(key)
-            known = rows.get(others)
+        if key != rest:
+            row, sum_so_far = rows.pop(key), rows.get(rest)
             if isinstance(row, int):
-                rows[others] = row + (known or 0)
+                rows[rest] = row + (sum_so_far or 0)
             else:
-                rows[others] = row if known is None else list(map(add, known, row))
+                rows[rest] = row if sum_so_far is None else list(map(add, sum_so_far, row))
 
 
 def _add_rows(mine: dict[Any, list[Any]], theirs: Mapping[Any, list[Any]]) -> None:
     for key, row in theirs.items():
-        known = mine.get(key)
-        mine[key] = list(row) if known is None else [a + b for a, b in zip(known, row, strict=True)]
+        so_far = mine.get(key)
+        mine[key] = [a + b for a, b in zip(so_far or [0] * len(row), row, strict=True)]
 
 
 def snapshot(pieces: list[Piece]) -> Snapshot:
-    """The figures that some pieces are."""
-    found = Snapshot()
+    """Join the pieces of one process's figures."""
+    whole = Snapshot()
     for piece in pieces:
         for name, counts in piece.get("counts", {}).items():
-            found.counts[name] = Counter(counts)
+            whole.counts[name] = Counter(counts)
         for name, row in piece.get("histograms", {}).items():
-            found.histograms[name] = list(row)
+            whole.histograms[name] = list(row)
         for route, backend, *row in piece.get("shares", ()):
-            found.shares[route, backend] = row
-        found.active += piece.get("active", 0)
-    return found
+            whole.shares[route, backend] = row
+        whole.active += piece.get("active", 0)
+    return whole
 
 
 class Totals:
@@ -359,11 +358,11 @@ class Totals:
         self.gone = Snapshot()
 
     def take(self, process: int, figures: Snapshot) -> None:
-        """What a process has counted so far."""
+        """Note what a process has counted so far."""
         self.latest[process] = figures
 
     def lose(self, process: int) -> None:
-        """A process has ended: what it counted last stays counted."""
+        """Note that a process has ended: what it counted last stays counted."""
         last = self.latest.pop(process, None)
         if last is not None:
             self.gone.add(last.without_live())
@@ -371,7 +370,7 @@ class Totals:
             _fold(self.gone.counts.get("dial_failures", {}), OTHERS)
 
     def sum(self) -> Snapshot:
-        """The figures of all, also of those that are gone."""
+        """Sum up the figures of all, also of those that are gone."""
         whole = snapshot([*Metrics().pieces()])  # what nothing has happened to is 0, not absent
         for each in chain((self.gone,), self.latest.values()):
             whole.add(each)

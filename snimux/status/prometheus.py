@@ -145,13 +145,13 @@ def _gauges(exposed: Exposed) -> Iterator[Metric]:
 
 
 def _processes(processes: Mapping[str, int]) -> Iterator[Metric]:
-    """What Prometheus' own client tells of a process, of each of several; on Linux."""
-    found: dict[str, Metric] = {}
+    """Yield what Prometheus' own client says of a process, of each of several; on Linux."""
+    metrics: dict[str, Metric] = {}
     for name, pid in processes.items():
         for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
             if name:
                 metric.samples = [x._replace(labels={"worker": name}) for x in metric.samples]
-            whole = found.setdefault(metric.name, metric)
-            if whole is not metric:
-                whole.samples += metric.samples
-    yield from found.values()
+            first = metrics.setdefault(metric.name, metric)
+            if first is not metric:
+                first.samples += metric.samples
+    yield from metrics.values()

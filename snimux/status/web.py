@@ -66,7 +66,7 @@ _HEADERS = (
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a request is answered with."""
+    """The answer to a request."""
 
     body: bytes
     type: str = "application/json"
@@ -76,7 +76,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What a request is answered with bit by bit, until the client has gone.
+    """An answer that is sent bit by bit, until the client has gone.
 
     ``more`` is asked for the next bytes once the last ones are sent, and so waits until there are
     some; whoever reads slowly is asked for seldom, and nothing is kept for him.
@@ -95,7 +95,7 @@ Where the path ends in a question mark, by the request's query.
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """What all connections share."""
+    """The pages, and the limits that all connections share."""
 
     pages: Pages
     log: Log
@@ -216,20 +216,20 @@ async def _page(request: h11.Request, is_unix: bool, served: _Served) -> Page | 
     if headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers:
         return _refusal(400, "a request has no body here")
     path, mark, query = request.target.decode("latin-1").partition("?")
-    make, told = served.pages.get(path + mark), query if mark else headers.get(b"accept", "")
+    make, argument = served.pages.get(path + mark), query if mark else headers.get(b"accept", "")
     if make is None:
-        make, told = served.pages.get(path), headers.get(b"accept", "")
+        make, argument = served.pages.get(path), headers.get(b"accept", "")
     if make is None:
         return _refusal(404, f"here are {', '.join(served.pages)}")
     try:
-        return await make(told)
+        return await make(argument)
     except Exception as error:  # not expected; but whoever looks must not end what he looks at
         served.log.write("error", "status-failed", {"detail": repr(error)})
         return _refusal(500, "the page could not be made; the log has more")
 
 
 def _is_of_another_site(headers: Mapping[bytes, str]) -> bool:
-    """Whether a browser asks for a page that is not this one's, other than by a link to here.
+    """Return whether a browser asks for another page than this one, other than by a link to here.
 
     The page could not read the answer; but it could have things done, and hold all places. One on
     another port of this machine is of the same site, and no less another's. A frame in a page is
@@ -295,7 +295,7 @@ async def _until_stopped(stopped: trio.Event, scope: trio.CancelScope) -> None:
 
 
 def is_of_loopback(host: str) -> bool:
-    """Whether a Host is a name of this machine that nobody else can have.
+    """Return whether a Host is a name of this machine that nobody else can have.
 
     With whatever port: a tunnel may end at another one, and who rebinds a name has the name there.
     """
