@@ -1,4 +1,4 @@
-"""What is wrong on this host for several Caddys behind one port, and the lines that mend it.
+"""Say what is wrong on this host for several Caddys behind one port, and the lines that mend it.
 
 ``host``, ``facts`` and ``certificate`` look; ``ports``, ``caddys`` and ``backends`` judge, each a
 part; ``caddyfile`` writes the lines; ``render`` shows them.

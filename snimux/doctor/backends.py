@@ -1,4 +1,4 @@
-"""What goes from snimux to its backends: the PROXY protocol, handshakes, certificates."""
+"""Judge what goes from snimux to its backends: the PROXY protocol, handshakes, certificates."""
 
 import shlex
 from collections.abc import Iterator
@@ -50,11 +50,11 @@ def findings(facts: Facts) -> Iterator[Finding]:
 
 
 def _proxies(facts: Facts) -> Iterator[Finding]:
-    known = tls_listeners(facts)
+    by_address = tls_listeners(facts)
     for route in facts.plan.routes:
         for address in route.backend.addresses if route.backend else ():
-            if address in known and route.backend:
-                caddy, listener = known[address]
+            if address in by_address and route.backend:
+                caddy, listener = by_address[address]
                 yield from _proxy(caddy, address, listener.proxy_protocol, route.backend)
 
 
@@ -62,57 +62,41 @@ def _proxy(
     caddy: Caddy, address: DialAddress, wrapper: ProxyProtocol | None, backend: Backend
 ) -> Iterator[Finding]:
     is_sent, is_auto = backend.proxy is not None, backend.proxy == "auto"
-    effect = _effect(address, wrapper)
-    lines = in_servers(caddy, PROXY)
-    allow, source = wrapper.allow if wrapper else (), _source(address)
-    believed = f"only {listed(allow)}, not snimux at {source}" if allow else "nobody: no `allow`"
-    mask, believe = 128 if ":" in source else 32, lines
-    if TcpAddress(source, 0).is_numeric:
-        words = "# in proxy_protocol, beside what is there:"
-        believe = in_options(caddy, (words, f"allow {source}/{mask}"))
+    effect, lines = _effect(address, wrapper), in_servers(caddy, PROXY)
+    at = str(address)
     if is_sent and not is_auto and effect == "none":
-        yield Finding(
-            "proxy-not-parsed",
-            Colour.RED,
-            str(address),
-            f"{address} is sent the PROXY protocol, and {caddy} does not read it",
-            _HEADER_BEFORE_TLS,
-            lines,
-        )
+        title = f"{address} is sent the PROXY protocol, and {caddy} does not read it"
+        yield Finding("proxy-not-parsed", Colour.RED, at, title, _HEADER_BEFORE_TLS, lines)
     elif is_sent and effect == "reject":
-        yield Finding(
-            "proxy-not-allowed",
-            Colour.YELLOW if is_auto else Colour.RED,
-            str(address),
-            f"{caddy} refuses the PROXY protocol of processes of this host, on {address}",
-            _HIDDEN if is_auto else "No request comes through.",
-            lines,
-        )
+        title = f"{caddy} refuses the PROXY protocol of processes of this host, on {address}"
+        colour = Colour.YELLOW if is_auto else Colour.RED
+        meaning = _HIDDEN if is_auto else "No request comes through."
+        yield Finding("proxy-not-allowed", colour, at, title, meaning, lines)
     elif is_sent and effect == "ignore":
-        yield Finding(
-            "proxy-not-allowed",
-            Colour.YELLOW,
-            str(address),
-            f"{caddy} reads the PROXY protocol on {address}, and believes {believed}",
-            _HIDDEN,
-            believe,
-        )
+        believed, remedy = _belief(caddy, _source(address), wrapper.allow if wrapper else ())
+        title = f"{caddy} reads the PROXY protocol on {address}, and believes {believed}"
+        yield Finding("proxy-not-allowed", Colour.YELLOW, at, title, _HIDDEN, remedy)
     elif not is_sent and effect in ("use", "require"):
-        yield Finding(
-            "proxy-not-sent",
-            Colour.RED if effect == "require" else Colour.YELLOW,
-            str(address),
-            f"{caddy} is ready for the PROXY protocol on {address}, and is not sent it",
-            "It refuses what comes without it." if effect == "require" else _HIDDEN,
-            (_SEND,),
-        )
+        is_needed = effect == "require"
+        title = f"{caddy} is ready for the PROXY protocol on {address}, and is not sent it"
+        meaning = "It refuses what comes without it." if is_needed else _HIDDEN
+        colour = Colour.RED if is_needed else Colour.YELLOW
+        yield Finding("proxy-not-sent", colour, at, title, meaning, (_SEND,))
     elif is_sent and effect != "none":
-        title = f"{address} is told who the client is"
-        yield Finding("proxy", Colour.GREEN, str(address), title)
+        yield Finding("proxy", Colour.GREEN, at, f"{address} is told who the client is")
+
+
+def _belief(caddy: Caddy, source: str, allow: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Say whom a Caddy believes instead of a source, and what makes it believe that, too."""
+    believed = f"only {listed(allow)}, not snimux at {source}" if allow else "nobody: no `allow`"
+    if not TcpAddress(source, 0).is_numeric:
+        return believed, in_servers(caddy, PROXY)
+    words = "# in proxy_protocol, beside what is there:"
+    return believed, in_options(caddy, (words, f"allow {source}/{128 if ':' in source else 32}"))
 
 
 def _effect(address: DialAddress, wrapper: ProxyProtocol | None) -> str:
-    """What becomes of a header from this host: use, require, ignore, reject; or none is read."""
+    """Return what becomes of a header from this host: use, require, ignore, reject; or none."""
     if wrapper is None or not wrapper.before_tls:
         return "none"
     policy = {"SKIP": "none"}.get(wrapper.fallback_policy, wrapper.fallback_policy.lower())
@@ -128,7 +112,7 @@ def _effect(address: DialAddress, wrapper: ProxyProtocol | None) -> str:
 
 
 def _source(address: DialAddress) -> str:
-    """Where connections of this host to an address of its own come from."""
+    """Return where connections of this host to an address of its own come from."""
     if isinstance(address, UnixAddress):
         return "127.0.0.1"
     return "127.0.0.1" if address.host == "localhost" else address.host
@@ -231,7 +215,7 @@ def _probed(facts: Facts) -> Iterator[Finding]:
 
 
 def _is_spare(facts: Facts, down: Probed) -> bool:
-    """Whether each route that goes there has another address that answers."""
+    """Return whether each route that goes there has another address that answers."""
     up = {x.address for x in facts.contacts if not isinstance(x.outcome, Down)}
     up |= {x.address for x in facts.probed if x.down is None}
     sides = [route.http if down.is_http else route.backend for route in facts.plan.routes]
@@ -290,19 +274,19 @@ def _coalescing(facts: Facts) -> Iterator[Finding]:
     for address in dict.fromkeys(contact.address for contact in facts.contacts):
         shown = [x.outcome for x in facts.contacts if x.address == address]
         certificates = [x for x in shown if isinstance(x, Certificate)]
-        others = [
+        names = [
             name
             for name, addresses in at.items()
             if address not in addresses and any(_is_for(x, name) for x in certificates)
         ]
         caddy, is_strict = strict.get(address, (None, False))
-        if others and not is_strict:
+        if names and not is_strict:
             yield Finding(
                 "certificates-overlap",
                 Colour.YELLOW,
                 str(address),
                 f"{address} has a certificate that is good for another server's names, too: "
-                f"{listed(others)}",
+                f"{listed(names)}",
                 "Browsers may ask for them over a connection that is there already (HTTP/2 "
                 "coalescing), and the wrong server answers.",
                 in_servers(caddy, STRICT)

@@ -1,4 +1,4 @@
-"""What to write so that several Caddys live on one host with snimux in front: lines and ports.
+"""Say what to write so that several Caddys live on one host with snimux in front: lines and ports.
 
 For each Caddy the global options of its Caddyfile, with ports that nobody has; for snimux a file.
 Values come in, text goes out.
@@ -45,7 +45,7 @@ PROXY = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a Caddy is to be asked, and to serve."""
+    """The addresses at which a Caddy is to be asked, and to serve."""
 
     caddy: Caddy
     admin: AdminAddress
@@ -55,12 +55,12 @@ class Place:
 
 def places(facts: Facts) -> tuple[Place, ...]:
     """A place of its own for each Caddy: what it has is kept, where nobody else has it, too."""
-    wanted = {address.port for address in facts.listen if isinstance(address, TcpAddress)}
+    own_ports = {address.port for address in facts.listen if isinstance(address, TcpAddress)}
     kept: set[AdminAddress | int] = set()
-    found = []
+    placed = []
 
     def port(current: int | None, first: int, caddy: Caddy) -> int:
-        taken = wanted | {x.number for x in facts.ports if x.number and not _is_its(x, caddy)}
+        taken = own_ports | {x.number for x in facts.ports if x.number and not _is_its(x, caddy)}
         is_own = current is not None and current not in kept and _is_alone(facts, current)
         chosen = current if is_own else next(x for x in count(first) if x not in taken | kept)
         assert chosen is not None
@@ -76,27 +76,27 @@ def places(facts: Facts) -> tuple[Place, ...]:
                 admin = TcpAddress("localhost", chosen)
         kept.add(admin)
         http = port(_http(caddy), _HTTP, caddy)
-        found.append(Place(caddy, admin, http, port(_https(caddy), _HTTPS, caddy)))
-    return tuple(found)
+        placed.append(Place(caddy, admin, http, port(_https(caddy), _HTTPS, caddy)))
+    return tuple(placed)
 
 
 def _admin_of(caddy: Caddy) -> AdminAddress | None:
-    """Where a Caddy may be asked already, or is to be, for snimux was told to; None if nowhere."""
+    """Return where a Caddy may be asked, or is to be, as configured; None if nowhere."""
     if caddy.sites is not None:
         return caddy.admin
     return caddy.admin if caddy.is_listed and not isinstance(caddy.admin, FileAddress) else None
 
 
 def _is_its(port: Port, caddy: Caddy) -> bool:
-    """Whether a port is a Caddy's own, also of one that does not tell."""
+    """Return whether a port is a Caddy's own, also of one that does not tell."""
     return caddy.process is not None and port.holders == (caddy.process,)
 
 
 def _is_alone(facts: Facts, port: int) -> bool:
-    """Whether one process at most listens on a port, and snimux does not want it."""
-    wanted = any(isinstance(own, TcpAddress) and own.port == port for own in facts.listen)
+    """Return whether one process at most listens on a port, and snimux is not to have it."""
+    is_own_port = any(isinstance(own, TcpAddress) and own.port == port for own in facts.listen)
     held = [x for x in facts.ports if x.kind == "tcp" and x.number == port]
-    return not wanted and all(len(x.holders) == 1 for x in held)
+    return not is_own_port and all(len(x.holders) == 1 for x in held)
 
 
 def _https(caddy: Caddy) -> int | None:
@@ -114,12 +114,12 @@ def _first(addresses: Iterable[TcpAddress | UnixAddress]) -> int | None:
 
 
 def is_everywhere(port: Port) -> bool:
-    """Whether it is listened on at every interface, not on loopback alone."""
+    """Return whether it is listened on at every interface, not on loopback alone."""
     return isinstance(port.address, TcpAddress) and port.address.host in _EVERYWHERE
 
 
 def needs_nothing(place: Place, facts: Facts) -> bool:
-    """Whether a Caddy is all that it should be already."""
+    """Return whether a Caddy is all that it should be already."""
     caddy, sites = place.caddy, place.caddy.sites
     return (
         sites is not None
@@ -163,9 +163,9 @@ def _admin(address: TcpAddress | UnixAddress) -> str:
     return text if text.isascii() and " " not in text else f'"{text}"'
 
 
-def letter(facts: Facts, found: Sequence[Place], file: str) -> Iterator[str]:
-    """What is to be done, in order: each Caddyfile's lines, then snimux."""
-    for place in found:
+def letter(facts: Facts, places: Sequence[Place], file: str) -> Iterator[str]:
+    """Write what is to be done, in order: each Caddyfile's lines, then snimux."""
+    for place in places:
         if needs_nothing(place, facts):
             yield f"# {_printable(str(place.caddy))} needs nothing"
             continue
@@ -184,17 +184,17 @@ def letter(facts: Facts, found: Sequence[Place], file: str) -> Iterator[str]:
 def toml(
     listen: Sequence[ListenAddress] | None,
     http: Sequence[ListenAddress] | None,
-    found: Iterable[Place],
+    places: Iterable[Place],
     *,
     text: str | None = None,
     named: Sequence[AdminAddress] = (),
 ) -> str:
-    """A configuration file for snimux with these Caddys behind it.
+    """Write a configuration file for snimux with these Caddys behind it.
 
     Args:
         listen: where it is to listen for TLS; None where nothing is said of it.
         http: where for plain HTTP; empty is off, None is what snimux does by itself.
-        found: the Caddys.
+        places: the Caddys.
         text: a file that there is; all of it is kept, and what is new goes before and behind it.
         named: the Caddys that this has.
     """
@@ -205,7 +205,7 @@ def toml(
         lines.append(f"http = {_list(http) if http else _quoted('off')}")
     if text:
         lines.append(text.removesuffix("\n"))
-    for place in found:
+    for place in places:
         its = [x for x in (place.admin, place.caddy.admin) if x is not None]
         if any(is_same(x, y) for x in named for y in its):
             continue

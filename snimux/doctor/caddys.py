@@ -1,4 +1,4 @@
-"""What each Caddy says: what of it no route reaches, and what of it shows past snimux."""
+"""Judge what each Caddy says: what of it no route reaches, and what of it shows past snimux."""
 
 import shlex
 from collections.abc import Iterable, Iterator

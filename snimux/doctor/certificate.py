@@ -26,7 +26,7 @@ async def certificate(
     within: float,
     own: Own = NOWHERE,
 ) -> Outcome:
-    """What an address shows for a name.
+    """Return what an address shows for a name.
 
     Args:
         name: the server name of the hello.

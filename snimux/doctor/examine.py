@@ -14,7 +14,7 @@ from typing import Literal
 import trio
 
 from snimux.backend.probe import Unreached, ask, ask_both, by_http, by_tls
-from snimux.config.load import with_found
+from snimux.config.load import with_caddys
 from snimux.config.model import Config
 from snimux.doctor.certificate import certificate
 from snimux.doctor.facts import (
@@ -70,7 +70,7 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
     caddys = _once(await _ask_all(to_ask, seen.ports, config.caddys), seen.ports)
     if not (config.routes or config.caddys):
         answered = [x.admin for x in caddys if x.admin and x.sites is not None]
-        config = with_found(config, answered)
+        config = with_caddys(config, answered)
     named = set(config.caddys)
     caddys = [replace(x, is_listed=x.is_listed or x.admin in named) for x in caddys]
     sites = {x.admin: x.sites for x in caddys if x.admin}
@@ -104,16 +104,16 @@ def _to_ask(
     for each in seen.caddys:
         named = [admin for admin in listed if _is_at(each, admin, seen.ports)]
         if named or search:
-            others = [x for x in each.admins if not any(_same(x, admin) for admin in named)]
-            running.append(replace(each, admins=(*named[:1], *others)))
-    known = [admin for each in running for admin in each.admins]
+            further = [x for x in each.admins if not any(_same(x, admin) for admin in named)]
+            running.append(replace(each, admins=(*named[:1], *further)))
+    placed = [admin for each in running for admin in each.admins]
     further = [*listed, *(_default(seen.ports) if search else ())]
-    rest = [x for x in further if not any(_same(x, admin) for admin in known)]
+    rest = [x for x in further if not any(_same(x, admin) for admin in placed)]
     return [*running, *dict.fromkeys(rest)]
 
 
 def _is_at(running: Running, admin: AdminAddress, ports: Iterable[Port]) -> bool:
-    """Whether an address is that of a Caddy process: its file says so, or it listens there."""
+    """Return whether an address is a Caddy process's: its file says so, or it listens there."""
     held = [port.address for port in ports if running.process in port.holders]
     return any(_same(admin, x) for x in running.admins) or (
         not isinstance(admin, FileAddress) and is_own(held, admin)
@@ -136,15 +136,15 @@ async def _ask_all(
     ports: Sequence[Port],
     listed: Sequence[AdminAddress],
 ) -> list[Caddy]:
-    found: dict[int, Caddy] = {}
+    caddys: dict[int, Caddy] = {}
 
     async def ask(number: int, each: Running | AdminAddress) -> None:
-        found[number] = await _ask(each, ports, listed)
+        caddys[number] = await _ask(each, ports, listed)
 
     async with trio.open_nursery() as nursery:
         for number, each in enumerate(to_ask):
             nursery.start_soon(ask, number, each)
-    return [found[number] for number in sorted(found)]
+    return [caddys[number] for number in sorted(caddys)]
 
 
 async def _ask(
@@ -177,7 +177,7 @@ async def _ask(
 
 
 def _usable(admins: Iterable[AdminAddress]) -> tuple[list[AdminAddress], str]:
-    """Those that snimux takes when they are written down, and why it takes another not."""
+    """Return those that snimux takes when they are written down, and why it takes another not."""
     usable, fault = [], ""
     for admin in admins:
         try:
@@ -189,14 +189,14 @@ def _usable(admins: Iterable[AdminAddress]) -> tuple[list[AdminAddress], str]:
 
 def _once(caddys: Iterable[Caddy], ports: Sequence[Port]) -> list[Caddy]:
     """Without those that have the address of another: a process that is about to end, say."""
-    found: dict[object, Caddy] = {}
+    by_key: dict[object, Caddy] = {}
     for number, caddy in enumerate(caddys):
-        is_there = caddy.sites is not None and not isinstance(caddy.admin, FileAddress)
-        key = caddy.admin if is_there else number
+        has_address = caddy.sites is not None and not isinstance(caddy.admin, FileAddress)
+        key = caddy.admin if has_address else number
         holds = any(caddy.process in port.holders for port in ports if caddy.process)
-        if key not in found or holds:
-            found[key] = caddy
-    return list(found.values())
+        if key not in by_key or holds:
+            by_key[key] = caddy
+    return list(by_key.values())
 
 
 def _is_shared(admin: AdminAddress, ports: Iterable[Port]) -> bool:
@@ -217,7 +217,7 @@ class _Handshake:
 
 
 def _on_demand(caddys: Iterable[Caddy]) -> dict[DialAddress, str]:
-    """Where a handshake may make a Caddy ask for a certificate, and which Caddy."""
+    """Return where a handshake may make a Caddy ask for a certificate, and which Caddy."""
     return {
         listener.address: str(caddy)
         for caddy in caddys
@@ -230,7 +230,7 @@ def _on_demand(caddys: Iterable[Caddy]) -> dict[DialAddress, str]:
 async def _with_refused(plan: Plan, own: Own) -> Plan:
     """A plan that also refuses what leads to what is reserved by a name or a link."""
     ports = {x.port for x in own.reserved if isinstance(x, TcpAddress)}
-    found: list[Unrouted] = []
+    unrouted: list[Unrouted] = []
     with trio.move_on_after(_PROBES):
         for address in plan.discovered:
             if not isinstance(address, TcpAddress) or address.port in ports:
@@ -238,16 +238,16 @@ async def _with_refused(plan: Plan, own: Own) -> Plan:
                 if isinstance(dialled, Dialled):
                     dialled.socket.close()
                 elif dialled.detail.endswith(RESERVED):
-                    found.append(Unrouted(str(address), dialled.detail, at=(address,)))
-    return replace(plan, refused=(*plan.refused, *found))
+                    unrouted.append(Unrouted(str(address), dialled.detail, at=(address,)))
+    return replace(plan, refused=(*plan.refused, *unrouted))
 
 
 async def _contact_all(
     plan: Plan, on_demand: Mapping[DialAddress, str], own: Own
 ) -> tuple[tuple[Contact, ...], tuple[str, ...]]:
     """Shake hands for each name of a route with each of its addresses; and what was left out."""
-    wanted = list(dict.fromkeys(_handshakes(plan)))
-    allowed = [x for x in wanted if x.address not in on_demand][:_MOST_HANDSHAKES]
+    handshakes = list(dict.fromkeys(_handshakes(plan)))
+    allowed = [x for x in handshakes if x.address not in on_demand][:_MOST_HANDSHAKES]
     made: dict[_Handshake, Contact] = {}
     limit = trio.CapacityLimiter(_AT_ONCE)
 
@@ -261,9 +261,11 @@ async def _contact_all(
                 nursery.start_soon(make, each)
     unseen = [
         f"the certificates of {caddy}: a handshake may make it ask for one (on-demand TLS)"
-        for caddy in dict.fromkeys(on_demand[x.address] for x in wanted if x.address in on_demand)
+        for caddy in dict.fromkeys(
+            on_demand[x.address] for x in handshakes if x.address in on_demand
+        )
     ]
-    left = len([x for x in wanted if x.address not in on_demand]) - len(made)
+    left = len([x for x in handshakes if x.address not in on_demand]) - len(made)
     unseen += [f"{left} more names: there was no time for their handshakes"] if left else []
     return tuple(made[each] for each in allowed if each in made), tuple(unseen)
 
@@ -289,7 +291,7 @@ def _handshakes(plan: Plan) -> Iterator[_Handshake]:
 
 
 def _has_name(route: Route) -> bool:
-    """Whether there is a name to shake hands for.
+    """Return whether there is a name to shake hands for.
 
     What a wildcard stands for is not known, and an ALPN protocol of its own may be no TLS server as
     clients know it.
@@ -308,9 +310,9 @@ async def _probe_all(
     plan: Plan, on_demand: Mapping[DialAddress, str], own: Own
 ) -> tuple[tuple[Probed, ...], tuple[str, ...]]:
     """Ask each address of a backend once that no handshake is made with; and what is not seen."""
-    wanted: dict[_Probe, Route] = {}
+    probes: dict[_Probe, Route] = {}
     for probe, route in _probes(plan, on_demand):
-        wanted.setdefault(probe, route)
+        probes.setdefault(probe, route)
     made: dict[_Probe, Probed] = {}
     limit = trio.CapacityLimiter(_AT_ONCE)
 
@@ -321,14 +323,14 @@ async def _probe_all(
 
     with trio.move_on_after(_PROBES):
         async with trio.open_nursery() as nursery:
-            for probe, route in wanted.items():
+            for probe, route in probes.items():
                 nursery.start_soon(make, probe, route)
-    left = len(wanted) - len(made)
+    left = len(probes) - len(made)
     unseen = [f"{left} more backends: there was no time to ask them"] if left else []
     nameless = [str(x.pattern) for x in plan.routes if x.backend and not _has_name(x)]
     if nameless:
         unseen.append(f"the certificates for {listed(nameless)}: clients choose the names")
-    return tuple(made[probe] for probe in wanted if probe in made), tuple(unseen)
+    return tuple(made[probe] for probe in probes if probe in made), tuple(unseen)
 
 
 def _probes(plan: Plan, on_demand: Mapping[DialAddress, str]) -> Iterator[tuple[_Probe, Route]]:
@@ -355,11 +357,13 @@ async def _probe(probe: _Probe, route: Route, own: Own, *, is_quiet: bool) -> Pr
         return done
     name = route.pattern.host if _has_name(route) else "localhost"
     question = by_http(name) if probe.is_http else by_tls(None)
-    found = await ask_both(address, question, own=own)
+    answers = await ask_both(address, question, own=own)
     if version == "v1":
-        found = replace(found, with_header=await ask(address, question, build("v1", None, None)))
-    if isinstance(found.without, Unreached) and isinstance(found.with_header, Unreached):
-        return replace(done, down=found.without.detail)
+        answers = replace(
+            answers, with_header=await ask(address, question, build("v1", None, None))
+        )
+    if isinstance(answers.without, Unreached) and isinstance(answers.with_header, Unreached):
+        return replace(done, down=answers.without.detail)
     is_sent = version in ("v1", "v2")
-    other_way = found.refuses if is_sent else found.requires and version != "auto"
+    other_way = answers.refuses if is_sent else answers.requires and version != "auto"
     return replace(done, proxy=is_sent, other_way=other_way)

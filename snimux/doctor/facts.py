@@ -1,6 +1,6 @@
-"""What was found out about a host with Caddys on it: values, for ``diagnosis`` to judge.
+"""The facts about a host with Caddys on it: values, for ``judge``.
 
-Knows no way to find anything out; that is for ``survey`` (the system), ``admin`` (the Caddys) and
+Knows no way to find anything out; that is for ``host`` (the system), ``admin`` (the Caddys) and
 ``certificate`` (the backends).
 """
 
@@ -25,7 +25,7 @@ class Process:
     """Whether a Caddy has the wrapper of that name (2.7 and later do); None: not known."""
 
     def __str__(self) -> str:
-        """For a line that people read."""
+        """Return it for a line that people read."""
         return f"{self.name} (pid {self.pid}{f', {self.config}' if self.config else ''})"
 
 
@@ -65,7 +65,7 @@ class Caddy:
     answers_at: AdminAddress | None = None
 
     def __str__(self) -> str:
-        """For a line that people read."""
+        """Return it for a line that people read."""
         if self.process and self.process.config:
             return f"the Caddy of {self.process.config}"
         return f"the Caddy at {self.admin}" if self.admin else f"the {self.process}"
@@ -107,7 +107,7 @@ Outcome = Certificate | Down | NoHandshake | Unread
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """What came of a TLS handshake for a name with one of its backend's addresses.
+    """The outcome of a TLS handshake for a name with one of its backend's addresses.
 
     Args:
         proxy: whether the PROXY protocol went first, as it does for the route.
@@ -123,7 +123,7 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What came of the first bytes of a request to a backend's address, without more.
+    """The outcome of the first bytes of a request to a backend's address, without more.
 
     Args:
         pattern: of the first route that goes there.
@@ -143,7 +143,7 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that was found out."""
+    """All facts about a host."""
 
     now: float
     """UNIX time, in seconds."""
@@ -162,5 +162,5 @@ class Facts:
 
     @property
     def listen(self) -> tuple[ListenAddress, ...]:
-        """Where snimux is to listen."""
+        """Return where snimux is to listen."""
         return (*self.tls, *self.http)

@@ -1,4 +1,4 @@
-"""What was found out about a host, judged: each thing green, yellow or red, and what mends it.
+"""The findings about a host: each thing green, yellow or red, and what mends it.
 
 Red: some requests fail, or go to the wrong server. Yellow: it works, but not as it should, or not
 for long. Every finding says what it means, and has the very lines that mend it.
@@ -22,7 +22,7 @@ SEE = ("sudo snimux doctor  # to see whose",)
 
 
 class Colour(StrEnum):
-    """How bad it is."""
+    """The colour of a finding, by how bad it is."""
 
     GREEN = "green"
     YELLOW = "yellow"
@@ -51,12 +51,12 @@ class Finding:
 
 
 def tls_servers(caddy: Caddy) -> tuple[TlsServer, ...]:
-    """The servers by which a Caddy speaks TLS; none if it does not tell."""
+    """Return the servers by which a Caddy speaks TLS; none if it does not tell."""
     return caddy.sites.servers if caddy.sites else ()
 
 
 def tls_listeners(facts: Facts) -> dict[DialAddress, tuple[Caddy, Served]]:
-    """Where Caddys speak TLS, as far as they tell."""
+    """Return where Caddys speak TLS, as far as they tell."""
     return {
         listener.address: (caddy, listener)
         for caddy in facts.caddys
@@ -66,7 +66,7 @@ def tls_listeners(facts: Facts) -> dict[DialAddress, tuple[Caddy, Served]]:
 
 
 def meets(own: ListenAddress, port: Port) -> bool:
-    """Whether a port is, or covers, or is covered by, where snimux is to listen."""
+    """Return whether a port is, or covers, or is covered by, where snimux is to listen."""
     held = port.address
     if not (isinstance(own, TcpAddress) and isinstance(held, TcpAddress)):
         return own == held
@@ -75,7 +75,7 @@ def meets(own: ListenAddress, port: Port) -> bool:
 
 
 def holders(port: Port) -> str:
-    """Who listens there, in words."""
+    """Say who listens on a port."""
     return " and ".join(str(x) if x else "a process that cannot be seen" for x in port.holders)
 
 

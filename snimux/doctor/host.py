@@ -56,7 +56,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was seen."""
+    """The listening sockets and Caddys of a host, and what could not be seen."""
 
     ports: tuple[Port, ...]
     caddys: tuple[Running, ...]
@@ -66,7 +66,7 @@ class Survey:
 def survey() -> Survey:
     """Look at processes and sockets; takes some 50 ms, and blocks."""
     processes = {process.pid: process for process in psutil.process_iter()}
-    seen = {pid: found for pid, each in processes.items() if (found := _process(each))}
+    seen = {pid: x for pid, each in processes.items() if (x := _process(each))}
     entries, unseen = _sockets(processes.values())
     ports = _ports(entries, seen, lambda pid: _leader(processes[pid], processes))
     admins = {
@@ -76,14 +76,14 @@ def survey() -> Survey:
         if each.is_caddy and (any(each in x.holders for x in ports) or _is_hidden(processes[pid]))
     }
     # A file that several keep is of whichever wrote last.
-    times = Counter(admin for found in admins.values() for admin in set(found))
+    times = Counter(admin for each in admins.values() for admin in set(each))
     caddys = [
         Running(
             process,
-            tuple(x for x in found if not isinstance(x, FileAddress) or times[x] < 2),
+            tuple(x for x in own if not isinstance(x, FileAddress) or times[x] < 2),
             is_guess=_written_admin(process.config, _environment(processes[process.pid])) is None,
         )
-        for process, found in admins.items()
+        for process, own in admins.items()
     ]
     if any(None in port.holders for port in ports) and not unseen and os.geteuid():
         unseen = ["which of other users' processes hold some ports: sudo snimux doctor"]
@@ -91,7 +91,7 @@ def survey() -> Survey:
 
 
 def _process(process: psutil.Process) -> Process | None:
-    """What there is to see of a process; None if it has ended."""
+    """Return what can be seen of a process; None if it has ended."""
     try:
         name, command = process.name(), process.cmdline()
     except psutil.AccessDenied:
@@ -109,7 +109,7 @@ def _process(process: psutil.Process) -> Process | None:
 
 
 def _is_hidden(process: psutil.Process) -> bool:
-    """Whether the user may not see a process's sockets."""
+    """Return whether the user may not see a process's sockets."""
     try:
         process.num_fds()
     except psutil.AccessDenied:
@@ -138,21 +138,21 @@ def _leader(process: psutil.Process, processes: Mapping[int, psutil.Process]) ->
 
 def _config_file(process: psutil.Process, command: Sequence[str]) -> str | None:
     """The configuration file that a Caddy was started with: ``--config``, or its Caddyfile."""
-    given = None
+    named = None
     for word, following in zip(command, [*command[1:], ""], strict=True):
         option, equals, value = word.partition("=")
         if option in ("--config", "-config", "-c"):
-            given = value if equals else following
+            named = value if equals else following
     try:
         directory = Path(process.cwd())
     except (psutil.Error, OSError):
-        return given
-    path = directory / (given or "Caddyfile")
-    return str(path) if given or path.is_file() else None
+        return named
+    path = directory / (named or "Caddyfile")
+    return str(path) if named or path.is_file() else None
 
 
 def _has_proxy_protocol(process: psutil.Process) -> bool | None:
-    """Whether the module is in a Caddy's program; to ask that would be to run it."""
+    """Return whether the module is in a Caddy's program; to ask that would be to run it."""
     try:
         return _has_wrapper(process.exe())
     except (psutil.Error, OSError, ValueError):
@@ -206,11 +206,11 @@ def _ports(
             pids.setdefault((kind, address), []).append(pid)
     kernel = _kernel_counts()
     ports = []
-    for (kind, address), found in pids.items():
-        known = sorted({leader(pid) for pid in found if pid is not None})
-        holders = [seen[pid] for pid in known if pid in seen]
+    for (kind, address), owners in pids.items():
+        leaders = sorted({leader(pid) for pid in owners if pid is not None})
+        holders = [seen[pid] for pid in leaders if pid in seen]
         # Where none is seen, the sockets can still be counted.
-        count = 0 if known else max(kernel.get(address, 0) if kind == "tcp" else 0, 1)
+        count = 0 if leaders else max(kernel.get(address, 0) if kind == "tcp" else 0, 1)
         ports.append(Port(kind, address, (*holders, *[None] * count)))
     return tuple(sorted(ports, key=lambda port: (port.kind, str(port.address))))
 
@@ -223,13 +223,13 @@ def _listening(entry: Any) -> tuple[str, TcpAddress | UnixAddress | None]:
         is_stream = entry.type == socket.SOCK_STREAM and path.startswith("/")
         return "unix", UnixAddress(path) if is_stream else None
     is_udp = entry.type == socket.SOCK_DGRAM
-    is_there = not entry.raddr if is_udp else entry.status == psutil.CONN_LISTEN
-    address = TcpAddress(entry.laddr.ip, entry.laddr.port) if entry.laddr and is_there else None
+    is_listening = not entry.raddr if is_udp else entry.status == psutil.CONN_LISTEN
+    address = TcpAddress(entry.laddr.ip, entry.laddr.port) if entry.laddr and is_listening else None
     return "udp" if is_udp else "tcp", address
 
 
 def _kernel_counts() -> dict[TcpAddress | UnixAddress, int]:
-    """How many sockets listen on each TCP address, whoever has them; Linux."""
+    """Count the sockets that listen on each TCP address, whoever has them; Linux."""
     counts: Counter[TcpAddress | UnixAddress] = Counter()
     for family, file in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
         try:
@@ -250,7 +250,7 @@ def _kernel_counts() -> dict[TcpAddress | UnixAddress, int]:
 def _admins(
     process: psutil.Process, seen: Process, ports: Iterable[Port]
 ) -> Iterator[AdminAddress]:
-    """Where a Caddy may be asked: what its file says, its sockets on loopback, its autosave."""
+    """Yield where a Caddy may be asked: by its file, its sockets on loopback, its autosave."""
     environment = _environment(process)
     written = _written_admin(seen.config, environment)
     held = [port for port in ports if seen in port.holders]
@@ -269,7 +269,7 @@ def _is_private(address: TcpAddress | UnixAddress) -> bool:
 
 
 def _spelled(address: TcpAddress | UnixAddress) -> AdminAddress:
-    """As people write it, and as Caddy's default is."""
+    """Spell an address as people do, and as Caddy's default is."""
     if isinstance(address, TcpAddress) and address.host == "127.0.0.1":
         return TcpAddress("localhost", address.port)
     return address
@@ -290,8 +290,8 @@ def _written_admin(config: str | None, environment: Mapping[str, str]) -> AdminA
     except (OSError, ValueError):
         return None
     line = r'^[ \t]*+admin[ \t]+"?([^\s"{]*+(?:\{\$[^}\n]*\}[^\s"{]*+)*+)'
-    found = re.search(line, text, re.MULTILINE)
-    if found is None:
+    match = re.search(line, text, re.MULTILINE)
+    if match is None:
         return None
 
     def value(match: re.Match[str]) -> str:
@@ -299,7 +299,7 @@ def _written_admin(config: str | None, environment: Mapping[str, str]) -> AdminA
         return environment.get(name, default)
 
     try:
-        return parse_admin(re.sub(r"\{\$([^}]*)\}", value, found[1]).partition("|")[0])
+        return parse_admin(re.sub(r"\{\$([^}]*)\}", value, match[1]).partition("|")[0])
     except AddressError:
         return None
 

@@ -1,4 +1,4 @@
-"""Who listens where: ports that are shared, taken, or open to the network."""
+"""Judge who listens where: ports that are shared, taken, or open to the network."""
 
 from collections.abc import Callable, Iterator
 
@@ -74,7 +74,7 @@ def _is_admin(facts: Facts, port: Port) -> bool:
 
 
 def _is_plain(facts: Facts, port: Port) -> bool:
-    """Whether plain HTTP is what such a port is for: HTTPS has a UDP port beside it by default."""
+    """Return whether a port is for plain HTTP: HTTPS has a UDP port beside it by default."""
     if any(meets(own, port) for own in facts.listen):
         return any(meets(own, port) for own in facts.http)
     if port.number in (80, 443):
@@ -97,7 +97,7 @@ def _for_each(facts: Facts, port: Port, line: Callable[[Place], str]) -> tuple[s
 def _own_ports(facts: Facts) -> Iterator[Finding]:
     for own in facts.listen:
         held = [port for port in facts.ports if port.kind == "tcp" and meets(own, port)]
-        # Those that are shared have been told of.
+        # Those that are shared have been judged.
         holders = {holder for port in held if len(port.holders) == 1 for holder in port.holders}
         for holder in holders:
             yield _own_port(facts, own, holder)
@@ -193,10 +193,10 @@ def _open_ports(facts: Facts) -> Iterator[Finding]:
 
 
 def _loops(facts: Facts) -> Iterator[Finding]:
-    told = {holder for own in facts.listen for holder in _holders(facts, own)}
+    judged = {holder for own in facts.listen for holder in _holders(facts, own)}
     for caddy in facts.caddys:
         listeners = [x for server in tls_servers(caddy) for x in server.listeners]
-        for own in facts.listen if caddy.process not in told or not caddy.process else ():
+        for own in facts.listen if caddy.process not in judged or not caddy.process else ():
             if any(is_own([own], listener.address) for listener in listeners):
                 yield _taken(facts, own, caddy, None)
 

@@ -20,12 +20,12 @@ _INDENT, _WIDTH = " " * 6, 100
 
 
 def status(findings: Iterable[Finding]) -> int:
-    """0 if all is green, 1 if something is yellow, 2 if something is red."""
+    """Return 0 if all is green, 1 if something is yellow, 2 if something is red."""
     return max((_STATUS[finding.colour] for finding in findings), default=0)
 
 
 def text(findings: Sequence[Finding], unseen: Iterable[str]) -> str:
-    """For people: a line for each finding, with meaning and remedy below; colours by click."""
+    """Write for people: a line for each finding, its meaning and remedy below; colours by click."""
     lines = [line for finding in findings for line in _finding(finding)]
     lines += [
         click.style(line, dim=True) for what in unseen for line in _wrapped(what, "not seen  ")
@@ -67,7 +67,7 @@ def _summary(findings: Iterable[Finding]) -> str:
 
 
 def as_json(findings: Sequence[Finding], unseen: Iterable[str]) -> str:
-    """For programs: one object; ``check`` and the keys stay, words may change."""
+    """Write for programs: one object; ``check`` and the keys stay, words may change."""
     return json.dumps(
         {
             "status": status(findings),
