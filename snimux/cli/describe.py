@@ -4,7 +4,7 @@ Values -> text. Asks nobody: what the Caddys serve, and what was learnt of the b
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import zip_longest
 
@@ -24,7 +24,7 @@ _MOST_SHOWN = 5  # networks of a list
 
 def describe(
     config: Config,
-    found: Plan,
+    plan: Plan,
     snapshots: Mapping[AdminAddress, Snapshot],
     proxies: Sequence[Remark],
 ) -> str:
@@ -32,73 +32,73 @@ def describe(
 
     Args:
         config: what flags and file say.
-        found: its routes with those of the Caddys.
+        plan: its routes with those of the Caddys.
         snapshots: what each provider that answered serves.
         proxies: what was learnt of the backends that are asked for the PROXY protocol.
     """
-    defaults = config.backends
-    lines = ["listen"]
-    for address in config.listen:
-        lines += [f"  {address}", *_shown_admission(config.admission_of(address))]
-    width = max([28, *(len(str(route.pattern)) for route in found.routes)])
-    if config.http or any(route.http for route in found.routes):
-        for http in config.http:
-            lines.append(f"  {http!s:{width}}      plain HTTP")
-            lines += _shown_admission(config.admission_of(http))
-        if not config.http:
-            lines.append(f"  {'off':{width}}      plain HTTP")
-    if config.status is not None:
-        lines.append(f"  {config.status!s:{width}}      status")
-    lines.append("routes")
-    for route in found.routes:
-        unicode = hostname.for_people(route.pattern.host)
-        note = unicode if unicode != route.pattern.host else ""
-        to = (
-            _shown_backend(route.backend, defaults, note)
-            if route.backend
-            else "no TLS, plain HTTP only"
-        )
-        lines.append(f"  {route.pattern!s:{width}}  ->  {to}")
-        if route.http:
-            lines.append(
-                f"    {'plain HTTP':{width - 2}}  ->  {_shown_backend(route.http, defaults)}"
-            )
-        elif config.http and route.pattern.alpn is None:
-            lines.append(f"    {'plain HTTP':{width - 2}}  ->  redirected to https")
-        lines += _shown_access(route.access)
-        if route.access_from is not None:
-            lines.append(f"    as {route.access_from}, which is above it")
-    if all(str(route.pattern) != hostname.ANY for route in found.routes):
-        status = ", or with 404" if config.http else ""
-        refused = f"refused with the alert unrecognized_name{status}"
-        lines.append(f"  {'all else':{width}}  ->  {refused}")
-    lines += _described_providers(found, snapshots)
+    width = max([28, *(len(str(route.pattern)) for route in plan.routes)])
+    lines = [*_listeners(config, plan, width), *_routes(config, plan, width)]
+    lines += _unrouted(plan, snapshots)
     if proxies:
         lines.append("PROXY protocol auto")
         lines += [f"  {x.backend:{width}}  {x.header}: {x.detail}" for x in proxies]
-    others = [x for x in fields(defaults) if getattr(defaults, x.name) != x.default]
-    if others:
-        lines.append("backends")
-        lines += [
-            f"  {x.name:{width}}  {_limit(x.name, getattr(defaults, x.name))}" for x in others
-        ]
-    lines.append("limits")
-    for limit in fields(config.limits):
-        value = getattr(config.limits, limit.name)
-        lines.append(f"  {limit.name:{width}}  {_limit(limit.name, value)}")
+    defaults = config.backends
+    changed = [x.name for x in fields(defaults) if getattr(defaults, x.name) != x.default]
+    for title, value, names in (
+        ("backends", defaults, changed),
+        ("limits", config.limits, [x.name for x in fields(config.limits)]),
+    ):
+        lines += [title] if names else []
+        lines += [f"  {x:{width}}  {_limit(x, getattr(value, x))}" for x in names]
     return "\n".join(lines)
 
 
-def _described_providers(found: Plan, snapshots: Mapping[AdminAddress, Snapshot]) -> list[str]:
-    """What of the Caddys' sites has no route, and why."""
-    claims = [f"  {x.host}: {x.has} has it, and {x.wants} serves it too" for x in found.claims]
-    needs = [f"  {x.what}: {x.why}" for x in (*found.loops, *found.refused)]
+def _listeners(config: Config, plan: Plan, width: int) -> Iterator[str]:
+    yield "listen"
+    for address in config.listen:
+        yield f"  {address}"
+        yield from _admission(config.admission_of(address))
+    for http in config.http:
+        yield f"  {http!s:{width}}      plain HTTP"
+        yield from _admission(config.admission_of(http))
+    if not config.http and any(route.http for route in plan.routes):
+        yield f"  {'off':{width}}      plain HTTP"
+    if config.status is not None:
+        yield f"  {config.status!s:{width}}      status"
+
+
+def _routes(config: Config, plan: Plan, width: int) -> Iterator[str]:
+    yield "routes"
+    for route in plan.routes:
+        unicode = hostname.for_people(route.pattern.host)
+        note = unicode if unicode != route.pattern.host else ""
+        to = "no TLS, plain HTTP only"
+        if route.backend:
+            to = _backend(route.backend, config.backends, note)
+        yield f"  {route.pattern!s:{width}}  ->  {to}"
+        http = "redirected to https" if config.http and route.pattern.alpn is None else ""
+        if route.http:
+            http = _backend(route.http, config.backends)
+        if http:
+            yield f"    {'plain HTTP':{width - 2}}  ->  {http}"
+        yield from _access(route.access)
+        if route.access_from is not None:
+            yield f"    as {route.access_from}, which is above it"
+    if all(str(route.pattern) != hostname.ANY for route in plan.routes):
+        refused = "refused with the alert unrecognized_name"
+        yield f"  {'all else':{width}}  ->  {refused}{', or with 404' if config.http else ''}"
+
+
+def _unrouted(plan: Plan, snapshots: Mapping[AdminAddress, Snapshot]) -> list[str]:
+    """Say what of the providers' sites has no route, and why."""
+    claims = [f"  {x.host}: {x.has} has it, and {x.wants} serves it too" for x in plan.claims]
+    needs = [f"  {x.what}: {x.why}" for x in (*plan.loops, *plan.refused)]
     needs += [f"  {x.what}: {x.why}" for each in snapshots.values() for x in each.unrouted]
     lines = ["claimed twice", *claims] if claims else []
     return lines + (["needs a route or --default", *needs] if needs else [])
 
 
-def _shown_backend(backend: Backend, defaults: BackendDefaults, note: str = "") -> str:
+def _backend(backend: Backend, defaults: BackendDefaults, note: str = "") -> str:
     notes = [f"PROXY protocol {backend.proxy}"] if backend.proxy else []
     balance = backend.balance or defaults.balance
     notes += [f"balance {balance}"] if balance != "first" and len(backend.addresses) > 1 else []
@@ -114,16 +114,16 @@ def _shown_backend(backend: Backend, defaults: BackendDefaults, note: str = "") 
     return f"{to}  ({', '.join(notes)})" if notes else to
 
 
-def _shown_admission(admission: Admission | None) -> list[str]:
+def _admission(admission: Admission | None) -> list[str]:
     if admission is None:
         return []
-    lines = _shown_access(admission.access)
+    lines = _access(admission.access)
     if admission.proxy_from:
         lines.append(f"    PROXY protocol from {_networks(admission.proxy_from)}")
     return lines
 
 
-def _shown_access(access: Access | None) -> list[str]:
+def _access(access: Access | None) -> list[str]:
     if access is None:
         return []
     lists = {"allow": access.allow, "deny": access.deny}

@@ -99,24 +99,24 @@ def command(
         client = _source(source)
     snapshots, faults = ask_providers(config)
     running, more_faults = _running(config)
-    found = planned(config, snapshots)
+    plan = planned(config, snapshots)
     if config.status and not (config.routes or config.caddys):
         if running is None:
             fail(1, *(f"{fault}{IS_IT_RUNNING}" for fault in more_faults))
-        config, found = as_config(running, config)
+        config, plan = as_config(running, config)
         if client is not None:
             more_faults = [f"--status: {running.where}: it does not show whom listeners let in"]
-    explained = explanation.explain(case, config, found, snapshots, source=client)
+    explained = explanation.explain(case, config, plan, snapshots, source=client)
     explained = replace(explained, hints=(*explained.hints, *faults, *more_faults))
     route = explained.decision.route
-    remarks = ask_backends([route] if route else [], found)
-    there = beside(explained, config, running) if running else None
-    click.echo((account.as_json if is_json else account.text)(explained, remarks, there))
+    remarks = ask_backends([route] if route else [], plan)
+    comparison = beside(explained, config, running) if running else None
+    click.echo((account.as_json if is_json else account.text)(explained, remarks, comparison))
     sys.exit(account.status(explained))
 
 
 def _case(name: str | None, alpn: Sequence[str], hello: str | None, max_hello: int) -> cases.Case:
-    """What is to be explained; or an exit."""
+    """Return what is to be explained; or exit."""
     if alpn and hello is not None:
         fail(2, "--alpn: is for NAME; a hello has its own")
     try:
@@ -143,7 +143,7 @@ def _source(text: str) -> str:
 
 
 def _refused(config: Config, number: str) -> tuple[cases.Case, str | None]:
-    """Whom the snimux at --status refused; or an exit."""
+    """Return what somebody sent whom the snimux at --status refused, and his address; or exit."""
     if config.status is None:
         fail(2, "--refused: of which snimux? give its --status ADDR")
     where = str(config.status)
@@ -157,14 +157,14 @@ def _refused(config: Config, number: str) -> tuple[cases.Case, str | None]:
 
 
 def _page(config: Config, path: str) -> bytes:
-    """What the snimux at --status shows."""
+    """Fetch a page of the snimux at --status."""
     assert config.status is not None
     assert not isinstance(config.status, FdAddress)  # which its setting refuses
     return trio.run(fetch, config.status, path)
 
 
 def _running(config: Config) -> tuple[ServedRoutes | None, list[str]]:
-    """The routes of the snimux at --status, and why they are not known."""
+    """Return the routes of the snimux at --status, or why they are not known."""
     if config.status is None:
         return None, []
     where = str(config.status)
@@ -175,7 +175,7 @@ def _running(config: Config) -> tuple[ServedRoutes | None, list[str]]:
 
 
 def _read_capture(name: str) -> bytes:
-    """What a file, or standard input, has; or an exit."""
+    """Read a file, or standard input; or exit."""
     if name == "-" and sys.stdin is None:
         fail(2, "--hello: -: there is no standard input: it is closed")
     try:

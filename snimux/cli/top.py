@@ -101,11 +101,11 @@ def _interval(text: str) -> float:
 
 
 def _print_once(poller: Poller, seconds: float) -> None:
-    found = trio.run(poll_twice, poller, seconds)
-    if isinstance(found, NoAnswer):
-        fail(1, f"--status: {poller.address}: {found.why}{IS_IT_RUNNING}")
-    everything = lines(found.tree, lambda row: True)
-    click.echo(table(found, plain(str(poller.address), ascii_only=True), everything), nl=False)
+    overview = trio.run(poll_twice, poller, seconds)
+    if isinstance(overview, NoAnswer):
+        fail(1, f"--status: {poller.address}: {overview.why}{IS_IT_RUNNING}")
+    everything = lines(overview.tree, lambda row: True)
+    click.echo(table(overview, plain(str(poller.address), ascii_only=True), everything), nl=False)
 
 
 def _show(poller: Poller, every: float) -> None:

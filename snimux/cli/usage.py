@@ -37,13 +37,13 @@ class Command(click.Command):
         group = ctx.parent.command.params if ctx.parent else []
         shared = {(x.name, x.help) for x in group if isinstance(x, click.Option)}
         own: list[tuple[str, str]] = []
-        others: list[tuple[str, str]] = []
+        of_snimux: list[tuple[str, str]] = []
         for option in _options(self, ctx):
             is_shared = (option.name, option.help) in shared
             record = option.get_help_record(ctx)
             if record is not None:
-                (others if is_shared else own).append(record)
-        for title, records in (("Options", own), ("Options of snimux itself", others)):
+                (of_snimux if is_shared else own).append(record)
+        for title, records in (("Options", own), ("Options of snimux itself", of_snimux)):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
@@ -71,10 +71,10 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that was typed; or exit."""
-        name, known = args[0], self.list_commands(ctx)
-        if name not in known:
-            guess = hints.near(name, known)
-            hint = f"did you mean {guess}?" if guess else f"{', '.join(known)}, or none to serve"
+        name, names = args[0], self.list_commands(ctx)
+        if name not in names:
+            guess = hints.near(name, names)
+            hint = f"did you mean {guess}?" if guess else f"{', '.join(names)}, or none to serve"
             fail(2, f"{name!r}: no such command; {_instead(name) or hint}")
         return super().resolve_command(ctx, args)
 
@@ -90,7 +90,7 @@ def _parsed(
     parse: Callable[[click.Context, list[str]], list[str]],
     args: list[str],
 ) -> list[str]:
-    """What is left of the words when all flags are read; or an exit."""
+    """Return what is left of the words when all flags are read; or exit."""
     try:
         rest = parse(ctx, args)
     except click.UsageError as error:
@@ -107,7 +107,7 @@ def _options(command: click.Command, ctx: click.Context) -> list[click.Option]:
 
 
 def _values(option: click.Option, value: Any) -> Sequence[str]:
-    """The texts that an option was given."""
+    """Return the texts that an option was given."""
     if option.is_flag or value is None:
         return ()
     return value if option.multiple else (str(value),)
@@ -120,7 +120,7 @@ def _missing(option: click.Option, following: str = "") -> str:
 
 
 def _words(command: click.Command, ctx: click.Context, error: click.UsageError) -> str:
-    """What is wrong, and what to do, in one line."""
+    """Say what is wrong, and what to do, in one line."""
     by_flag = {flag: option for option in _options(command, ctx) for flag in option.opts}
     match error:
         case click.NoSuchOption(option_name=flag):
@@ -136,7 +136,7 @@ def _words(command: click.Command, ctx: click.Context, error: click.UsageError) 
 
 
 def _instead(word: str) -> str:
-    """What was meant by a word that goes behind a flag; empty if there is no guess."""
+    """Guess what was meant by a word that goes behind a flag; empty if there is no guess."""
     if "=" in word:
         return f"write --route {shlex.quote(word)}"
     if word.endswith(".toml"):

@@ -1,4 +1,4 @@
-"""What differs between the configuration in effect and the one that is to be: a reload's decisions.
+"""Compare the configuration in effect with the one that is to be: a reload's decisions.
 
 Knows nothing of how a configuration is put into effect, nor of what is running.
 """
@@ -21,7 +21,7 @@ _AS_ONE = {"caddys": "caddy", "without_proxy": "caddy", "admissions": "admission
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How many routes are added, removed and changed, and what else is other than before."""
+    """The number of routes that are added, removed and changed, and what else is different."""
 
     added: int = 0
     removed: int = 0
@@ -33,11 +33,11 @@ class Difference:
 
 
 def difference(before: Config, after: Config) -> Difference:
-    """What is other in one configuration than in the one before it."""
+    """Return what is different in a configuration from the one before it."""
     old = {route.pattern: route for route in before.routes}
     new = {route.pattern: route for route in after.routes}
-    others = [key for key in _COMPARED if getattr(before, key) != getattr(after, key)]
-    keys = [_AS_ONE.get(key, key) for key in others]
+    different = [x for x in _COMPARED if getattr(before, x) != getattr(after, x)]
+    keys = [_AS_ONE.get(key, key) for key in different]
     for one, other in ((before.limits, after.limits), (before.backends, after.backends)):
         names = [field.name for field in fields(one)]
         keys += [name for name in names if getattr(one, name) != getattr(other, name)]
@@ -51,5 +51,5 @@ def difference(before: Config, after: Config) -> Difference:
 
 
 def in_effect(before: Config, after: Config) -> Config:
-    """What a configuration becomes in a process that has run with the one before it."""
+    """Return what a configuration becomes in a process that has run with the one before it."""
     return replace(after, **{key: getattr(before, key) for key in _FIXED})

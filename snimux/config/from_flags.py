@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from snimux.config.settings import SETTINGS, choice, shown
-from snimux.config.source import PROXIES, Source, read_setting
+from snimux.config.source import PROXIES, ConfigSource, read_setting
 from snimux.proto import hostname
 
 
-def read_flags(flags: Mapping[str, Any]) -> Source:
-    """What flags say; they are as ``config.load`` is given them."""
-    source = Source()
+def read_flags(flags: Mapping[str, Any]) -> ConfigSource:
+    """Read flags, which are as ``load`` has them."""
+    source = ConfigSource()
     proxy = flags.get("proxy_protocol")
     if proxy is not None:
         proxy = source.attempt("--proxy-protocol", choice(*PROXIES), proxy)
@@ -38,9 +38,9 @@ def read_flags(flags: Mapping[str, Any]) -> Source:
         source.add_route("--default", [hostname.ANY], backend)
     is_heeded = source.places or source.caddy_proxies
     if proxy is not None and not is_heeded and not source.problems:
-        others = "; for --caddy it is auto or off" if source.caddys else ""
+        caddys = "; for --caddy it is auto or off" if source.caddys else ""
         source.problems.append(
-            f"--proxy-protocol: is for --route and --default, and there is none{others}; "
+            f"--proxy-protocol: is for --route and --default, and there is none{caddys}; "
             'in the file, write proxy = "..." in a [[route]]'
         )
     for setting in SETTINGS:

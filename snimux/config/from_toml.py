@@ -9,7 +9,7 @@ from typing import Any
 
 from snimux.config import hints
 from snimux.config.settings import SETTINGS, choice, shown, weight
-from snimux.config.source import CADDY_PROXIES, NOT_EXEMPT, OFF, PROXIES, Source, read_setting
+from snimux.config.source import CADDY_PROXIES, NOT_EXEMPT, OFF, PROXIES, ConfigSource, read_setting
 from snimux.proto import hostname
 from snimux.routing.access import Access
 from snimux.routing.address import AddressError, TcpAddress, parse_listen
@@ -59,9 +59,9 @@ _ENDLESS = re.compile(r"(?<![\w+-])(?:0[xob][0-9A-Fa-f_]{1000}|[\w+-]{10000})")
 _DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){16}")
 
 
-def read_toml(toml: str) -> Source:
-    """What the text of a TOML file says."""
-    source = Source()
+def read_toml(toml: str) -> ConfigSource:
+    """Read the text of a TOML file."""
+    source = ConfigSource()
     bare = _QUOTED.sub("_", toml)
     if endless := _ENDLESS.search(bare):
         is_number = re.match("[+-]?[0-9]", endless[0])
@@ -98,8 +98,8 @@ def read_toml(toml: str) -> Source:
     return source
 
 
-def _read_listen(source: Source, key: str, value: object) -> list[str]:
-    """The addresses to listen on, of which each may be in a table with rules of its own."""
+def _read_listen(source: ConfigSource, key: str, value: object) -> list[str]:
+    """Read the addresses to listen on; each may be in a table with rules of its own."""
     values = value if isinstance(value, list) and value else [value]
     if isinstance(value, int) and not isinstance(value, bool):
         source.problems.append(f'{key}: {value} is not a string; perhaps ":{value}"')
@@ -109,8 +109,8 @@ def _read_listen(source: Source, key: str, value: object) -> list[str]:
         source.problems.append(f"{key}: {shown(value)} has no address; {instead}")
         return []
     if not all(isinstance(item, str | dict) for item in values):
-        wanted = f"a string or a list of strings, or tables, each headed [[{key}]]"
-        source.problems.append(f"{key}: {shown(value)} is not {wanted}")
+        form = f"a string or a list of strings, or tables, each headed [[{key}]]"
+        source.problems.append(f"{key}: {shown(value)} is not {form}")
         return []
     addresses = []
     for number, item in enumerate(values, 1):
@@ -118,10 +118,10 @@ def _read_listen(source: Source, key: str, value: object) -> list[str]:
             addresses.append(item)
             continue
         where = f"{key} {number}"
-        given = item.keys() | _check_keys(source, f"{where}: ", item, _LISTEN_KEYS)
+        keys = item.keys() | _check_keys(source, f"{where}: ", item, _LISTEN_KEYS)
         rules = _read_rules(source, f"{where}: ", item, _RULE_KEYS)
         address = item.get("address")
-        if "address" in given - item.keys():
+        if "address" in keys - item.keys():
             continue
         if not isinstance(address, str) or address == OFF:
             fault = f": {shown(address)} is no address" if "address" in item else " is missing"
@@ -134,9 +134,9 @@ def _read_listen(source: Source, key: str, value: object) -> list[str]:
 
 
 def _read_rules(
-    source: Source, where: str, table: Mapping[str, object], keys: Iterable[str]
+    source: ConfigSource, where: str, table: Mapping[str, object], keys: Iterable[str]
 ) -> dict[str, Any]:
-    """Those of the keys that are there, each with what it says."""
+    """Read those of the keys that a table has."""
     rules: dict[str, Any] = {}
     for key in keys:
         value = table.get(key)
@@ -156,26 +156,26 @@ def _read_rules(
     return rules
 
 
-def _is_true(source: Source, where: str, value: object) -> bool:
+def _is_true(source: ConfigSource, where: str, value: object) -> bool:
     if not isinstance(value, bool):
         hint = f"; write {value}, without quotes" if value in ("true", "false") else ""
         source.problems.append(f"{where}: {shown(value)} is not true or false{hint}")
     return value is True
 
 
-def _read_access(source: Source, where: str, table: Mapping[str, object]) -> Access | None:
-    """Whom a route serves; None where it does not say."""
+def _read_access(source: ConfigSource, where: str, table: Mapping[str, object]) -> Access | None:
+    """Read whom a route serves; None where it does not say."""
     rules = _read_rules(source, f"{where}: ", table, _ACCESS_KEYS)
     if rules.keys() == {"acme_exempt"}:
         source.problems.append(f"{where}: {NOT_EXEMPT}")
     return Access(**rules) if rules else None
 
 
-def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None:
-    given = table.keys() | _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
-    if "hosts" not in given:
+def _read_route(source: ConfigSource, where: str, table: Mapping[str, object]) -> None:
+    keys = table.keys() | _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
+    if "hosts" not in keys:
         source.problems.append(f"{where}: hosts is missing")
-    if "to" not in given and "http" not in given:
+    if "to" not in keys and "http" not in keys:
         source.problems.append(f"{where}: to is missing")
     for proxy_key, key in (("proxy", "to"), ("http_proxy", "http")):
         if proxy_key in table and key not in table:
@@ -198,7 +198,7 @@ def _read_route(source: Source, where: str, table: Mapping[str, object]) -> None
 
 
 def _read_backend(
-    source: Source, where: str, table: Mapping[str, object], key: str, proxy_key: str
+    source: ConfigSource, where: str, table: Mapping[str, object], key: str, proxy_key: str
 ) -> Backend | None:
     """The backend that two keys of a route describe; None where it has none."""
     proxy = None
@@ -211,8 +211,10 @@ def _read_backend(
     return replace(backend, weights=weights) if weights else backend
 
 
-def _addresses(source: Source, where: str, value: object) -> tuple[list[str], tuple[int, ...]]:
-    """Addresses, each a string or a table that has it, and their weights; no weights if equal."""
+def _addresses(
+    source: ConfigSource, where: str, value: object
+) -> tuple[list[str], tuple[int, ...]]:
+    """Read addresses, each a string or in a table, and their weights; no weights if equal."""
     items = value if isinstance(value, list) else [value]
     if not any(isinstance(item, dict) for item in items):
         is_port = isinstance(value, int) and not isinstance(value, bool)
@@ -220,8 +222,8 @@ def _addresses(source: Source, where: str, value: object) -> tuple[list[str], tu
     tables = [item if isinstance(item, dict) else {"address": item} for item in items]
     weights = []
     for table in tables:
-        given = table.keys() | _check_keys(source, f"{where}: ", table, _ADDRESS_KEYS)
-        if "address" not in given:
+        keys = table.keys() | _check_keys(source, f"{where}: ", table, _ADDRESS_KEYS)
+        if "address" not in keys:
             source.problems.append(f"{where}: {shown(table)} has no address")
         share = source.attempt(f"{where}: weight", weight, table.get("weight", 1))
         weights.append(share or 1)
@@ -232,8 +234,8 @@ def _addresses(source: Source, where: str, value: object) -> tuple[list[str], tu
     return _strings(source, where, addresses), tuple(weights) if is_weighted else ()
 
 
-def _transparent(source: Source, where: str, backend: Backend | None) -> Backend | None:
-    """The same backend, dialled from the client's own address."""
+def _transparent(source: ConfigSource, where: str, backend: Backend | None) -> Backend | None:
+    """Return the same backend, dialled from the client's own address."""
     if backend is None:
         return None
     source.problems += [
@@ -244,14 +246,14 @@ def _transparent(source: Source, where: str, backend: Backend | None) -> Backend
     return replace(backend, transparent=True)
 
 
-def _read_caddy(source: Source, where: str, table: Mapping[str, object]) -> None:
-    given = table.keys() | _check_keys(source, f"{where}: ", table, _CADDY_KEYS)
+def _read_caddy(source: ConfigSource, where: str, table: Mapping[str, object]) -> None:
+    keys = table.keys() | _check_keys(source, f"{where}: ", table, _CADDY_KEYS)
     admin, proxy = table.get("admin"), None
     if "proxy" in table:
         proxy = source.attempt(f"{where}: proxy", choice(*CADDY_PROXIES), table["proxy"])
     if isinstance(admin, str):
         source.add_caddys(f"{where}: admin", [admin], proxy)
-    elif "admin" not in given:
+    elif "admin" not in keys:
         source.problems.append(f"{where}: admin is missing")
     elif admin is not None:
         source.problems.append(
@@ -261,17 +263,17 @@ def _read_caddy(source: Source, where: str, table: Mapping[str, object]) -> None
 
 
 def _check_keys(
-    source: Source, where: str, table: Mapping[str, object], known: Sequence[str]
+    source: ConfigSource, where: str, table: Mapping[str, object], keys: Sequence[str]
 ) -> set[str]:
-    """Note the keys that are not known; which of the known ones were meant by them."""
+    """Note the keys that there are none of; return which were meant by them."""
     guesses = set()
     for key in table:
-        if key in known:
+        if key in keys:
             continue
-        guess = hints.key(key, known)
+        guess = hints.key(key, keys)
         elsewhere = None if guess else _elsewhere(key)
         if guess is None and elsewhere is None and len(source.problems) < _GUESSED:
-            guess = hints.near(key, known)
+            guess = hints.near(key, keys)
         if guess is not None:
             guesses.add(guess)
             hint = f"did you mean {guess}?"
@@ -280,22 +282,24 @@ def _check_keys(
         elif isinstance(table[key], dict):
             hint = "there is no such table; settings go to the top, above the first [[...]]"
         else:
-            hint = f"known are {', '.join(known)}" if len(known) <= _LISTED else _NAMED_AS_FLAGS
+            hint = f"known are {', '.join(keys)}" if len(keys) <= _LISTED else _NAMED_AS_FLAGS
         source.problems.append(f"{where}unknown key {shown(key)}; {hint}")
     return guesses
 
 
 def _elsewhere(key: str) -> str | None:
-    """Where a key goes that is not known where it is; None if it is known nowhere."""
-    guess = hints.key(key, [each for known, _ in _PLACES for each in known])
+    """Return where a key goes that is in the wrong table; None if it is no key at all."""
+    guess = hints.key(key, [each for keys, _ in _PLACES for each in keys])
     if guess != key and guess in ("hosts", "to", "address"):
         return None  # by words that may mean anything
-    places = [place for known, place in _PLACES if guess in known]
+    places = [place for keys, place in _PLACES if guess in keys]
     called = "it" if guess == key else guess
     return f"{called} goes {' or '.join(places)}" if places else None
 
 
-def _tables(source: Source, key: str, document: Mapping[str, object]) -> list[Mapping[str, object]]:
+def _tables(
+    source: ConfigSource, key: str, document: Mapping[str, object]
+) -> list[Mapping[str, object]]:
     value = document.get(key, [])
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return value
@@ -304,8 +308,8 @@ def _tables(source: Source, key: str, document: Mapping[str, object]) -> list[Ma
     return []
 
 
-def _strings(source: Source, where: str, value: object, perhaps: str = "") -> list[str]:
-    """One string or a list of them; anything else is noted, and so is an empty list."""
+def _strings(source: ConfigSource, where: str, value: object, perhaps: str = "") -> list[str]:
+    """Read a string or a list of them; anything else is noted, and so is an empty list."""
     values = [value] if isinstance(value, str) else value
     if isinstance(values, list) and values and all(isinstance(item, str) for item in values):
         return values

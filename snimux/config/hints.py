@@ -1,7 +1,7 @@
-"""What was meant by what is wrong in a configuration: the end of a line that says what to do.
+"""Guess what was meant by what is wrong in a configuration: the end of a line, with what to do.
 
 Guesses by spelling alone, from the slips that people make: units, quotes, the words of other
-programs. Decides nothing: what is wrong was found by others, and is refused in any case. Empty
+programs. Decides nothing: what is wrong is refused in any case. Empty
 where there is no guess.
 """
 
@@ -35,7 +35,7 @@ _KEYS = {
 
 
 def word(value: object, words: Sequence[str]) -> str:
-    """Which of some words was meant by a value that is none of them."""
+    """Guess which of some words was meant by a value that is none of them."""
     if not isinstance(value, str | int | float):
         return ""
     text = value if isinstance(value, bool) else str(value).strip().lower().replace("-", "_")
@@ -45,40 +45,40 @@ def word(value: object, words: Sequence[str]) -> str:
 
 
 def number(value: object, units: Mapping[str, float], words: Sequence[str] = ()) -> str:
-    """Which number, or which of some words, was meant by a value that is none.
+    """Guess which number, or which of some words, was meant by a value that is none.
 
     Args:
         value: as it was written.
         units: those that it may have.
         words: what may be there instead of a number.
     """
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z/]*)", str(value).strip().lower())
-    if found is None or isinstance(value, bool) or found[2] not in units:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z/]*)", str(value).strip().lower())
+    if match is None or isinstance(value, bool) or match[2] not in units:
         return word(value, words)
-    meant = float(found[1]) * units[found[2]]
+    meant = float(match[1]) * units[match[2]]
     if not isinstance(value, str) and not meant.is_integer():
         return ""  # it is only no whole one
     hint = f"; write {int(meant) if meant.is_integer() else meant}"
     if not isinstance(value, str):
         return hint
-    return f"{hint}, without a unit" if found[2] else f"{hint}, without quotes"
+    return f"{hint}, without a unit" if match[2] else f"{hint}, without quotes"
 
 
-def key(text: str, known: Sequence[str]) -> str | None:
-    """Which of the known keys of a table was meant by one that is none; None without a guess."""
+def key(text: str, keys: Sequence[str]) -> str | None:
+    """Guess which of a table's keys was meant by one that is none; None without a guess."""
     spelled = text.lower().replace("-", "_")
     meant = [spelled, *_KEYS.get(spelled, ())]
-    return next((each for each in meant if each in known), None)
+    return next((each for each in meant if each in keys), None)
 
 
-def near(text: str, known: Sequence[str]) -> str | None:
-    """Which of the known keys is spelled nearly so; None if none is."""
-    found = difflib.get_close_matches(text.lower().replace("-", "_"), known, n=1)
-    return found[0] if found else None
+def near(text: str, keys: Sequence[str]) -> str | None:
+    """Return the key that is spelled nearly so; None if none is."""
+    matches = difflib.get_close_matches(text.lower().replace("-", "_"), keys, n=1)
+    return next(iter(matches), None)
 
 
 def toml(text: str, fault: str) -> str:
-    """What was meant by the line that makes a text no TOML.
+    """Guess what was meant by the line that makes a text no TOML.
 
     Args:
         text: all of it.
@@ -94,10 +94,10 @@ def toml(text: str, fault: str) -> str:
         return (
             f"; {twice[0] if twice else 'it'} is there twice: as keys, or as a key and as a table"
         )
-    found = re.fullmatch(r"""\s*([\w."'-]{1,80})\s*([=:])\s*([^#]{0,200})(?:#.*)?""", line)
-    if found is None:
+    match = re.fullmatch(r"""\s*([\w."'-]{1,80})\s*([=:])\s*([^#]{0,200})(?:#.*)?""", line)
+    if match is None:
         return ""
-    name, sign, value = found[1], found[2], found[3].strip()
+    name, sign, value = match[1], match[2], match[3].strip()
     if sign == ":":
         return f"; write {name} = ..., with an equals sign"
     if not value:

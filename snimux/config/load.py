@@ -8,7 +8,7 @@ from snimux.config.from_flags import read_flags
 from snimux.config.from_toml import read_toml
 from snimux.config.model import BackendDefaults, Config, ConfigError, Limits
 from snimux.config.settings import SETTINGS
-from snimux.config.source import NOT_EXEMPT, OFF, Source
+from snimux.config.source import NOT_EXEMPT, OFF, ConfigSource
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.routing.access import Access, Admission
@@ -69,27 +69,29 @@ def load(
     routes = {**from_file.routes, **from_flags.routes}
     caddys = tuple(dict.fromkeys([*from_flags.caddys, *from_file.caddys]))
     caddy_proxies = {**from_file.caddy_proxies, **from_flags.caddy_proxies}
-    given = from_file.http if from_flags.http is None else from_flags.http
-    is_http_said = given is not None
-    if given is None:
-        given = [] if activated else _default_http(listen, routes.values(), caddys)
-    elif not given and any(x.protocol == HTTP.name for x in activated):
+    http = from_file.http if from_flags.http is None else from_flags.http
+    is_http_said = http is not None
+    if http is None:
+        http = [] if activated else _default_http(listen, routes.values(), caddys)
+    elif not http and any(x.protocol == HTTP.name for x in activated):
         problems.append("http: off, but a socket for plain HTTP was handed over: leave out one")
     # Those that are listed by number are what they are listed as.
-    unlisted = [x for x in activated if x.descriptor not in (*listen, *given)]
+    unlisted = [x for x in activated if x.descriptor not in (*listen, *http)]
     listen = _with_activated(listen, [x for x in unlisted if x.protocol == TLS.name])
-    http = _with_activated(given, [x for x in unlisted if x.protocol == HTTP.name])
+    http = _with_activated(http, [x for x in unlisted if x.protocol == HTTP.name])
     handed_over = tuple(x.address for x in activated)
     rules, own_rules = _rules(from_flags, from_file, activated, problems)
-    if not problems:
-        problems = _problems_together(listen, http, handed_over, routes.values())
-    if not problems and needs_routes and not (routes or caddys):
-        problems = [_NO_ROUTES]
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
     settings |= from_file.settings | from_flags.settings
-    if not problems and (has_workers or settings["workers"] != 1):
-        problems = _problems_of_numbers(from_file.own_rules)
-    problems += _problems_of_weights(routes.values(), settings["balance"]) if not problems else []
+    # Of what is wrong with the whole only the first kind is said, and none where a part is wrong.
+    has_numbers = has_workers or settings["workers"] != 1
+    problems = (
+        problems
+        or _problems_together(listen, http, handed_over, routes.values())
+        or ([_NO_ROUTES] if needs_routes and not (routes or caddys) else [])
+        or (_problems_of_numbers(from_file.own_rules) if has_numbers else [])
+        or _problems_of_weights(routes.values(), settings["balance"])
+    )
     if problems:
         raise ConfigError(problems)
     rest = {key: settings.pop(key) for key in _NO_LIMITS}
@@ -111,8 +113,8 @@ def load(
     )
 
 
-def _written(flags: Source, file: Source, file_name: str) -> dict[Pattern, str]:
-    """Where each route is written, and what it is instead of."""
+def _written(flags: ConfigSource, file: ConfigSource, file_name: str) -> dict[Pattern, str]:
+    """Return where each route is written, and what it is instead of."""
     written = {pattern: f"{place} of {file_name}" for pattern, place in file.places.items()}
     for pattern, place in flags.places.items():
         other = written.get(pattern)
@@ -120,24 +122,27 @@ def _written(flags: Source, file: Source, file_name: str) -> dict[Pattern, str]:
     return written
 
 
-def with_found(config: Config, caddys: Iterable[AdminAddress]) -> Config:
-    """What a configuration without Caddys would be with those that were found.
+def with_caddys(config: Config, caddys: Iterable[AdminAddress]) -> Config:
+    """Return what a configuration without Caddys would be with some.
 
     Nobody typed these, so nothing of them is a problem of the configuration.
     """
-    found, http = tuple(dict.fromkeys(caddys)), config.http
+    caddys, http = tuple(dict.fromkeys(caddys)), config.http
     if not config.is_http_said:
-        http = tuple(_default_http(config.listen, config.routes, found))
-    return replace(config, caddys=found, http=http)
+        http = tuple(_default_http(config.listen, config.routes, caddys))
+    return replace(config, caddys=caddys, http=http)
 
 
 _Rules = dict[str, Any]
 
 
 def _rules(
-    from_flags: Source, from_file: Source, activated: Sequence[Activated], problems: list[str]
+    from_flags: ConfigSource,
+    from_file: ConfigSource,
+    activated: Sequence[Activated],
+    problems: list[str],
 ) -> tuple[_Rules, dict[ListenAddress, _Rules]]:
-    """What holds for all listeners, and what some have besides; what was handed over among them."""
+    """Return the rules for all listeners, and those that some have besides, by address."""
     rules = from_file.rules | from_flags.rules
     own_rules = dict(from_file.own_rules)
     for address, own in from_file.own_rules.items():
@@ -157,7 +162,7 @@ def _rules(
 
 
 def _admission(rules: _Rules) -> Admission | None:
-    """Whom rules let in; None: everybody."""
+    """Return whom rules let in; None: everybody."""
     lists = {key: value for key, value in rules.items() if key != "proxy_from"}
     if not rules.keys() & {"allow", "deny", "proxy_from"}:
         return None
@@ -165,11 +170,11 @@ def _admission(rules: _Rules) -> Admission | None:
 
 
 def _with_activated(
-    given: Iterable[ListenAddress], activated: Sequence[Activated]
+    addresses: Iterable[ListenAddress], activated: Sequence[Activated]
 ) -> list[ListenAddress]:
-    """Sockets that were handed over, and the addresses given that they do not cover."""
-    there = [x.address for x in activated]
-    besides = [address for address in given if not is_covered(address, there)]
+    """Return sockets that were handed over, and the addresses that they do not cover."""
+    handed_over = [x.address for x in activated]
+    besides = [address for address in addresses if not is_covered(address, handed_over)]
     return [*(x.descriptor for x in activated), *besides]
 
 

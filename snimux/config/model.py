@@ -37,13 +37,13 @@ class Limits:
 
     @property
     def by_source(self) -> bool:
-        """Whether anything is counted by source."""
+        """Return whether anything is counted by source."""
         return (self.max_connections_per_source, self.max_rate_per_source) != (None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class BackendDefaults:
-    """How backends are served whose route says nothing else, and how addresses are checked."""
+    """The defaults of backends, and how their addresses are checked."""
 
     balance: Balance = "first"
     wait: float = 5.0
@@ -57,7 +57,7 @@ class BackendDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that snimux is told."""
+    """The whole configuration."""
 
     listen: tuple[ListenAddress, ...]
     routes: tuple[Route, ...]
@@ -87,29 +87,29 @@ class Config:
     admissions: Mapping[ListenAddress, Admission | None] = field(default_factory=dict)
     """The same by listener, for those that have rules of their own."""
     is_http_said: bool = field(default=False, compare=False)
-    """Whether ``http`` is what was told, off included, and not what follows from the rest."""
+    """Whether ``http`` is what was written, off included, and not what follows from the rest."""
     written: Mapping[Pattern, str] = field(default_factory=dict, compare=False)
     """Where each of the routes is written."""
 
     def admission_of(self, listener: ListenAddress | None) -> Admission | None:
-        """Whom a listener lets in, by its address in ``listen`` or ``http``; None: everybody."""
+        """Return whom a listener lets in, by its address as configured; None: everybody."""
         if listener is None:
             return self.admission
         return self.admissions.get(listener, self.admission)
 
 
 def https_port(config: Config, ports: Sequence[int]) -> int:
-    """The port at which clients find TLS, as far as it can be known here.
+    """Return the port at which clients find TLS, as far as it can be known here.
 
     It is 443 where that is listened on, or where what is listened on was handed over or is no TCP
     port: then something stands before it. Else it is the first of the ports that are listened on.
 
     Args:
-        config: what was told.
+        config: the whole.
         ports: those of ``config.listen`` in order, with what port 0 became.
     """
     handed_over = any(isinstance(address, FdAddress) for address in config.listen)
-    told = [address.port for address in config.listen if isinstance(address, TcpAddress)]
-    if handed_over or TLS.default_port in told:
+    own = [address.port for address in config.listen if isinstance(address, TcpAddress)]
+    if handed_over or TLS.default_port in own:
         return TLS.default_port
     return next(iter(ports), TLS.default_port)

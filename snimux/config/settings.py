@@ -40,14 +40,14 @@ class Setting:
 def _seconds(
     *, off: bool = False, zero: bool = False, off_is: float = math.inf
 ) -> Callable[[object], float]:
-    wanted = "a number of seconds" + (" or off" if off else "")
+    form = "a number of seconds" + (" or off" if off else "")
 
     def parse(value: object) -> float:
         if off and value == "off":
             return off_is
         if isinstance(value, bool) or not isinstance(value, int | float):
             hint = hints.number(value, hints.SECONDS, ["off"] if off else [])
-            raise ValueError(f"{shown(value)} is not {wanted}{hint}")
+            raise ValueError(f"{shown(value)} is not {form}{hint}")
         if not 0 <= value <= _LONGEST or (value == 0 and not zero):
             why = "for no limit" if off_is else "for no wait"
             hint = f"; write off {why}" if off else ""
@@ -60,7 +60,7 @@ def _seconds(
 def _count(
     what: str, *, low: int = 1, high: int = 10**9, word: str = ""
 ) -> Callable[[object], int | None]:
-    wanted = f"a number of {what}" + (f" or {word}" if word else "")
+    form = f"a number of {what}" + (f" or {word}" if word else "")
     units = hints.BYTES if what == "bytes" else hints.COUNT
 
     def parse(value: object) -> int | None:
@@ -68,25 +68,25 @@ def _count(
             return None
         if isinstance(value, bool) or not isinstance(value, int):
             hint = hints.number(value, units, [word] if word else [])
-            raise ValueError(f"{shown(value)} is not {wanted}{hint}")
+            raise ValueError(f"{shown(value)} is not {form}{hint}")
         if not low <= value <= high:
-            raise ValueError(f"{shown(value)} is not {wanted} from {low} to {high}")
+            raise ValueError(f"{shown(value)} is not {form} from {low} to {high}")
         return value
 
     return parse
 
 
 def _rate(what: str, *, low: float, high: int, word: str) -> Callable[[object], float | None]:
-    wanted = f"a number of {what} or {word}"
+    form = f"a number of {what} or {word}"
 
     def parse(value: object) -> float | None:
         if value == word:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             hint = hints.number(value, hints.A_SECOND, [word])
-            raise ValueError(f"{shown(value)} is not {wanted}{hint}")
+            raise ValueError(f"{shown(value)} is not {form}{hint}")
         if not low <= value <= high:
-            raise ValueError(f"{shown(value)} is not {wanted}, from {low:g} to {high}")
+            raise ValueError(f"{shown(value)} is not {form}, from {low:g} to {high}")
         return float(value)
 
     return parse

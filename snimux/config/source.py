@@ -1,4 +1,4 @@
-"""What one source of the configuration says, the flags or a file, and what is wrong with it."""
+"""Gather what one source of the configuration says, the flags or a file, and what is wrong."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -34,8 +34,8 @@ CADDY_PROXIES = ("auto", OFF)
 
 
 @dataclass(slots=True)
-class Source:
-    """What one source (the flags, or a file) says, and what is wrong with it."""
+class ConfigSource:
+    """The flags, or a file: what it says, and what is wrong with it."""
 
     problems: list[str] = field(default_factory=list)
     listen: list[ListenAddress] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Source:
     """What is said of the PROXY protocol for some of them, auto or off."""
 
     def attempt(self, where: str, parse: Callable[[Any], T], value: object) -> T | None:
-        """The parsed value; None where it is wrong, which is noted."""
+        """Return the parsed value; None where it is wrong, which is noted."""
         try:
             return parse(value)
         except (AddressError, NetworkError, PatternError) as error:
@@ -63,7 +63,7 @@ class Source:
         return None
 
     def attempt_all(self, where: str, parse: Callable[[str], T], values: Iterable[str]) -> list[T]:
-        """Those of the values that can be parsed; the others are noted."""
+        """Return those of the values that can be parsed; note the rest."""
         parsed = [self.attempt(where, parse, value) for value in values]
         return [value for value in parsed if value is not None]
 
@@ -79,31 +79,31 @@ class Source:
         self.http = self.listeners(where, addresses)
 
     def listeners(self, where: str, values: Iterable[str]) -> list[ListenAddress]:
-        """The addresses, which must not overlap."""
-        found: list[ListenAddress] = []
+        """Return the addresses, which must not overlap."""
+        addresses: list[ListenAddress] = []
         for address in self.attempt_all(where, parse_listen, values):
-            for other in found:
+            for other in addresses:
                 if overlaps(address, other):
                     again = "given twice" if address == other else f"covered by {other} already"
                     self.problems.append(f"{where}: {address} is {again}")
-            found.append(address)
-        return found
+            addresses.append(address)
+        return addresses
 
     def networks(self, where: str, values: Iterable[str]) -> Networks:
-        """Those of the networks that are good."""
+        """Return those of the networks that are good."""
         values = list(values)
         listed = self.attempt_all(where, parse_network, (x for x in values if x != UNIX))
         return Networks(tuple(listed), unix=UNIX in values)
 
     def backend(self, where: str, to: Iterable[str], proxy: str | None) -> Backend:
-        """The backend at those of the addresses that are good."""
+        """Return the backend at those of the addresses that are good."""
         addresses = tuple(self.attempt_all(where, parse_dial, to))
         if len(set(addresses)) < len(addresses):
             twice = next(x for x in addresses if addresses.count(x) > 1)
             share = "" if where.startswith("--") else "; weight gives one a larger share"
             self.problems.append(f"{where}: {twice} is given twice{share}")
-        given = None if proxy == OFF else proxy
-        return shared_backend(addresses, cast("Version | Literal['auto'] | None", given))
+        version = None if proxy == OFF else proxy
+        return shared_backend(addresses, cast("Version | Literal['auto'] | None", version))
 
     def add_caddys(self, where: str, values: Iterable[str], proxy: str | None) -> None:
         """Ask these for further routes; a version of the PROXY protocol is not for them."""
@@ -147,17 +147,17 @@ class Source:
 def shared_backend(
     addresses: tuple[DialAddress, ...], proxy: Version | Literal["auto"] | None
 ) -> Backend:
-    """A backend, which is the same one however many routes have it."""
+    """Return a backend, which is the same one however many routes have it."""
     return Backend(addresses, proxy)
 
 
-def read_setting(source: Source, where: str, setting: Setting, value: object) -> None:
+def read_setting(source: ConfigSource, where: str, setting: Setting, value: object) -> None:
     """Note what a source says of a setting, or what is wrong with that."""
     source.settings[setting.key] = source.attempt(where, setting.parse, value)
 
 
 def _several(where: str, value: object) -> str:
-    """What to do where one text has several things; empty where it has not."""
+    """Say what to do where one text has several things; empty where it has not."""
     is_split = where in ("--route", "--default")
     if not isinstance(value, str) or is_split or not _SEVERAL.search(value):
         return ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from snimux.config.load import load, with_found
+from snimux.config.load import load, with_caddys
 from snimux.config.model import BackendDefaults, Config, ConfigError, Limits, https_port
 from snimux.config.settings import SETTINGS
 from snimux.routing.access import Access, Admission
@@ -355,9 +355,9 @@ def test_a_route_elsewhere_is_none(listen: str, to: str) -> None:
 
 def test_caddys_that_were_found_are_as_if_they_were_given() -> None:
     found = [TcpAddress("localhost", 2019), TcpAddress("localhost", 2019)]
-    assert with_found(load({}, needs_routes=False), found) == load({"caddy": ("localhost:2019",)})
+    assert with_caddys(load({}, needs_routes=False), found) == load({"caddy": ("localhost:2019",)})
     off = load({"http": ("off",)}, needs_routes=False)
-    assert with_found(off, found).http == ()
+    assert with_caddys(off, found).http == ()
 
 
 # --- sockets that were handed over

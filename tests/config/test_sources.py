@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from snimux.config.from_flags import read_flags
 from snimux.config.from_toml import read_toml
-from snimux.config.source import Source
+from snimux.config.source import ConfigSource
 from snimux.routing.access import Access
 from snimux.routing.address import FdAddress, TcpAddress
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Route, parse_pattern
 
 
-def problems(source: Source) -> list[str]:
+def problems(source: ConfigSource) -> list[str]:
     for line in source.problems:
         assert line.isprintable()
         assert len(line) < 300
@@ -68,7 +68,12 @@ def test_flags_and_file_say_the_same_in_the_same_words() -> None:
 
 
 def test_what_is_not_given_is_not_said() -> None:
-    assert read_flags({}) == read_flags({"listen": (), "drain": None}) == read_toml("") == Source()
+    assert (
+        read_flags({})
+        == read_flags({"listen": (), "drain": None})
+        == read_toml("")
+        == ConfigSource()
+    )
     assert read_flags({"http": ("off",)}).http == read_toml("http = 'off'").http == []
 
 
