@@ -16,7 +16,7 @@ import trio
 
 from snimux import __version__
 from snimux.status.local import MOST_CONNECTIONS
-from snimux.status.metrics import Snapshot
+from snimux.status.metrics import Sums
 from snimux.status.web import Page, Pages
 
 _MOST_REFUSED = 100
@@ -38,7 +38,7 @@ Answers = Mapping[int, list[Any] | None]
 class Figures:
     """The figures of all processes, and of which."""
 
-    sums: Snapshot
+    sums: Sums
     answers: Answers
     workers: Mapping[int, bool] = field(default_factory=dict)
     """Whether each has answered; empty where there are none."""

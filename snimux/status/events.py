@@ -36,7 +36,7 @@ from snimux.status.api import (
 )
 from snimux.status.checkup import Checkup
 from snimux.status.local import MOST_LAST, MOST_LIVE
-from snimux.status.metrics import BOUNDS, Snapshot
+from snimux.status.metrics import BOUNDS, Sums
 from snimux.status.web import Page, Pages, Stream
 
 # Seconds from one to the next; but with very many routes, to put one together takes no more than a
@@ -207,7 +207,7 @@ def _last(answers: Answers) -> list[dict[str, Any]]:
     return sorted(last, key=lambda row: -row["time"])[:MOST_LAST]
 
 
-def _routes(sums: Snapshot, first: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _routes(sums: Sums, first: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return those with traffic, the busiest first; then further ones, if there is room."""
     by_route = sums.by_route()
     backends = {row["pattern"]: [*(row["backend"] or ()), *(row["http"] or ())] for row in first}
@@ -231,9 +231,7 @@ def _busiest(sums: Mapping[str, Sequence[int]]) -> list[str]:
     return nlargest(MOST_LIVE, sums, key=lambda each: (sums[each][1], sums[each][0]))
 
 
-def _backends(
-    sums: Snapshot, answers: Answers, first: Iterable[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _backends(sums: Sums, answers: Answers, first: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return those that are down first, then the busiest, then what routes have besides."""
     by_backend = sums.by_backend()
     states: dict[str, list[Mapping[str, Any]]] = {}

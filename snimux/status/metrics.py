@@ -279,7 +279,7 @@ def _shown(outcome: Outcome, *words: str) -> Piece:
 
 
 @dataclass(slots=True)
-class Snapshot:
+class Sums:
     """The figures of one process, or the sums of several."""
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
@@ -289,7 +289,7 @@ class Snapshot:
     """By route and backend: connections so far, active ones, bytes up, bytes down."""
     active: int = 0
 
-    def add(self, other: "Snapshot") -> None:
+    def add(self, other: "Sums") -> None:
         """Have another's figures, too."""
         for name, counter in other.counts.items():
             # Not Counter's own addition, which drops what is 0.
@@ -313,10 +313,10 @@ class Snapshot:
             sums[key[place]] = list(row) if so_far is None else list(map(add, so_far, row))
         return sums
 
-    def without_live(self) -> "Snapshot":
+    def without_live(self) -> "Sums":
         """Return what is left when its process has ended: the counts, and no connection."""
         shares = {key: [x[0], 0, *x[2:]] for key, x in self.shares.items()}
-        return Snapshot(self.counts, self.histograms, shares)
+        return Sums(self.counts, self.histograms, shares)
 
 
 def _fold(rows: dict[Any, Any], rest: Any) -> None:
@@ -336,9 +336,9 @@ def _add_rows(mine: dict[Any, list[Any]], theirs: Mapping[Any, list[Any]]) -> No
         mine[key] = [a + b for a, b in zip(so_far or [0] * len(row), row, strict=True)]
 
 
-def snapshot(pieces: list[Piece]) -> Snapshot:
+def snapshot(pieces: list[Piece]) -> Sums:
     """Join the pieces of one process's figures."""
-    whole = Snapshot()
+    whole = Sums()
     for piece in pieces:
         for name, counts in piece.get("counts", {}).items():
             whole.counts[name] = Counter(counts)
@@ -354,10 +354,10 @@ class Totals:
     """The figures of workers together; none goes backwards when one of them is gone."""
 
     def __init__(self) -> None:
-        self.latest: dict[int, Snapshot] = {}
-        self.gone = Snapshot()
+        self.latest: dict[int, Sums] = {}
+        self.gone = Sums()
 
-    def take(self, process: int, figures: Snapshot) -> None:
+    def take(self, process: int, figures: Sums) -> None:
         """Note what a process has counted so far."""
         self.latest[process] = figures
 
@@ -369,7 +369,7 @@ class Totals:
             _fold(self.gone.shares, (OTHERS, OTHERS))
             _fold(self.gone.counts.get("dial_failures", {}), OTHERS)
 
-    def sum(self) -> Snapshot:
+    def sum(self) -> Sums:
         """Sum up the figures of all, also of those that are gone."""
         whole = snapshot([*Metrics().pieces()])  # what nothing has happened to is 0, not absent
         for each in chain((self.gone,), self.latest.values()):

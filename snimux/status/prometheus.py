@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from snimux import __version__
-from snimux.status.metrics import BOUNDS, Snapshot
+from snimux.status.metrics import BOUNDS, Sums
 
 _OPENMETRICS = "application/openmetrics-text"
 _OPENMETRICS_TYPE = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
@@ -52,7 +52,7 @@ _HISTOGRAMS = {
 class Exposed:
     """All that is exposed; processes by what they are called, "" where there is but one."""
 
-    figures: Snapshot
+    figures: Sums
     routes: int
     connections_limit: int
     draining: bool
@@ -89,7 +89,7 @@ class _Once(Collector):
         yield from _processes(self.exposed.processes)
 
 
-def _counters(figures: Snapshot) -> Iterator[Metric]:
+def _counters(figures: Sums) -> Iterator[Metric]:
     for name, (shown, label, text) in _COUNTERS.items():
         metric = CounterMetricFamily(f"snimux_{shown}", text, labels=[label] if label else [])
         for word, count in sorted(figures.counts[name].items()):
@@ -106,7 +106,7 @@ def _histogram(name: str, text: str, row: list[float]) -> Metric:
     return metric
 
 
-def _shares(figures: Snapshot) -> Iterator[Metric]:
+def _shares(figures: Sums) -> Iterator[Metric]:
     labels = ["route", "backend"]
     relayed = CounterMetricFamily(
         "snimux_relayed_connections", "Connections that were passed on", labels=labels

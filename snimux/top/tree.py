@@ -19,7 +19,7 @@ _OTHER = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class PerSecond:
     """Numbers a second; None where nothing is known of a moment ago."""
 
     new: float | None = None
@@ -39,7 +39,7 @@ class Row:
     key: Key
     name: str
     traffic: Traffic
-    rates: Rates = Rates()
+    rates: PerSecond = PerSecond()
     backend: str = ""
     is_down: bool = False
     """Whether an address of ``backend`` does not answer."""
@@ -63,7 +63,7 @@ class Overview:
 
     sample: Sample
     total: Traffic
-    rates: Rates
+    rates: PerSecond
     refused: Mapping[str, tuple[int, float | None]]
     """By reason: how many, and how many a second; those of which there was one."""
     tree: tuple[Node, ...]
@@ -118,10 +118,10 @@ def _total(sample: Sample) -> Traffic:
     return replace(relayed, open=sample.active, total=sample.accepted)
 
 
-def _rates(now: Traffic, then: Traffic | None, seconds: float) -> Rates:
+def _rates(now: Traffic, then: Traffic | None, seconds: float) -> PerSecond:
     if then is None:
-        return Rates()
-    return Rates(
+        return PerSecond()
+    return PerSecond(
         _rate(now.total, then.total, seconds),
         _rate(now.up, then.up, seconds),
         _rate(now.down, then.down, seconds),
@@ -160,10 +160,12 @@ def _listeners(sample: Sample, before: Sample | None) -> Iterator[Node]:
 
 def _listener_row(protocol: str, where: Iterable[str], below: Collection[Node]) -> Row:
     traffic = sum((x.row.traffic for x in below), Traffic())
-    each_rates = [x.row.rates for x in below if x.row.rates != Rates()]
-    rates = Rates(*(sum(getattr(x, word) for x in each_rates) for word in ("new", "up", "down")))
+    each_rates = [x.row.rates for x in below if x.row.rates != PerSecond()]
+    rates = PerSecond(
+        *(sum(getattr(x, word) for x in each_rates) for word in ("new", "up", "down"))
+    )
     if not each_rates:
-        rates = Rates()
+        rates = PerSecond()
     ages = [x.row.age for x in below if x.row.age is not None]
     name = f"{protocol}/{','.join(where) or '(closed)'}"
     return Row(
@@ -237,10 +239,10 @@ def _by_route(sample: Sample, before: Sample | None) -> dict[tuple[str, str | No
     for each in sample.connections:
         was = then.get(each.key)
         is_new = was is None and each.age <= seconds
-        rates = Rates()
+        rates = PerSecond()
         if before is not None and (was is not None or is_new):
             up, down = (0, 0) if was is None else (was.up, was.down)
-            rates = Rates(
+            rates = PerSecond(
                 is_new / seconds, _rate(each.up, up, seconds), _rate(each.down, down, seconds)
             )
         row = Row(

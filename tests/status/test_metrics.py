@@ -23,7 +23,7 @@ from snimux.status.metrics import (
     OTHERS,
     Kept,
     Metrics,
-    Snapshot,
+    Sums,
     Totals,
     connections,
     snapshot,
@@ -50,7 +50,7 @@ def end(figures: Metrics, at: Outcome, ended: str = End.EOF, reason: Reason | No
     figures.finished(at)
 
 
-def seen(figures: Metrics) -> Snapshot:
+def seen(figures: Metrics) -> Sums:
     """The figures, as they are after a way as JSON."""
     return snapshot(json.loads(json.dumps(list(figures.pieces()))))
 
@@ -171,7 +171,7 @@ def test_what_is_known_is_counted_as_soon_as_it_is_and_once() -> None:
     figures = Metrics()
     at = relayed(figures, hello_seconds=0.02, dial_seconds=0.3)
 
-    def check() -> Snapshot:
+    def check() -> Sums:
         found = seen(figures)
         assert sum(found.histograms["hello_bytes"][:-1]) == 1
         assert found.histograms["hello_bytes"][-1] == 600

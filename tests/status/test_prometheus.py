@@ -10,7 +10,7 @@ from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics
 
 from snimux import __version__
-from snimux.status.metrics import Metrics, Snapshot, snapshot
+from snimux.status.metrics import Metrics, Sums, snapshot
 from snimux.status.prometheus import Exposed, render
 from tests.status.test_metrics import ONE, end, relayed
 
@@ -29,13 +29,13 @@ def samples(metrics: Iterable[Metric]) -> Samples:
     return {(x.name, frozenset(x.labels.items())): x.value for m in metrics for x in m.samples}
 
 
-def exposed(figures: Snapshot) -> Exposed:
+def exposed(figures: Sums) -> Exposed:
     return Exposed(
         figures, routes=3, connections_limit=70, draining=False, workers={}, processes={}
     )
 
 
-def with_traffic() -> Snapshot:
+def with_traffic() -> Sums:
     figures = Metrics()
     for hello_seconds in (0.002, 0.3):
         at = relayed(figures, 'odd"\\.example'.replace('"\\', "-"), hello_seconds=hello_seconds)

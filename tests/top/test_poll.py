@@ -18,7 +18,7 @@ from snimux.routing.address import TcpAddress
 from snimux.status.sample import Sample
 from snimux.status.web import Page, serve_pages
 from snimux.top.poll import Answer, NoAnswer, Poller, PollerThread, poll_twice
-from snimux.top.tree import Overview, Rates
+from snimux.top.tree import Overview, PerSecond
 from tests.support.caddy import free_port
 from tests.top.test_tree import Pages, bodies, pages, route, share
 
@@ -85,7 +85,7 @@ async def test_two_looks_are_an_overview_with_rates() -> None:
         found = await poll_twice(Poller(shown.address), 0.01)
     assert isinstance(found, Overview)
     assert (found.total.total, found.total.up) == (4, 1000)
-    assert found.rates == Rates(0, 0, 0)
+    assert found.rates == PerSecond(0, 0, 0)
 
 
 async def test_nobody_is_there_and_then_somebody_is() -> None:

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from snimux.status.client import ApiError, read, read_route_rows
 from snimux.status.sample import Key, Sample, Traffic
 from snimux.text import plain
-from snimux.top.tree import SORTS, Node, Overview, Rates, Row, arranged, comparable, lines, overview
+from snimux.top.tree import (
+    SORTS,
+    Node,
+    Overview,
+    PerSecond,
+    Row,
+    arranged,
+    comparable,
+    lines,
+    overview,
+)
 
 ONE, TWO = "10.0.0.1:443", "unix//run/two"
 
@@ -299,9 +309,9 @@ def test_rates_are_of_the_time_between() -> None:
         refusals={"no-route": 6, "http": 0},
     )
     seen = overview(state(now, at=104.0), state(before, at=100.0))
-    assert row(seen, "a.test").rates == Rates(1.0, 200.25, 1000.25)
+    assert row(seen, "a.test").rates == PerSecond(1.0, 200.25, 1000.25)
     rates = [x.row.rates for x in nodes(seen.tree) if x.row.kind == "connection"]
-    assert rates == [Rates(0.0, 100.0, 500.0), Rates(0.25, 2.0, 0.0)]
+    assert rates == [PerSecond(0.0, 100.0, 500.0), PerSecond(0.25, 2.0, 0.0)]
     assert seen.rates.new == 1.5
     assert seen.refused == {"no-route": (6, 1.0)}
 
@@ -310,8 +320,8 @@ def test_of_a_snimux_that_was_restarted_no_rate_is_known() -> None:
     shares = [share("a.test", ONE, 4, 1, 1000, 0)]
     before = state(pages(accepted=10, shares=shares), at=100.0)
     seen = overview(state(pages(accepted=4, shares=shares), at=101.0), before)
-    assert seen.rates == Rates()
-    assert row(seen, "a.test").rates == Rates()
+    assert seen.rates == PerSecond()
+    assert row(seen, "a.test").rates == PerSecond()
 
 
 def test_one_that_was_restarted_may_have_accepted_more_than_before() -> None:
@@ -319,7 +329,7 @@ def test_one_that_was_restarted_may_have_accepted_more_than_before() -> None:
     same = state(pages(accepted=20, uptime=51.2), at=102)  # which was slow to answer
     assert overview(same, before).rates.new == 5
     another = state(pages(accepted=20, uptime=1.9), at=102)
-    assert overview(another, before).rates == Rates()
+    assert overview(another, before).rates == PerSecond()
 
 
 def test_rates_are_of_some_seconds_and_of_one_snimux() -> None:
