@@ -11,7 +11,7 @@ import re
 import select
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TextIO
 
 import trio
@@ -133,22 +133,6 @@ class Log:
         Making it non-blocking would change it for everyone who shares it.
         """
         return not self._may_wait or bool(select.select([], [descriptor], [], 0)[1])
-
-
-def notify(log: Log | None, observer: Callable[..., None], *args: object) -> bool:
-    """Call an observer with some arguments; what it raises is a line in the log, and ends nothing.
-
-    Returns:
-        Whether it raised nothing.
-    """
-    try:
-        observer(*args)
-    except Exception as error:  # not expected; but whoever is observed must not end by that
-        if log is not None:
-            name = getattr(observer, "__qualname__", repr(observer))
-            log.write("error", "observer-failed", {"observer": name, "detail": repr(error)})
-        return False
-    return True
 
 
 def _fitting(lines: Sequence[str]) -> int:

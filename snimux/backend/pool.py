@@ -27,12 +27,11 @@ from snimux.backend.limiter import Lane, Lanes
 from snimux.backend.queue import Waiter, deal
 from snimux.backend.state import UP, State
 from snimux.config.model import BackendDefaults
-from snimux.log import Log, notify
 from snimux.net.dial import Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Endpoint
 from snimux.relay.interface import Tally
-from snimux.routing.address import DialAddress, TcpAddress
+from snimux.routing.address import DialAddress
 from snimux.routing.routes import Backend
 from snimux.runtime.keyed_tasks import KeyedTasks
 
@@ -46,30 +45,36 @@ _LATER, _LATEST = 1.0, 30.0
 _AT_A_TIME = 8
 
 
+class PoolObserver:
+    """Hears nothing of the pool; whoever has a use for an event overrides its method."""
+
+    def dial_failed(self, address: DialAddress, is_for_client: bool) -> None:
+        """Hear of an address that did not answer: a connection's dial, or a watch's."""
+
+    def backend_changed(self, address: DialAddress, is_up: bool, why: str) -> None:
+        """Hear of an address that went down, or is up again."""
+
+
 class Backends:
     """Connects to backends, and remembers how their addresses are."""
 
     def __init__(
         self,
-        log: Log | None = None,
+        events: PoolObserver = PoolObserver(),  # noqa: B008 (hears nothing)
         defaults: BackendDefaults = BackendDefaults(),  # noqa: B008 (frozen)
         *,
-        doubt_name: Callable[[str], None] = lambda name: None,
-        told_failed: Callable[[DialAddress], None] = lambda address: None,
         own: Own = NOWHERE,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """Knows nothing yet.
 
         Args:
-            log: told when an address goes down, and when it is up again.
+            events: hears of dials that fail, and of addresses that change; raises nothing.
             defaults: for backends that say nothing else.
-            doubt_name: called with a name at whose addresses nobody answered.
-            told_failed: called with an address that did not answer, each time for a connection.
             own: see ``keep_off``.
             uniform: a random number between two.
         """
-        self.log = log
+        self.events = events
         self.defaults = defaults
         self.states: dict[DialAddress, State] = {}
         self.down: set[DialAddress] = set()
@@ -81,8 +86,6 @@ class Backends:
         """All backends that there are; None: not known, so nothing is forgotten."""
         self.wanted: Set[DialAddress] = frozenset()
         """The addresses of these."""
-        self.doubt_name = doubt_name
-        self.told_failed = told_failed
         self.keep_off(own)
         self.uniform = uniform
         self.lanes = Lanes(_AT_A_TIME)
@@ -272,7 +275,7 @@ class Backends:
             faults.append(dialled.detail)
             exhausted = exhausted or dialled.exhausted
             if not dialled.exhausted:
-                notify(self.log, self.told_failed, address)
+                self.events.dial_failed(address, True)
             if not dialled.exhausted and state.returns == returns:
                 self._failed(address, state, dialled.detail, dial_timeout)
             if state.silent_since is None:  # else whoever dials it forgets it
@@ -321,8 +324,6 @@ class Backends:
         """An address could not be dialled, and that is no fault of this machine."""
         if not self.redials.is_running:
             return
-        if isinstance(address, TcpAddress) and not address.is_numeric:
-            notify(self.log, self.doubt_name, address.host)
         if state.silent_since is None:
             state.silent_since = trio.current_time()
             state.dial_timeout = dial_timeout
@@ -349,11 +350,7 @@ class Backends:
             self.down.discard(address)
         else:
             self.down.add(address)
-        if self.log is not None:
-            word = "up" if state.is_up else "down"
-            detail = detail.removeprefix(f"{address}: ")
-            fields = {"backend": str(address), "state": word, "detail": detail}
-            self.log.write("info" if state.is_up else "warning", "backend", fields)
+        self.events.backend_changed(address, state.is_up, detail.removeprefix(f"{address}: "))
 
     async def _redial_until_up(self, address: DialAddress) -> None:
         """Dial an address until it answers.
@@ -386,8 +383,7 @@ class Backends:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._answered(address, state, "it answers again")
                 return
-            if isinstance(address, TcpAddress) and not address.is_numeric:
-                notify(self.log, self.doubt_name, address.host)
+            self.events.dial_failed(address, False)
 
     async def _redial(self, address: DialAddress, dial_timeout: float) -> Dialled | NotDialled:
         return await dial(address, dial_timeout=dial_timeout, own=self.own_for(address))

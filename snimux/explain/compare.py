@@ -16,7 +16,7 @@ from snimux.providers.merge import Plan
 from snimux.routing.address import TcpAddress
 from snimux.routing.routes import RouteTable
 from snimux.status.client import RefusedHello, ServedRoutes
-from snimux.status.metrics import LONGEST
+from snimux.status.refused import LONGEST
 
 
 def as_config(running: ServedRoutes, config: Config) -> tuple[Config, Plan]:

@@ -204,7 +204,7 @@ class Doors:
     ) -> None:
         """Serve one connection, which has its room already; no fault of it is one of others'."""
         try:
-            await serve_connection(client, source, service, self.log)
+            await serve_connection(client, source, service)
         except* Exception as group:  # not expected
             self.log.write("error", "connection-failed", {"detail": repr(group.exceptions)})
         finally:

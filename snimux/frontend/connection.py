@@ -5,7 +5,6 @@ Knows no listener and no other connection. Whatever goes wrong here ends here.
 
 import contextlib
 import socket
-import typing
 from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -14,8 +13,8 @@ import trio
 
 from snimux.backend.pool import Backends
 from snimux.config.model import Limits
+from snimux.frontend.events import Observer
 from snimux.frontend.outcome import Outcome, host_of, shown
-from snimux.log import Log, notify
 from snimux.net.dial import NotDialled
 from snimux.net.sockets import endpoint, tune
 from snimux.proto import proxy_header
@@ -60,25 +59,16 @@ def _do_nothing() -> None:
 _ENTERED = Entry(_do_nothing)
 
 
-class Watcher(typing.Protocol):
-    """Is told of connections while they go on."""
-
-    def began(self, outcome: Outcome) -> None:
-        """A connection was accepted."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """A connection has ended."""
-
-
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the connections of a listener share; ``report`` is told how each ended, once."""
+    """What the connections of a listener share."""
 
     protocol: Protocol
     table: LiveTable
     limits: Limits
     relay: Relay
-    report: Callable[[Outcome], None]
+    events: Observer
+    """Hears of each connection when it begins, and when it has ended; raises nothing."""
     https_port: int = 443
     """Where clients find TLS; for redirects."""
     shown_as: str | None = None
@@ -93,10 +83,6 @@ class Service:
     """Whom the listener lets in; None: everybody."""
     enter: Callable[[Endpoint | None, Reason | None], Entry | None] = _enter
     """Told of each client, and why it is refused, if it is; None: it is not worth a word."""
-    watcher: Watcher | None = None
-    """Told of each connection while it goes on, too."""
-    noted: int = 0
-    """Of what a client sent that is refused, so many bytes are noted."""
 
     def proxy(self, to: Backend, address: DialAddress) -> Version | None:
         """The version of the PROXY protocol header that an address of a backend is sent, if any."""
@@ -105,24 +91,19 @@ class Service:
         return "v2" if address in self.proved else None
 
 
-async def serve(
-    client: socket.socket, source: Endpoint | None, service: Service, log: Log | None = None
-) -> None:
+async def serve(client: socket.socket, source: Endpoint | None, service: Service) -> None:
     """Serve one client until its connection has ended.
 
     Args:
         client: the accepted socket, non-blocking.
         source: who connected; None on a UNIX socket.
         service: what to serve it with.
-        log: told what ``service.report`` and ``service.watcher`` raise.
 
     Resource handling: closes ``client``, whatever happens. Raises nothing but ``trio.Cancelled``.
     """
     started = trio.current_time()
     outcome = Outcome(source, service.shown_as, started=started)
-    watcher = service.watcher
-    if watcher is not None and not notify(log, watcher.began, outcome):
-        watcher = None  # of whose end it would know no beginning
+    service.events.accepted(outcome)
     try:
         with client:
             await _serve(client, outcome, service, started + service.limits.hello_timeout)
@@ -131,10 +112,7 @@ async def serve(
     finally:
         outcome.ended = outcome.ended or "shutdown"  # cancelled
         outcome.seconds = trio.current_time() - started
-        if not outcome.is_silent:
-            notify(log, service.report, outcome)
-        if watcher is not None:
-            notify(log, watcher.finished, outcome)
+        service.events.ended(outcome)
 
 
 async def _serve(
@@ -163,7 +141,7 @@ async def _serve(
                 outcome.detail = refusal.detail
             else:  # a query may hold what is no log's business
                 outcome.ended, outcome.detail = "redirected", refusal.location.partition("?")[0]
-            outcome.received = bytes(received[: service.noted])
+            outcome.received = received
             await _say_farewell(client, refusal.farewell)
     finally:
         entry.leave()

@@ -49,8 +49,8 @@ class Outcome:
     detail: str = ""
     is_silent: bool = False
     """Whether it is worth no line."""
-    received: bytes = b""
-    """The beginning of what it sent, where it is refused and that is to be noted."""
+    received: bytes | bytearray = b""
+    """What it sent, as far as that was read, where it is refused."""
 
     def fields(self) -> dict[str, Field]:
         """The fields of the log line, in order."""

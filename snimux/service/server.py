@@ -20,9 +20,11 @@ from snimux.backend.pool import Backends
 from snimux.backend.proxy_auto import Asked, Prober, asked
 from snimux.config.model import Config, https_port
 from snimux.frontend.acceptor import Doors
-from snimux.frontend.access_log import Ends
+from snimux.frontend.access_log import AccessLog
 from snimux.frontend.connection import Service
+from snimux.frontend.events import Events, Observer
 from snimux.frontend.limits import Places
+from snimux.frontend.recheck import Recheck
 from snimux.frontend.source_limits import Shares
 from snimux.log import Log, batching
 from snimux.net.listeners import Listener
@@ -45,7 +47,8 @@ from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
 from snimux.service.watchdog import check_relay
 from snimux.status.local import View
-from snimux.status.metrics import LONGEST, Metrics
+from snimux.status.metrics import Metrics
+from snimux.status.refused import Refusals
 
 # How often a worker shows that it is alive (seconds).
 _WORKER_BEATS = 1.0
@@ -91,14 +94,13 @@ async def serve(
     """
     told = manager or Manager()
     succession = succession or Succession(log, told)
-    figures = Metrics(config.keep_refused) if status or questions else None
     showing = Showing(status, log, succession)
     sockets = (*sockets, *own_sockets(status, told))
     async with _relay(config.relay, log) as relay:
         with _opened(orders) as supervisor:
             server = _Server(
                 config, places, listeners, log, relay, told, source, supervisor, succession,
-                showing, figures, sockets,
+                showing, sockets, is_watched=bool(status or questions),
             )  # fmt: skip
             await _serve(server, log, supervisor, questions, task_status)
 
@@ -162,7 +164,7 @@ async def _serve(
                     server.doors.open(accepting, connections)
                     if supervisor is None:  # else it has said it, once for all workers
                         say_listeners(log, server.listeners)
-                    accepting.start_soon(server.ends.sum_up_now_and_then)
+                    accepting.start_soon(server.access_log.sum_up_now_and_then)
                     watch.start_soon(partial(server.live, is_worker=supervisor is not None))
                     watch.start_soon(life.keep_reloading)
                     task_status.started()
@@ -175,7 +177,7 @@ async def _serve(
                 server.drain(connections.cancel_scope)
                 watch.start_soon(server.end, connections.cancel_scope)
             watch.cancel_scope.cancel()
-        server.ends.sum_up()
+        server.access_log.sum_up()
         log.write("info", "stopped", {})
 
 
@@ -204,8 +206,9 @@ class _Server:
         supervisor: socket.socket | None,
         succession: Succession,
         showing: Showing,
-        figures: Metrics | None,
         sockets: Sequence[DialAddress],
+        *,
+        is_watched: bool,
     ) -> None:
         self.config = config
         self.sockets = sockets
@@ -217,19 +220,19 @@ class _Server:
         self.showing = showing
         self.table = LiveTable(RouteTable(config.routes))
         self.resolver = Resolver(log)
-        self.backends = Backends(
-            log,
-            config.backends,
-            doubt_name=self.resolver.refresh,
-            own=self.own(config, listeners),
-        )
+        self.access_log = AccessLog(log)
+        self.events = Events(log)
+        self.backends = Backends(self.events, config.backends, own=self.own(config, listeners))
+        self.prober = Prober(log, self.backends)
+        observers: list[Observer] = [self.access_log, Recheck(self.prober, self.resolver)]
         self.view: View | None = None  # where nobody looks, nothing is counted
-        if figures is not None:
-            self.view = View(figures, self.table, places, down=self.backends.down)
+        if is_watched:
+            watchers = Metrics(), Refusals(config.keep_refused)
+            observers += watchers
+            self.view = View(*watchers, self.table, places, down=self.backends.down)
             self.view.states = self.backends.states
             self.view.unheard = len(config.caddys)
-            self.backends.told_failed = figures.not_dialled
-        self.prober = Prober(log, self.backends)
+        self.events.register(*observers)
         self.prober.exchange(asked(config.routes, {}))
         self.checker = Checker(
             self.backends, self.prober.proved, check_timeout=config.limits.dial_timeout
@@ -245,8 +248,6 @@ class _Server:
             poll_now=self.discovery.poll_now,
         )
         self.places = places
-        keep = None if self.view is None else self.view.figures.keep
-        self.ends = Ends(log, doubt=self.prober.doubt, keep=keep)
         self.shares = Shares(places, config.limits)
         self.services = self.serving(config, listeners)
         self.doors = Doors(self.served(listeners), places, log, close=succession.close)
@@ -265,18 +266,15 @@ class _Server:
             self.table,
             config.limits,
             self.relay,
-            self.ends.report,
+            self.events,
             proved=self.prober.proved,
             backends=self.backends,
             look_again=self.discovery.refresh if config.caddys else None,
-            watcher=None if self.view is None else self.view.figures,
-            noted=LONGEST if self.view is not None and config.keep_refused else 0,
         )
         if config.limits.by_source:
             tls = replace(tls, enter=self.shares.enter)
         https_port = _https_port(config, listeners)
-        # What is sent by plain HTTP may be cookies and passwords: nobody is to keep it.
-        http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name, noted=0)
+        http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
         return {service.protocol.name: service for service in (tls, http)}
 
     def served(self, listeners: Iterable[Listener]) -> Iterator[tuple[Listener, Service]]:

@@ -20,6 +20,7 @@ from snimux.routing.address import AdminAddress, DialAddress
 from snimux.routing.routes import Backend, LiveTable, Route
 from snimux.status import metrics
 from snimux.status.metrics import Metrics, Piece
+from snimux.status.refused import Refusals
 
 MOST_CONNECTIONS = 1_000
 """So many can be looked through; how many there are in all is told."""
@@ -42,7 +43,8 @@ _AT_A_TIME = 100  # routes
 class View:
     """What there is to be seen of a server; whoever has it keeps it up to date."""
 
-    figures: Metrics
+    metrics: Metrics
+    refusals: Refusals
     table: LiveTable
     places: Places
     has: Mapping[str, AdminAddress] = field(default_factory=dict)
@@ -79,22 +81,22 @@ class View:
                     "draining": self.draining,
                     "listeners": self._listeners(),
                 }
-                yield from self.figures.pieces()
+                yield from self.metrics.pieces()
             case "routes":
                 yield {"generation": generation, "total": len(self.table.current)}
                 yield from self._routes()
             case "connections":
                 now = trio.current_time()
-                yield from metrics.connections(self.figures, now, most=MOST_CONNECTIONS)
+                yield from metrics.connections(self.metrics, now, most=MOST_CONNECTIONS)
             case "refused":
-                yield {"refused": list(self.figures.last_refused)}
+                yield {"refused": list(self.refusals.last)}
             case "hellos":
-                for each in list(self.figures.last_refused):
-                    kept = self.figures.hellos.get(each["number"])
+                for each in list(self.refusals.last):
+                    kept = self.refusals.hellos.get(each["number"])
                     hello = None if kept is None else base64.b64encode(kept).decode("ascii")
                     yield {"refused": [{**each, "hello": hello}]}
             case "live":
-                last = list(self.figures.last_refused)[-MOST_LAST:]
+                last = list(self.refusals.last)[-MOST_LAST:]
                 routes = [self._route(route) for route in islice(self.table.current, MOST_LIVE)]
                 total = len(self.table.current)
                 yield {"generation": generation, "total": total, "routes": routes, "refused": last}

@@ -7,15 +7,15 @@ names up.
 Knows nothing of who wants the figures, nor of the form in which he gets them.
 """
 
-import time
 from bisect import bisect_left
-from collections import Counter, OrderedDict, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from operator import add
 from typing import Any
 
+from snimux.frontend.events import Observer
 from snimux.frontend.outcome import Outcome
 from snimux.proto.reason import Reason
 from snimux.relay.interface import End
@@ -48,9 +48,7 @@ OTHERS = "(others)"
 # How those end that are closed without a word, in the log as on the connection.
 _SILENT = "silent"
 
-# What a person looks through at the most; and how much of what a client said is kept.
-_MOST_REFUSED = 100
-_LONGEST = 300
+_LONGEST = 300  # characters of what a client said
 
 _AT_A_TIME = 500  # shares, or live connections: some hundred µs
 
@@ -101,20 +99,19 @@ class _Histogram:
         return [*self.counts, self.sum]
 
 
-class Metrics:
-    """What this process has counted.
+class Metrics(Observer):
+    """Counts the connections of this process, and where its backends were not reached.
 
-    Of each connection it is told when it is accepted and when it has ended. What else is to be
-    counted of it is in its outcome, and is counted when somebody asks, or some have ended.
+    What is to be counted of a connection is in its outcome, and is counted when somebody asks, or
+    when some have ended.
     """
 
-    def __init__(self, keep_refused: int = 0) -> None:
-        """Of nothing yet; of so many that are refused, what they sent is kept."""
+    def __init__(self) -> None:
         # Plain ones: to count by a Counter takes three times as long.
         self.connections = {"tls": 0, "http": 0}
         self.refused = dict.fromkeys(map(str, Reason), 0)
         words = (*map(str, End), "refused", "redirected", "shutdown", "failed", _SILENT)
-        self.ended = dict.fromkeys(words, 0)
+        self.ends = dict.fromkeys(words, 0)
         self.alpn = dict.fromkeys((*_ALPN.values(), "other", "none"), 0)
         self.ech = 0
         self.dial_failures: dict[str, int] = {}
@@ -126,39 +123,27 @@ class Metrics:
         self.live: dict[int, _Live] = {}
         self.over: list[_Live] = []  # ended, and not counted as that
         self.over_bytes = 0  # of what these sent
-        self.last_refused: deque[Piece] = deque(maxlen=_MOST_REFUSED)
-        self.number = 0  # of those
-        self.hellos = Kept(keep_refused)
 
-    def began(self, outcome: Outcome) -> None:
-        """A connection was accepted."""
+    def accepted(self, outcome: Outcome) -> None:
+        """Count a connection that begins."""
         _count(self.connections, outcome.protocol or "tls")
         self.live[id(outcome)] = _Live(outcome)
 
-    def finished(self, outcome: Outcome) -> None:
-        """A connection has ended."""
+    def ended(self, outcome: Outcome) -> None:
+        """Count a connection that has ended, soon."""
         self.over.append(self.live.pop(id(outcome)))
         self.over_bytes += len(outcome.received) + (outcome.hello.size if outcome.hello else 0)
         if len(self.over) >= _MOST_ENDED or self.over_bytes >= _MOST_ENDED_BYTES:
             self._count_ended()
 
-    def not_dialled(self, address: DialAddress) -> None:
-        """An address of a backend did not answer."""
+    def dial_failed(self, address: DialAddress, is_for_client: bool) -> None:
+        """Count an address that did not answer a connection."""
+        if not is_for_client:
+            return
         backend = str(address)
         if backend not in self.dial_failures and len(self.dial_failures) >= _MOST_SHARES:
             backend = OTHERS
         _count(self.dial_failures, backend)
-
-    def keep(self, outcome: Outcome) -> None:
-        """Keep what is known of a connection that was refused, for people to look at."""
-        self.number += 1
-        words = ("client", "via", "protocol", "name", "alpn", "ech", "reason", "detail")
-        shown = _shown(outcome, *words)
-        self.last_refused.append(
-            {"number": self.number, "time": time.time(), **shown, "seconds": outcome.seconds}
-        )
-        if outcome.received:
-            self.hellos.add(self.number, outcome.received)
 
     def pieces(self) -> Iterator[Piece]:
         """All figures; those of connections that go on meanwhile are as of some moment since."""
@@ -173,7 +158,7 @@ class Metrics:
             "counts": {
                 "connections": self.connections,
                 "refused": self.refused,
-                "ended": self.ended,
+                "ended": self.ends,
                 "alpn": self.alpn,
                 "ech": {"offered": self.ech},
                 "dial_failures": self.dial_failures,
@@ -213,7 +198,7 @@ class Metrics:
 
     def _end(self, outcome: Outcome, share: _Share | None) -> None:
         """Count the end of a connection that is settled."""
-        _count(self.ended, _SILENT if outcome.is_silent else outcome.ended)
+        _count(self.ends, _SILENT if outcome.is_silent else outcome.ended)
         if outcome.reason is not None:
             _count(self.refused, outcome.reason)
         if share is None:
@@ -253,14 +238,14 @@ def _count(counts: dict[str, int], word: str) -> None:
     counts[word] = counts.get(word, 0) + 1
 
 
-def connections(figures: Metrics, now: float, *, most: int) -> Iterator[Piece]:
+def connections(metrics: Metrics, now: float, *, most: int) -> Iterator[Piece]:
     """The connections that have not ended, as of now by trio's clock; the oldest, if too many."""
-    yield {"total": len(figures.live)}
-    oldest = iter(list(islice(figures.live.values(), most)))
+    yield {"total": len(metrics.live)}
+    oldest = iter(list(islice(metrics.live.values(), most)))
     words = ("client", "via", "protocol", "name", "alpn", "ech", "route", "backend", "up", "down")
     while some := list(islice(oldest, _AT_A_TIME // 10)):
         rows = [
-            {**_shown(x.outcome, *words), "age": round(now - x.outcome.started, 3), "id": _id(x)}
+            {**brief(x.outcome, *words), "age": round(now - x.outcome.started, 3), "id": _id(x)}
             for x in some
         ]
         yield {"connections": rows}
@@ -271,8 +256,8 @@ def _id(live: _Live) -> int:
     return round(live.outcome.started * 1e6)
 
 
-def _shown(outcome: Outcome, *words: str) -> Piece:
-    """Some of the fields of the log line, cut where they are long."""
+def brief(outcome: Outcome, *words: str) -> Piece:
+    """Return some of the fields of the log line, cut where they are long."""
     fields = outcome.fields()
     shown = {word: fields[word] for word in words}
     return {word: x[:_LONGEST] if isinstance(x, str) else x for word, x in shown.items()}
@@ -375,35 +360,3 @@ class Totals:
         for each in chain((self.gone,), self.latest.values()):
             whole.add(each)
         return whole
-
-
-LONGEST = 16 * 1024
-"""Bytes of one: a hello of the largest size that is let in by default, and its framing mostly."""
-
-# Bytes of all: browsers' hellos have 2 KB. Who sends long ones on purpose loses the older ones, and
-# takes no more memory.
-_MOST_BYTES = 512 * 1024
-
-
-class Kept:
-    """The last that were added, as far as there is room."""
-
-    def __init__(self, most: int, *, most_bytes: int = _MOST_BYTES) -> None:
-        """Room for so many, and for so many bytes of all together."""
-        self._most = most
-        self._most_bytes = most_bytes
-        self._by_number: OrderedDict[int, bytes] = OrderedDict()
-        self._size = 0
-
-    def add(self, number: int, received: bytes) -> None:
-        """Keep what a client sent, ``LONGEST`` bytes at the most, instead of the oldest."""
-        received = received[:LONGEST]
-        self._by_number[number] = received
-        self._size += len(received)
-        while len(self._by_number) > self._most or self._size > self._most_bytes:
-            _, oldest = self._by_number.popitem(last=False)
-            self._size -= len(oldest)
-
-    def get(self, number: int) -> bytes | None:
-        """What a client sent; None if it is not kept, or not any more."""
-        return self._by_number.get(number)

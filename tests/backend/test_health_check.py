@@ -17,6 +17,8 @@ from snimux.backend.health_check import Checker, Wanted, wanted
 from snimux.backend.pool import Backends
 from snimux.backend.probe import LOCAL_HEADER
 from snimux.config.model import BackendDefaults
+from snimux.frontend.access_log import AccessLog
+from snimux.frontend.events import Events
 from snimux.log import Log
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
@@ -105,7 +107,8 @@ async def running(
 ) -> AsyncIterator[Run]:
     """Checks every ten seconds, of nothing yet; two passes, or three that fail, tell."""
     stream = io.StringIO()
-    backends = Backends(Log(stream, form="json"), BackendDefaults(**said))
+    log = Log(stream, form="json")
+    backends = Backends(Events(log, AccessLog(log)), BackendDefaults(**said))
     checker = Checker(
         backends,
         set() if proved is None else proved,

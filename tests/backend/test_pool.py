@@ -17,10 +17,15 @@ from trio.socket import SocketType
 from trio.testing import MockClock
 
 from snimux.backend.pool import Backends
+from snimux.backend.proxy_auto import Prober
 from snimux.config.model import BackendDefaults
+from snimux.frontend.access_log import AccessLog
+from snimux.frontend.events import Events, Observer
+from snimux.frontend.recheck import Recheck
 from snimux.log import Log
 from snimux.net.dial import Dialled, NotDialled, dial
 from snimux.net.loop import Own
+from snimux.net.resolver import Resolver
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress, TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
@@ -100,13 +105,11 @@ class Run:
 @contextlib.asynccontextmanager
 async def running(**said: Any) -> AsyncIterator[Run]:
     stream = io.StringIO()
-    doubt_name = said.pop("doubt_name", lambda name: None)
-    told_failed = said.pop("told_failed", lambda address: None)
+    log = Log(stream, form="json")
+    observer = said.pop("observer", Observer())
     backends = Backends(
-        Log(stream, form="json"),
+        Events(log, AccessLog(log), observer),
         BackendDefaults(**said),
-        doubt_name=doubt_name,
-        told_failed=told_failed,
         uniform=lambda low, high: high,
     )
     run = Run(backends, stream)
@@ -152,15 +155,32 @@ async def test_the_first_that_answers_is_taken_and_what_does_not_is_tried_last(
             assert run.said() == [(str(down.address), "down")]
 
 
-async def test_each_failure_of_an_address_is_told_once(autojump_clock: MockClock) -> None:
-    told: list[DialAddress] = []
+class Failures(Observer):
+    """Keeps the addresses that did not answer, and raises then if it is to."""
+
+    def __init__(self, *, raises: bool = False) -> None:
+        self.of_clients: list[DialAddress] = []
+        self.all: list[DialAddress] = []
+        self.raises = raises
+
+    def dial_failed(self, address: DialAddress, is_for_client: bool) -> None:
+        self.all.append(address)
+        if is_for_client:
+            self.of_clients.append(address)
+        if self.raises:
+            raise RuntimeError("not expected")
+
+
+async def test_each_failure_of_an_address_is_heard_once(autojump_clock: MockClock) -> None:
+    failures = Failures()
     with places(1, listening=False) as (down,), places(1) as (up,):
-        async with running(told_failed=told.append) as run:
+        async with running(observer=failures) as run:
             await run.reached(down.address, up.address)
             await run.failed(down.address, wait=0.0)
-            assert told == [down.address] * 2
-            await trio.sleep(100)  # what is dialled for nobody is no failure
-            assert told == [down.address] * 2
+            assert failures.of_clients == [down.address] * 2
+            await trio.sleep(100)  # what is dialled for no client is none of its failures
+            assert failures.of_clients == [down.address] * 2
+            assert failures.all.count(down.address) > 4
 
 
 async def test_all_are_tried_where_all_are_down_and_every_fault_is_told(
@@ -726,19 +746,16 @@ class Here(trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
-async def test_what_is_told_of_failures_ends_nothing_by_what_it_raises(
+async def test_who_hears_of_failures_ends_nothing_by_what_it_raises(
     autojump_clock: MockClock,
 ) -> None:
-    def raises(what: object) -> None:
-        raise RuntimeError("not expected")
-
     with places(1) as (up,), places(1, listening=False) as (down,):
         named = TcpAddress("localhost", down.address.port)
-        async with running(told_failed=raises, doubt_name=raises, wait=0.0) as run:
+        async with running(observer=Failures(raises=True), wait=0.0) as run:
             assert await run.reached(named, up.address) == up.address
             assert run.backends.down == {named}
             assert run.backends.states[named].connections == 0
-            await trio.sleep(100)  # it is dialled, and its name doubted, again and again
+            await trio.sleep(100)  # it is dialled again and again
             down.listen()
             await trio.sleep(40)
             assert not run.backends.down
@@ -748,10 +765,15 @@ async def test_what_is_told_of_failures_ends_nothing_by_what_it_raises(
             assert set(said) == {"RuntimeError('not expected')"}
 
 
-async def test_names_at_which_nobody_answers_are_doubted(autojump_clock: MockClock) -> None:
+async def test_names_at_which_nobody_answers_are_doubted(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = Resolver(Log(io.StringIO()))
     doubted: list[str] = []
+    monkeypatch.setattr(resolver, "refresh", doubted.append)
     with places(1, listening=False) as (place,):
-        async with running(doubt_name=doubted.append, wait=1.0) as run:
+        observer = Recheck(Prober(Log(io.StringIO())), resolver)
+        async with running(observer=observer, wait=1.0) as run:
             await run.failed(place.address)
             assert not doubted
             before = trio.socket.set_custom_hostname_resolver(Here())
@@ -767,7 +789,8 @@ async def test_what_is_reserved_is_down_where_a_caddy_says_it_and_stays_so(
     autojump_clock.autojump_threshold = 0.05
     stream = io.StringIO()
     with places(1) as (place,):
-        backends = Backends(Log(stream, form="json"), BackendDefaults(wait=0))
+        log = Log(stream, form="json")
+        backends = Backends(Events(log, AccessLog(log)), BackendDefaults(wait=0))
         backends.keep_off(Own(reserved={place.address: "an admin API"}))
         backend = Backend((place.address,))
         near, far = await tcp_pair()

@@ -26,6 +26,7 @@ from snimux.status.checkup import Checkup
 from snimux.status.events import all_pages, shown
 from snimux.status.local import View
 from snimux.status.metrics import Metrics, snapshot
+from snimux.status.refused import Refusals
 from snimux.status.web import Page
 from tests.e2e.test_serve import client_hello, held_up, workers_of
 from tests.service import test_upgrade
@@ -519,7 +520,7 @@ async def test_the_newest_routes_are_shown_be_they_few_or_many(
             Route(parse_pattern(f"{name}{number}.test"), Backend((TcpAddress("127.0.0.1", 1),)))
             for number in range(3 if name == more else 1)
         ]
-        return View(Metrics(), LiveTable(RouteTable(routes)), LocalPlaces(7), **how)
+        return View(Metrics(), Refusals(), LiveTable(RouteTable(routes)), LocalPlaces(7), **how)
 
     views = [view("older", **older), view("newer", **newer)]
     for each in (views, views[::-1]):

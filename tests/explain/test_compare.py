@@ -21,7 +21,8 @@ from snimux.routing.routes import LiveTable, RouteTable, parse_pattern
 from snimux.status.api import gathered
 from snimux.status.client import ApiError, ServedRoutes, find_refused, read_routes
 from snimux.status.local import View
-from snimux.status.metrics import LONGEST, Metrics
+from snimux.status.metrics import Metrics
+from snimux.status.refused import LONGEST, Refusals
 from tests.status.test_client import page, row
 
 WHERE = "127.0.0.1:9443"
@@ -39,7 +40,7 @@ FILE = """
 def running(config: Config, **rest: object) -> ServedRoutes:
     """What is read of what a real one would show."""
     has = {"c.example": TcpAddress("localhost", 2019)}
-    view = View(Metrics(), LiveTable(RouteTable(config.routes)), LocalPlaces(1), has)
+    view = View(Metrics(), Refusals(), LiveTable(RouteTable(config.routes)), LocalPlaces(1), has)
     answers = [list(view.tell("routes"))]
     rows, lists = gathered(answers, "routes"), gathered(answers, "lists")
     rows = [{**row, "active": 3} for row in rows]

@@ -27,6 +27,7 @@ from snimux.routing.routes import LiveTable, Route, RouteTable
 from snimux.routing.served import Served
 from tests.hellos import load as load_hellos
 from tests.support.drawn import ACCESS, DATA, SOURCES, routes
+from tests.support.observers import keeping
 
 FIRST, SECOND = TcpAddress("localhost", 2019), TcpAddress("localhost", 2020)
 
@@ -319,7 +320,7 @@ async def served(data: bytes, case: Case, config: Config, source: str) -> tuple[
         LiveTable(RouteTable(config.routes)),
         config.limits,
         portable.relay,
-        outcomes.append,
+        keeping(outcomes),
         https_port=https_port(config, [8443]),
         admission=config.admission,
     )

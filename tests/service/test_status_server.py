@@ -23,11 +23,12 @@ from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
 from snimux.status.local import View
 from snimux.status.metrics import Metrics
+from snimux.status.refused import Refusals
 from tests.support.sockets import open_descriptors, read_to_end, send_all
 
 
 def view() -> View:
-    return View(Metrics(), LiveTable(RouteTable([])), LocalPlaces(7))
+    return View(Metrics(), Refusals(), LiveTable(RouteTable([])), LocalPlaces(7))
 
 
 async def page(listener: Listener, path: str) -> Any:

@@ -22,6 +22,7 @@ from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_p
 from snimux.status import local as module
 from snimux.status.local import View
 from snimux.status.metrics import Metrics, snapshot
+from snimux.status.refused import Refusals
 
 ONE, TWO, ADMIN = (TcpAddress("127.0.0.1", port) for port in (1, 2, 2019))
 
@@ -32,7 +33,7 @@ def route(pattern: str, http: Backend | None = None) -> Route:
 
 def viewing(*routes: Route) -> View:
     table = LiveTable(RouteTable(routes))
-    return View(Metrics(), table, LocalPlaces(77), {"found.example": ADMIN})
+    return View(Metrics(), Refusals(), table, LocalPlaces(77), {"found.example": ADMIN})
 
 
 def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
@@ -106,14 +107,14 @@ def test_figures_have_what_is_no_count_too() -> None:
 
 async def test_connections_and_who_was_refused(mock_clock: MockClock) -> None:
     view = viewing(route("a.example"))
-    view.figures.began(Outcome(("192.0.2.1", 5), started=trio.current_time()))
+    view.metrics.accepted(Outcome(("192.0.2.1", 5), started=trio.current_time()))
     mock_clock.jump(3)
     total, piece = view.tell("connections")
     assert total == {"total": 1}
     assert [(x["client"], x["age"]) for x in piece["connections"]] == [("192.0.2.1:5", 3)]
     _, again = view.tell("connections")
     assert piece["connections"][0]["id"] == again["connections"][0]["id"]
-    view.figures.keep(Outcome(None, reason=Reason.NO_ROUTE))
+    view.refusals.ended(Outcome(None, reason=Reason.NO_ROUTE))
     (refused,) = view.tell("refused")
     assert [each["reason"] for each in refused["refused"]] == ["no-route"]
 
@@ -123,10 +124,10 @@ def test_nothing_is_told_to_who_asks_for_what_there_is_not() -> None:
 
 
 def test_what_refused_clients_sent_is_told_where_it_is_kept() -> None:
-    view = View(Metrics(2), LiveTable(RouteTable()), LocalPlaces(1))
+    view = View(Metrics(), Refusals(2), LiveTable(RouteTable()), LocalPlaces(1))
     for sent in (b"first", b"second", b"", b"fourth"):
         outcome = Outcome(None, reason=Reason.NO_ROUTE, ended="refused", received=sent)
-        view.figures.keep(outcome)
+        view.refusals.ended(outcome)
     pieces = json.loads(json.dumps(list(view.tell("hellos"))))
     rows = [row for piece in pieces for row in piece["refused"]]
     told = [row["hello"] and base64.b64decode(row["hello"]) for row in rows]
@@ -152,7 +153,7 @@ async def test_what_is_told_every_second_is_of_each_a_little(mock_clock: MockClo
     view.states[addresses[299]].silent_since = trio.current_time()
     mock_clock.jump(3)
     for _ in range(20):
-        view.figures.keep(Outcome(None, reason=Reason.NO_ROUTE))
+        view.refusals.ended(Outcome(None, reason=Reason.NO_ROUTE))
     routes, backends = json.loads(json.dumps(list(view.tell("live"))))
     assert (routes["total"], len(routes["routes"]), len(routes["refused"])) == (300, 100, 10)
     assert routes["refused"][-1]["number"] == 20

@@ -3,12 +3,9 @@
 import gc
 import json
 from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from snimux.frontend.outcome import Outcome
 from snimux.proto.client_hello import LARGEST_MAX_HELLO
@@ -19,9 +16,7 @@ from snimux.routing.address import TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.status import metrics as module
 from snimux.status.metrics import (
-    LONGEST,
     OTHERS,
-    Kept,
     Metrics,
     Sums,
     Totals,
@@ -41,13 +36,13 @@ def relayed(figures: Metrics, pattern: str = "a.example", **known: Any) -> Outco
     """A connection that is being relayed."""
     at = outcome(backend=str(ONE), **known)
     at.route = Route(parse_pattern(pattern), Backend((ONE,)))
-    figures.began(at)
+    figures.accepted(at)
     return at
 
 
 def end(figures: Metrics, at: Outcome, ended: str = End.EOF, reason: Reason | None = None) -> None:
     at.ended, at.reason = ended, reason
-    figures.finished(at)
+    figures.ended(at)
 
 
 def seen(figures: Metrics) -> Sums:
@@ -101,7 +96,7 @@ def test_one_that_ends_while_the_figures_are_told_counts_once() -> None:
 def test_one_that_is_refused_while_the_figures_are_told_counts_once() -> None:
     figures = Metrics()
     at = outcome()
-    figures.began(at)
+    figures.accepted(at)
     pieces = figures.pieces()
     first = next(pieces)
     end(figures, at, "refused", Reason.NO_ROUTE)
@@ -135,7 +130,7 @@ def test_of_what_clients_sent_and_have_ended_bounded_bytes_are_kept(sent: str) -
             alpn = tuple(data[i : i + 255] for i in range(0, len(data), 255))
             alpn = alpn if sent == "names of protocols" else ()
             at.hello = Hello(None, alpn, False, len(data))
-        figures.began(at)
+        figures.accepted(at)
         end(figures, at, "refused", Reason.NO_ROUTE)
         kept = [each.outcome for each in figures.over]
         sizes = [len(x.received) + (x.hello.size if x.hello else 0) for x in kept]
@@ -150,7 +145,7 @@ def test_nothing_of_a_hello_is_left_when_it_is_counted() -> None:
     name = bytes(200).replace(b"\0", b"x")
     at = outcome()
     at.hello = Hello(None, (name,), False, 300)
-    figures.began(at)
+    figures.accepted(at)
     end(figures, at)
     assert seen(figures).counts["alpn"]["other"] == 1
     kept = gc.get_referrers(at.hello.alpn)
@@ -204,7 +199,7 @@ def test_a_value_is_in_the_first_bucket_whose_bound_it_does_not_exceed() -> None
         at = outcome()
         assert at.hello is not None
         at.hello = Hello("a.example", (), False, size)
-        figures.began(at)
+        figures.accepted(at)
         end(figures, at, "refused", Reason.NO_ROUTE)
     assert seen(figures).histograms["hello_bytes"] == [
         2, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1 + 256 + 257 + 65536 + 65537,
@@ -218,7 +213,7 @@ def test_who_is_refused_is_counted_by_reason_and_what_is_known_of_the_hello() ->
         (Reason.BACKEND_DOWN, outcome()),
         (Reason.OUT_OF_RESOURCES, outcome()),
     ):
-        figures.began(known)
+        figures.accepted(known)
         end(figures, known, "refused", reason)
     found = seen(figures)
     assert +found.counts["refused"] == {"no-bytes": 1, "backend-down": 1, "out-of-resources": 1}
@@ -231,7 +226,7 @@ def test_who_is_refused_is_counted_by_reason_and_what_is_known_of_the_hello() ->
 def test_who_is_closed_without_a_word_has_ended_too() -> None:
     figures = Metrics()
     at = Outcome(None, is_silent=True)
-    figures.began(at)
+    figures.accepted(at)
     end(figures, at, "shutdown")
     found = seen(figures)
     assert +found.counts["ended"] == {"silent": 1}
@@ -242,12 +237,12 @@ def test_no_word_of_a_client_is_a_key() -> None:
     figures = Metrics()
     for alpn in ((b"made-up", b"up-made"), (b"h2", b"h2"), (b"acme-tls/1",), ()):
         at = Outcome(None, hello=Hello("made.up", alpn, True, 1))
-        figures.began(at)
+        figures.accepted(at)
         end(figures, at, "refused", Reason.NO_ROUTE)
     http = Outcome(
         None, "http", hello=Hello("made.up", (), False, 1, Request("GET", None, "/made-up"))
     )
-    figures.began(http)
+    figures.accepted(http)
     end(figures, http, "redirected")
     found = seen(figures)
     assert "made" not in json.dumps(list(figures.pieces()))
@@ -267,7 +262,7 @@ def test_of_very_many_routes_and_backends_the_first_are_told_apart(
         at = relayed(figures, f"n{number}.example")
         at.tally.up = number
         end(figures, at)
-        figures.not_dialled(TcpAddress("127.0.0.1", number))
+        figures.dial_failed(TcpAddress("127.0.0.1", number), True)
     found = seen(figures)
     assert found.shares == {
         ("n1.example", str(ONE)): [2, 0, 2, 0],
@@ -284,30 +279,12 @@ def test_routes_with_alpn_are_others_than_without() -> None:
     assert {route for route, _ in seen(figures).shares} == {"a.example", "a.example/h2"}
 
 
-def test_the_last_refused_are_kept_and_what_they_said_is_cut() -> None:
-    figures = Metrics()
-    for number in range(150):
-        at = Outcome(
-            ("192.0.2.1", number), hello=Hello("x" * 253, (b"y" * 255,) * 9, False, 1),
-            reason=Reason.NO_ROUTE, ended="refused", seconds=1.5,
-        )  # fmt: skip
-        figures.keep(at)
-    kept = list(figures.last_refused)
-    assert [each["number"] for each in kept] == list(range(51, 151))
-    assert all(a["time"] <= b["time"] for a, b in pairwise(kept))
-    last = kept[-1]
-    assert last["client"] == "192.0.2.1:149"
-    assert (last["reason"], last["name"], last["seconds"]) == ("no-route", "x" * 253, 1.5)
-    assert len(last["alpn"]) == 300
-    assert json.loads(json.dumps(last)) == last
-
-
 def test_the_oldest_connections_are_listed_and_all_are_counted() -> None:
     figures = Metrics()
     for number in range(120):
         relayed(figures).started = float(number)
     waiting = Outcome(None, started=120.0)
-    figures.began(waiting)
+    figures.accepted(waiting)
     total, *pieces = connections(figures, 200.0, most=110)
     assert total == {"total": 121}
     rows = [row for piece in pieces for row in piece["connections"]]
@@ -355,7 +332,7 @@ def test_of_workers_that_are_gone_the_first_routes_and_backends_are_told_apart(
         figures = Metrics()
         at = relayed(figures, f"n{worker}.example")
         at.tally.up = worker
-        figures.not_dialled(TcpAddress("127.0.0.1", worker))
+        figures.dial_failed(TcpAddress("127.0.0.1", worker), True)
         totals.take(worker, seen(figures))
         totals.lose(worker)
     found = totals.sum()
@@ -376,39 +353,3 @@ def test_a_sum_is_no_part_of_what_it_is_a_sum_of() -> None:
     for _ in range(2):
         assert totals.sum().counts["connections"] == Counter(tls=1, http=0)
         assert totals.sum().shares["a.example", str(ONE)] == [1, 1, 0, 0]
-
-
-def test_the_last_are_kept() -> None:
-    kept = Kept(2)
-    for number in (1, 2, 3):
-        kept.add(number, b"%d" % number)
-    assert [kept.get(number) for number in (1, 2, 3, 4)] == [None, b"2", b"3", None]
-
-
-def test_where_none_is_to_be_kept_none_is() -> None:
-    kept = Kept(0)
-    kept.add(1, b"x")
-    assert kept.get(1) is None
-
-
-def test_what_is_long_is_cut() -> None:
-    kept = Kept(1)
-    kept.add(1, b"x" * (LONGEST + 1))
-    assert kept.get(1) == b"x" * LONGEST
-
-
-@given(st.integers(0, 5), st.integers(0, 50), st.lists(st.binary(max_size=30), max_size=20))
-def test_neither_their_number_nor_their_bytes_exceed_the_bounds(
-    most: int, most_bytes: int, sent: list[bytes]
-) -> None:
-    kept = Kept(most, most_bytes=most_bytes)
-    for number, received in enumerate(sent):
-        kept.add(number, received)
-        there = [kept.get(x) for x in range(number + 1)]
-        found = [x for x in there if x is not None]
-        assert len(found) <= most
-        assert sum(map(len, found)) <= most_bytes
-        # the last ones, and one more would be too many
-        assert found == (sent[: number + 1][-len(found) :] if found else [])
-        if len(found) < most and len(found) <= number:
-            assert sum(map(len, sent[number - len(found) : number + 1])) > most_bytes
