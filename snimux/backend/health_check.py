@@ -8,16 +8,17 @@ Source: HAProxy, Configuration Manual, ``check``, ``inter``, ``check-send-proxy`
 """
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import trio
 
 from snimux.backend.limiter import Lane, Lanes
 from snimux.backend.pool import Backends
 from snimux.backend.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_tls
-from snimux.config.model import BackendDefaults
+from snimux.config.model import BackendDefaults, Config, Limits
 from snimux.net.dial import Dialled, dial
 from snimux.proto import proxy_header
 from snimux.proto.proxy_header import Version
@@ -60,27 +61,36 @@ def wanted(routes: Iterable[Route], defaults: BackendDefaults) -> dict[DialAddre
     return found
 
 
+class ChecksInEffect(Protocol):
+    """What a checker reads of what is in effect."""
+
+    @property
+    def config(self) -> Config:
+        """The limits."""
+
+    @property
+    def checks(self) -> Mapping[DialAddress, Wanted]:
+        """How to check which addresses."""
+
+
 class Checker:
     """Checks for as long as it runs."""
 
     def __init__(
         self,
         backends: Backends,
-        proved: Set[DialAddress] = frozenset(),
         *,
-        check_timeout: float,
+        check_timeout: float = Limits().dial_timeout,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """Checks nothing yet.
 
         Args:
             backends: told what came of each check; its defaults say how often.
-            proved: the addresses that are sent a header where that is automatic.
             check_timeout: seconds for each check at the most.
             uniform: a random number between two.
         """
         self.backends = backends
-        self.proved = proved
         self.check_timeout = check_timeout
         self.uniform = uniform
         self.wanted: Mapping[DialAddress, Wanted] = {}
@@ -94,6 +104,11 @@ class Checker:
             task_status: started when checks have begun.
         """
         await self.tasks.run(task_status=task_status)
+
+    def reconcile(self, generation: ChecksInEffect) -> None:
+        """Check by what is in effect now."""
+        self.check_timeout = generation.config.limits.dial_timeout
+        self.exchange(generation.checks)
 
     def exchange(self, all_wanted: Mapping[DialAddress, Wanted]) -> None:
         """Check these from now on; what is checked as before goes on."""
@@ -135,7 +150,7 @@ class Checker:
         match proxy:
             case "v1" | "v2":
                 return proxy_header.build(proxy, None, None)
-            case "auto" if address in self.proved:
+            case "auto" if address in self.backends.proved:
                 return LOCAL_HEADER
             case _:
                 return b""

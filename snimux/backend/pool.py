@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import trio
 
@@ -26,10 +26,10 @@ from snimux.backend.balance import Turns, by_source, well_first
 from snimux.backend.limiter import Lane, Lanes
 from snimux.backend.queue import Waiter, deal
 from snimux.backend.state import UP, State
-from snimux.config.model import BackendDefaults
+from snimux.config.model import BackendDefaults, Config
 from snimux.net.dial import Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
-from snimux.proto.proxy_header import Endpoint
+from snimux.proto.proxy_header import Endpoint, Version
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress
 from snimux.routing.routes import Backend
@@ -53,6 +53,26 @@ class PoolObserver:
 
     def backend_changed(self, address: DialAddress, is_up: bool, why: str) -> None:
         """Hear of an address that went down, or is up again."""
+
+
+class PoolInEffect(Protocol):
+    """What a pool reads of what is in effect."""
+
+    @property
+    def config(self) -> Config:
+        """The defaults for backends that say nothing else."""
+
+    @property
+    def backends(self) -> Set[Backend]:
+        """All that there are."""
+
+    @property
+    def discovered(self) -> Set[DialAddress]:
+        """Those of their addresses that only a provider says."""
+
+    @property
+    def own(self) -> Own:
+        """What leads back to snimux, and what is reserved."""
 
 
 class Backends:
@@ -79,6 +99,8 @@ class Backends:
         self.states: dict[DialAddress, State] = {}
         self.down: set[DialAddress] = set()
         """Those of the addresses that are not up."""
+        self.proved: set[DialAddress] = set()
+        """Those that are known to understand a PROXY protocol header."""
         self.turns: dict[Backend, Turns] = {}
         self.discovered: Set[DialAddress] = frozenset()
         """Those of the addresses that Caddys say."""
@@ -110,6 +132,25 @@ class Backends:
     def own_for(self, address: DialAddress) -> Own:
         """Return what an address must not lead to."""
         return self.own_of_discovered if address in self.discovered else self.own
+
+    def reconcile(self, generation: PoolInEffect) -> None:
+        """Serve by what is in effect now."""
+        self.defaults = generation.config.backends
+        self.keep_off(generation.own)
+        self.exchange(generation.backends, generation.discovered)
+
+    def prove(self, address: DialAddress, is_proved: bool) -> None:
+        """Learn whether an address is known to understand a PROXY protocol header."""
+        if is_proved:
+            self.proved.add(address)
+        else:
+            self.proved.discard(address)
+
+    def header_version(self, backend: Backend, address: DialAddress) -> Version | None:
+        """Return the version of the PROXY protocol header for an address, or None for no header."""
+        if backend.proxy != "auto":
+            return backend.proxy
+        return "v2" if address in self.proved else None
 
     def exchange(self, backends: Set[Backend], discovered: Set[DialAddress] = frozenset()) -> None:
         """Forget what none of these has, which are all that there are now; keep what is known.

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
+from typing import Protocol
 
 import trio
 
@@ -131,15 +132,21 @@ async def ask_all(all_asked: Mapping[DialAddress, Asked]) -> dict[DialAddress, F
     return found
 
 
+class ProbesInEffect(Protocol):
+    """What a prober reads of what is in effect."""
+
+    @property
+    def probes(self) -> Mapping[DialAddress, Asked]:
+        """How to probe which addresses."""
+
+
 class Prober:
-    """Asks for as long as it runs, and keeps what it learnt in ``proved``."""
+    """Asks for as long as it runs, and lets the pool know who has proved it."""
 
     def __init__(self, log: Log, backends: Backends | None = None) -> None:
         """Of nothing yet; the log is told of what changes, and backends say what not to ask."""
         self.log = log
         self.backends = backends or Backends()
-        self.proved: set[DialAddress] = set()
-        """The addresses that understand a header; changes while others look at it."""
         self.asked: Mapping[DialAddress, Asked] = {}
         self.standings: dict[DialAddress, Standing] = {}
         self.doubts: dict[DialAddress, trio.Event] = {}
@@ -159,6 +166,10 @@ class Prober:
                 while self.asked.keys() - self.standings.keys():
                     await self.learnt.park()
             task_status.started()
+
+    def reconcile(self, generation: ProbesInEffect) -> None:
+        """Probe by what is in effect now."""
+        self.exchange(generation.probes)
 
     def exchange(self, all_asked: Mapping[DialAddress, Asked]) -> None:
         """Ask these from now on; anew where the configuration says something else than before."""
@@ -183,7 +194,7 @@ class Prober:
                 self.doubts[address].set()
 
     def _forget(self, address: DialAddress) -> None:
-        self.proved.discard(address)
+        self.backends.prove(address, False)
         self.standings.pop(address, None)
 
     async def _ask(self, address: DialAddress) -> None:
@@ -208,10 +219,7 @@ class Prober:
 
     def _learn(self, address: DialAddress, standing: Standing) -> None:
         self.standings[address] = standing
-        if standing.is_proved:
-            self.proved.add(address)
-        else:
-            self.proved.discard(address)
+        self.backends.prove(address, standing.is_proved)
         self.learnt.unpark_all()
 
 

@@ -9,12 +9,13 @@ import errno
 import math
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
 from snimux.frontend.connection import Service
 from snimux.frontend.connection import serve as serve_connection
+from snimux.frontend.events import InEffect
 from snimux.frontend.limits import Places
 from snimux.log import Log
 from snimux.net.listeners import Listener
@@ -58,21 +59,24 @@ class Doors:
 
     def __init__(
         self,
-        served: Iterable[tuple[Listener, Service]],
+        services: Iterable[Service],
         places: Places,
         log: Log,
         *,
         close: Callable[[Listener], None] = Listener.close,
     ) -> None:
-        """Begin with these doors, closed until they are opened.
+        """Accept nowhere yet.
 
         Args:
-            served: the listeners, and what connections are served with that come there.
+            services: what to serve connections with, one a protocol; whom each listener lets in is
+                no part of them.
             places: of the connections, over all listeners.
             log: told when there is no room, or nothing can be accepted.
             close: closes a listener.
         """
-        self.doors = [_Door(listener, service) for listener, service in served]
+        self.services = {service.protocol.name: service for service in services}
+        self.doors: list[_Door] = []
+        self.closing: list[trio.Event] = []  # of doors that are left out: set once they are closed
         self.places = places
         self.log = log
         self.close = close
@@ -94,44 +98,45 @@ class Doors:
         """
         self.accepting, self.connections = accepting, connections
         for door in self.doors:
+            self.begin(door)
+
+    def begin(self, door: _Door) -> None:
+        """Accept at a door, if any are open."""
+        if self.accepting is not None:
             tune(door.listener.socket)
-            accepting.start_soon(self.accept, door, connections)
+            self.accepting.start_soon(self.accept, door)
 
-    def exchange(self, served: Iterable[tuple[Listener, Service]]) -> list[trio.Event]:
-        """Accept on these from now on, and no more on those that are not among them.
+    def reconcile(self, generation: InEffect) -> None:
+        """Accept where that is in effect now, and nowhere else.
 
-        Args:
-            served: as at first. One that is known by its socket goes on without a gap, perhaps with
-                another protocol.
+        A listener that is known by its socket goes on without a gap, perhaps with another protocol.
 
-        Returns:
-            For each one that is left out what is set once it is closed.
-
-        Resource handling: closes those that are left out.
+        Resource handling: closes those that are left out; ``until_closed`` waits for that.
         """
-        assert self.accepting is not None
-        assert self.connections is not None
-        there = {door.listener.socket: door for door in self.doors}
+        if generation.max_connections != self.places.limit:
+            self.places.resize(generation.max_connections)
+            self.waiting.unpark_all()
+        before = {door.listener.socket: door for door in self.doors}
         self.doors = []
-        for listener, service in served:
-            door = there.pop(listener.socket, None)
+        for listener in generation.listeners:
+            admission = generation.config.admission_of(listener.spec)
+            service = replace(self.services[listener.protocol], admission=admission)
+            door = before.pop(listener.socket, None)
             if door is None:
                 door = _Door(listener, service)
-                tune(listener.socket)
-                self.accepting.start_soon(self.accept, door, self.connections)
-            door.listener = listener  # of the other protocol, perhaps
-            door.service = service
+                self.begin(door)
+            door.listener, door.service = listener, service
             self.doors.append(door)
-        for door in there.values():
+        for door in before.values():
             door.scope.cancel()
-        return [door.closed for door in there.values()]
+            self.closing.append(door.closed)
 
-    def resize(self, limit: int) -> None:
-        """Have room for so many connections from now on."""
-        self.places.resize(limit)
-        self.waiting.unpark_all()
+    async def until_closed(self) -> None:
+        """Wait until all that was left out is closed."""
+        while self.closing:
+            await self.closing.pop().wait()
 
-    async def accept(self, door: _Door, connections: trio.Nursery) -> None:
+    async def accept(self, door: _Door) -> None:
         """Accept until cancelled; closes the listener in the end."""
         sock = door.listener.socket
         try:
@@ -144,8 +149,8 @@ class Doors:
                         await self.wait_for_room()
                         continue
                     try:
-                        self.accept_one(door, connections)
-                        self.accept_queued(door, connections, most=_AT_A_TIME)
+                        self.accept_one(door)
+                        self.accept_queued(door, most=_AT_A_TIME)
                     except OSError as error:
                         await self.back_off(error)
         finally:
@@ -153,18 +158,18 @@ class Doors:
             # established. What comes faster than it is emptied is not waited for. (With a successor
             # it resets none, and what is there is as well served here.)
             with contextlib.suppress(OSError):
-                self.accept_queued(door, connections, most=_QUEUE)
+                self.accept_queued(door, most=_QUEUE)
             self.close(door.listener)
             door.closed.set()
 
-    def accept_queued(self, door: _Door, connections: trio.Nursery, *, most: int) -> None:
+    def accept_queued(self, door: _Door, *, most: int) -> None:
         """Accept what is there and has room; raises OSError in the end, mostly EAGAIN."""
         for _ in range(most):
             if not self.places.take():
                 return
-            self.accept_one(door, connections)
+            self.accept_one(door)
 
-    def accept_one(self, door: _Door, connections: trio.Nursery) -> None:
+    def accept_one(self, door: _Door) -> None:
         """Accept a connection for which room is taken; if that raises, the room is given back."""
         try:
             client, name = door.listener.socket.accept()
@@ -172,7 +177,8 @@ class Doors:
             self.give_room()
             raise
         client.setblocking(False)
-        connections.start_soon(self.handle, client, endpoint(name), door.service)
+        assert self.connections is not None
+        self.connections.start_soon(self.handle, client, endpoint(name), door.service)
 
     async def wait_for_room(self) -> None:
         """Wait until there may be a place again; say so once when all are taken."""

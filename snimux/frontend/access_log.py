@@ -4,7 +4,7 @@ from collections import Counter
 
 import trio
 
-from snimux.frontend.events import Observer
+from snimux.frontend.events import InEffect, Observer
 from snimux.frontend.outcome import Outcome
 from snimux.log import Level, Log
 from snimux.proto.reason import Reason
@@ -37,6 +37,10 @@ class AccessLog(Observer):
         """Write the line of an address that went down, or is up again."""
         fields = {"backend": str(address), "state": "up" if is_up else "down", "detail": why}
         self._log.write("info" if is_up else "warning", "backend", fields)
+
+    def in_effect(self, generation: InEffect) -> None:
+        """Write the lines from here on as the configuration has it."""
+        self._log.change(form=generation.config.log_format, level=generation.config.log_level)
 
     async def sum_up_now_and_then(self) -> None:
         """Sum the scanners up every ``_SUM_UP_EVERY`` seconds."""

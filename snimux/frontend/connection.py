@@ -5,27 +5,26 @@ Knows no listener and no other connection. Whatever goes wrong here ends here.
 
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Set
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
 
 from snimux.backend.pool import Backends
-from snimux.config.model import Limits
-from snimux.frontend.events import Observer
+from snimux.frontend.events import Current, Observer
 from snimux.frontend.outcome import Outcome, host_of, shown
+from snimux.frontend.source_limits import UNCOUNTED, Entry, SourceLimits
 from snimux.net.dial import NotDialled
 from snimux.net.sockets import endpoint, tune
 from snimux.proto import proxy_header
+from snimux.proto.client_hello import TLS
 from snimux.proto.proxy_header import Endpoint, Header, Version
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
 from snimux.relay.interface import Relay
 from snimux.routing.access import Admission
-from snimux.routing.address import DialAddress
 from snimux.routing.decide import Redirection, Refusal, Relaying, decide
-from snimux.routing.routes import Backend, LiveTable
 
 V = TypeVar("V")
 
@@ -41,54 +40,23 @@ _LINGER_READ_SIZE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What ``leave`` undoes when a connection has ended; and why it is refused, if it is."""
-
-    leave: Callable[[], None]
-    refused: Reason | None = None
-
-
-def _enter(source: Endpoint | None, refused: Reason | None) -> Entry | None:
-    return _ENTERED if refused is None else Entry(_do_nothing, refused)
-
-
-def _do_nothing() -> None:
-    pass
-
-
-_ENTERED = Entry(_do_nothing)
-
-
-@dataclass(frozen=True, slots=True)
 class Service:
     """What the connections of a listener share."""
 
     protocol: Protocol
-    table: LiveTable
-    limits: Limits
+    current: Current
+    """What is in effect: read anew for each step, so that it may change between two."""
     relay: Relay
+    pool: Backends
+    """Connects to backends."""
+    limits: SourceLimits
+    """Counts each client among those of its source."""
     events: Observer
     """Hears of each connection when it begins, and when it has ended; raises nothing."""
-    https_port: int = 443
-    """Where clients find TLS; for redirects."""
-    shown_as: str | None = None
-    """The protocol's name in the log; None: no name."""
-    proved: Set[DialAddress] = frozenset()
-    """The addresses that are sent a PROXY protocol header where that is automatic."""
-    look_again: Callable[[], Awaitable[None]] | None = None
-    """Awaited where a hello has no route: there may be one by then."""
-    backends: Backends = field(default_factory=Backends)
-    """What connects to backends."""
     admission: Admission | None = None
     """Whom the listener lets in; None: everybody."""
-    enter: Callable[[Endpoint | None, Reason | None], Entry | None] = _enter
-    """Told of each client, and why it is refused, if it is; None: it is not worth a word."""
-
-    def proxy(self, to: Backend, address: DialAddress) -> Version | None:
-        """The version of the PROXY protocol header that an address of a backend is sent, if any."""
-        if to.proxy != "auto":
-            return to.proxy
-        return "v2" if address in self.proved else None
+    refresh: Callable[[], Awaitable[None]] | None = None
+    """Awaited where a hello has no route: there may be one by then."""
 
 
 async def serve(client: socket.socket, source: Endpoint | None, service: Service) -> None:
@@ -102,11 +70,12 @@ async def serve(client: socket.socket, source: Endpoint | None, service: Service
     Resource handling: closes ``client``, whatever happens. Raises nothing but ``trio.Cancelled``.
     """
     started = trio.current_time()
-    outcome = Outcome(source, service.shown_as, started=started)
+    outcome = Outcome(source, _label(service.protocol), started=started)
     service.events.accepted(outcome)
     try:
         with client:
-            await _serve(client, outcome, service, started + service.limits.hello_timeout)
+            limits = service.current.value.config.limits
+            await _serve(client, outcome, service, started + limits.hello_timeout)
     except* Exception as group:  # not expected; but one connection must not end the others
         outcome.ended, outcome.detail = "failed", repr(group.exceptions)
     finally:
@@ -120,13 +89,13 @@ async def _serve(
 ) -> None:
     """Learn who the client is, count it among those of its source, and serve or refuse it."""
     received = bytearray()
-    entry: Entry | None = _ENTERED
+    entry: Entry | None = UNCOUNTED
     refusal: Refusal | Redirection | None = None
     if service.admission is not None and service.admission.believes(host_of(outcome.source)):
         refusal = await _read_proxy_header(client, received, outcome, deadline)
     if refusal is None:
         refused = Reason.ACCESS_DENIED if _is_denied(outcome, service.admission) else None
-        entry = service.enter(outcome.source, refused)
+        entry = service.limits.count(outcome.source, refused)
     if entry is None:
         outcome.is_silent = True
         return
@@ -196,10 +165,11 @@ async def _pass_on(
     outcome.hello = hello
     outcome.hello_seconds = trio.current_time() - outcome.started
     host, behind = host_of(outcome.source), len(received) - hello.size
-    for refresh in (service.look_again, None):
+    for refresh in (service.refresh, None):
+        now = service.current.value
         decision = decide(
-            hello, host, service.protocol, service.admission, service.table.current,
-            behind=behind, https_port=service.https_port,
+            hello, host, service.protocol, service.admission, now.table,
+            behind=behind, https_port=now.https_port,
         )  # fmt: skip
         is_lost = isinstance(decision, Refusal) and decision.reason is Reason.NO_ROUTE
         if not is_lost or refresh is None or hello.name is None:
@@ -210,11 +180,12 @@ async def _pass_on(
         return decision
     to = outcome.to = decision.to
     dialling = trio.current_time()
-    dialled = await service.backends.reach(
+    limits = service.current.value.config.limits
+    dialled = await service.pool.reach(
         to,
         client,
         outcome.source,
-        dial_timeout=service.limits.dial_timeout,
+        dial_timeout=limits.dial_timeout,
         tally=outcome.tally,
     )
     outcome.waited = dialled.waited
@@ -226,7 +197,9 @@ async def _pass_on(
             tune(backend)
             outcome.backend = str(dialled.address)
             outcome.dial_seconds = trio.current_time() - dialling
-            header = _proxy_header(client, outcome, service.proxy(to, dialled.address))
+            header = _proxy_header(
+                client, outcome, service.pool.header_version(to, dialled.address)
+            )
             outcome.header_size = len(header)
             received[:0] = header
             outcome.ended = await service.relay(
@@ -234,10 +207,10 @@ async def _pass_on(
                 backend,
                 outcome.tally,
                 head=received,
-                idle_timeout=service.limits.idle_timeout,
+                idle_timeout=limits.idle_timeout,
             )
     finally:
-        service.backends.leave(dialled.address)
+        service.pool.leave(dialled.address)
     return None
 
 
@@ -245,9 +218,10 @@ async def _read_hello(
     client: socket.socket, received: bytearray, service: Service, deadline: float
 ) -> Hello | Refusal:
     """Read until the hello is whole; ``received`` then holds it, and what came behind it."""
+    limits = service.current.value.config.limits
 
     def peek(received: bytearray, since: NeedMore) -> Verdict:
-        return service.protocol.peek(received, since, service.limits.max_hello)
+        return service.protocol.peek(received, since, limits.max_hello)
 
     verdict: Hello | Malformed | Foreign | Refusal
     verdict = await _read(client, received, peek, deadline)
@@ -290,6 +264,11 @@ async def _read(
     reason = Reason.HELLO_TIMEOUT if late else Reason.HELLO_CUT_SHORT
     detail = f"{len(received)} bytes came"
     return Refusal(reason if received else Reason.NO_BYTES, detail, verdict.farewell)
+
+
+def _label(protocol: Protocol) -> str | None:
+    """Return the protocol's name for the log, or None for TLS, which has none there."""
+    return None if protocol is TLS else protocol.name
 
 
 def _refuse(

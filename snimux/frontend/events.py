@@ -4,12 +4,48 @@ An observer overrides the methods of ``Observer`` that it has a use for; of the 
 nothing, and they cost nothing. Source: trio's ``Instrument``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from snimux.backend.pool import PoolObserver
+from snimux.config.model import Config
 from snimux.frontend.outcome import Outcome
 from snimux.log import Log
+from snimux.net.listeners import Listener
 from snimux.routing.address import DialAddress
+from snimux.routing.routes import RouteTable
+
+
+class InEffect(Protocol):
+    """What is in effect, as far as connections are concerned; see ``service.generation``."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """Where connections are accepted."""
+
+    @property
+    def max_connections(self) -> int:
+        """How many there may be at a time."""
+
+    @property
+    def https_port(self) -> int:
+        """Where clients find TLS."""
+
+    @property
+    def table(self) -> RouteTable:
+        """The routes."""
+
+
+class Current(Protocol):
+    """Holds what is in effect; another value from one moment to the next."""
+
+    @property
+    def value(self) -> InEffect:
+        """What is in effect now."""
 
 
 class Observer(PoolObserver):
@@ -20,6 +56,9 @@ class Observer(PoolObserver):
 
     def ended(self, outcome: Outcome) -> None:
         """Hear of a connection that has ended, also of one that was closed without a word."""
+
+    def in_effect(self, generation: InEffect) -> None:
+        """Hear that something else is in effect from now on."""
 
 
 class Events(Observer):
@@ -44,6 +83,7 @@ class Events(Observer):
         self._accepted, self._ended = hearers("accepted"), hearers("ended")
         self._dial_failed = hearers("dial_failed")
         self._backend_changed = hearers("backend_changed")
+        self._in_effect = hearers("in_effect")
 
     def accepted(self, outcome: Outcome) -> None:  # noqa: D102 (as of ``Observer``)
         self._tell(self._accepted, outcome)
@@ -56,6 +96,9 @@ class Events(Observer):
 
     def backend_changed(self, address: DialAddress, is_up: bool, why: str) -> None:  # noqa: D102
         self._tell(self._backend_changed, address, is_up, why)
+
+    def in_effect(self, generation: InEffect) -> None:  # noqa: D102
+        self._tell(self._in_effect, generation)
 
     def _tell(self, hearers: Iterable[Callable[..., None]], *event: object) -> None:
         for hear in hearers:

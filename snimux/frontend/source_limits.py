@@ -6,52 +6,64 @@ themselves are in ``places``, where all workers share them. Knows nothing of wha
 
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from snimux.config.model import Limits
-from snimux.frontend.connection import Entry
+from snimux.frontend.events import Current
 from snimux.frontend.limits import Places
 from snimux.frontend.rate import Pace
 from snimux.proto.proxy_header import Endpoint
 from snimux.proto.reason import Reason
 
 
-class Shares:
-    """What the connections of each source may take of the places."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What ``leave`` undoes when a connection has ended; and why it is refused, if it is."""
 
-    def __init__(self, places: Places, limits: Limits) -> None:
-        self.places = places
-        self.limits = limits
-        """Those in effect; may be exchanged."""
+    leave: Callable[[], None] = lambda: None
+    refused: Reason | None = None
 
-    def enter(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
+
+UNCOUNTED = Entry()
+"""Of a client that nothing is counted for."""
+
+
+class SourceLimits:
+    """Counts connections by their source, within the limits that are in effect."""
+
+    def __init__(self, places: Places, current: Current) -> None:
+        self._places = places
+        self._current = current
+
+    def count(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
         """Count a client among those of its source, or among those of it that are refused.
 
         Who is refused uses up no share of the source's, but a place while the refusal is said: a
         source that has as many of those as well is closed without a word.
         """
-        if source is None:
-            return Entry(lambda: None, refused)
+        limits = self._current.value.config.limits
+        if source is None or not limits.by_source:
+            return Entry(refused=refused) if refused else UNCOUNTED
         key = _source_key(source)
         if refused is None:
-            entry = self.enter_of(key)
+            entry = self._admit(key, limits)
             if isinstance(entry, Entry):
                 return entry
             refused = entry
-        limits = self.limits
         most = limits.max_connections_per_source or limits.max_burst_per_source
-        leave = self.places.enter(b"refused " + key, most)
+        leave = self._places.enter(b"refused " + key, most)
         return None if leave is None else Entry(leave, refused)
 
-    def enter_of(self, key: bytes) -> Entry | Reason:
+    def _admit(self, key: bytes, limits: Limits) -> Entry | Reason:
         """Count one more of a source, or say why there may not be one more."""
-        limits = self.limits
         if limits.max_rate_per_source is not None:
             pace = Pace(limits.max_rate_per_source, limits.max_burst_per_source)
-            if not self.places.arrive(key, pace, time.monotonic_ns()):
+            if not self._places.arrive(key, pace, time.monotonic_ns()):
                 return Reason.RATE_LIMITED
         if limits.max_connections_per_source is None:
-            return Entry(lambda: None)
-        leave = self.places.enter(key, limits.max_connections_per_source)
+            return UNCOUNTED
+        leave = self._places.enter(key, limits.max_connections_per_source)
         return Reason.TOO_MANY_FROM_SOURCE if leave is None else Entry(leave)
 
 

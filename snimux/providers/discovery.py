@@ -31,7 +31,8 @@ class Merged(Protocol):
 
 
 Made = TypeVar("Made", bound=Merged)
-Result = TypeVar("Result")
+Make = Callable[[Config, Mapping[AdminAddress, Snapshot | None]], Made]
+"""Returns what is put into effect for a configuration and what was said; called in a thread."""
 
 # Seconds that the providers have to answer before connections are served without them.
 _FIRST_ANSWERS = 1.0
@@ -73,14 +74,22 @@ async def ask_once(addresses: Iterable[AdminAddress]) -> dict[AdminAddress, News
     return {address: answers[address] for address in addresses}
 
 
+class ConfigInEffect(Protocol):
+    """What a discovery reads of what is in effect."""
+
+    @property
+    def config(self) -> Config:
+        """The providers that there are, and the written routes."""
+
+
 class Discovery(Generic[Made]):
-    """What each provider serves, as far as it was said, and the way from there into effect."""
+    """Knows what each provider serves, as far as it was said, and brings it into effect."""
 
     def __init__(
         self,
         config: Config,
-        make: Callable[[Config, Mapping[AdminAddress, Snapshot | None]], Made],
-        exchange: Callable[[Made], None],
+        make: Make[Made],
+        put: Callable[[Made], None],
         log: Log,
         *,
         provider: Callable[[AdminAddress], Provider] = provider,
@@ -90,14 +99,14 @@ class Discovery(Generic[Made]):
         Args:
             config: which providers, and the routes that do not come from them.
             make: returns what is put into effect for what was said; called in a thread.
-            exchange: puts that into effect.
+            put: puts that into effect.
             log: gets a line for each change.
             provider: returns the provider at an address.
         """
         self.provider = provider
         self.config = config
         self.make = make
-        self.exchange = exchange
+        self.put = put
         self.log = log
         self.plan = Plan(config.routes, (), ())
         """The routes that are in effect."""
@@ -142,13 +151,13 @@ class Discovery(Generic[Made]):
             if address not in self.snapshots:
                 self._say(address, "warning", "no answer yet", routes="none yet")
 
-    def turn_to(self, config: Config) -> None:
-        """Have another configuration from now on; who is no longer in it need not look any more.
+    def reconcile(self, generation: ConfigInEffect) -> None:
+        """Have its configuration from now on; who is no longer in it need not look any more.
 
         Whoever is new in it is to look first, by ``begin``. What is known of others is kept.
         """
-        self.config = config
-        for address in self.tasks.scopes.keys() - set(config.caddys):
+        self.config = generation.config
+        for address in self.tasks.scopes.keys() - set(self.config.caddys):
             self.tasks.end(address)
             for known in (self.providers, self.snapshots, self.lost):
                 known.pop(address, None)
@@ -160,41 +169,37 @@ class Discovery(Generic[Made]):
         async with self.making:
             if self.in_effect < changes:
                 await self._until_quiet()
-                await self._put_into_effect(self.config, self.exchange)
+                await self._put_into_effect(self.config, self.make)
 
     async def _until_quiet(self) -> None:
         with trio.move_on_after(_JOINED):
             while (due := self.changed + _QUIET) > trio.current_time():  # noqa: ASYNC110
                 await trio.sleep_until(due)
 
-    async def reconfigure(self, config: Config, exchange: Callable[[Made], Result]) -> Result:
+    async def reconfigure(self, config: Config, make: Make[Made]) -> None:
         """Put another configuration into effect, with what was heard by now.
 
-        Args:
-            config: also for ``turn_to``, which is to be called in the exchange.
-            exchange: puts what was made into effect; nothing else is while this is made.
+        What is heard meanwhile is put into effect after it.
 
-        Returns:
-            What the exchange does. What is heard meanwhile is put into effect after it.
+        Args:
+            config: for ``reconcile``, too, which is to be called when it is put into effect.
+            make: as of this object, but for this time; nothing else is made meanwhile.
         """
         async with self.making:
-            return await self._put_into_effect(config, exchange)
+            await self._put_into_effect(config, make)
 
-    async def _put_into_effect(self, config: Config, exchange: Callable[[Made], Result]) -> Result:
+    async def _put_into_effect(self, config: Config, make: Make[Made]) -> None:
         # In a thread: of 10,000 sites it takes a quarter of a second, and connections go on.
         changes, snapshots = self.changes, dict(self.snapshots)
-        made, refused = await in_thread(partial(self._made, config, snapshots))
-        result = exchange(made)
+        made, refused = await in_thread(lambda: self._checked(make(config, snapshots)))
+        self.put(made)
         self.plan, self.in_effect = made.plan, changes
         if refused is not None:
             self.log.write("error", "caddy-refused", {"sites": refused})
-        return result
 
-    def _made(
-        self, config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]
-    ) -> tuple[Made, str | None]:
-        """Return what is made, and what is refused of it that was not before."""
-        made, before = self.make(config, snapshots), {(x.what, x.why) for x in self.plan.refused}
+    def _checked(self, made: Made) -> tuple[Made, str | None]:
+        """Return the same, and what is refused of it that was not before."""
+        before = {(x.what, x.why) for x in self.plan.refused}
         refused = (x for x in made.plan.refused if (x.what, x.why) not in before)
         return made, _listed(f"{x.what}: {x.why}" for x in refused)
 
@@ -212,6 +217,8 @@ class Discovery(Generic[Made]):
         A Caddy that is given a new site asks for its certificate at once, and those who issue it
         are here within the second.
         """
+        if not self.config.caddys:
+            return
         next_round = self.rounds + 1
         with trio.move_on_after(_PATIENCE):
             while self.rounds < next_round:

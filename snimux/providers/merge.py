@@ -44,19 +44,22 @@ class Plan:
     """The addresses of these routes: what providers say, and the configuration does not."""
     refused: tuple[Unrouted, ...] = ()
     """Sites with an address that is reserved, which their routes are without."""
+    silent: tuple[AdminAddress, ...] = ()
+    """The providers of which it is not known what they serve."""
 
 
 def planned(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Plan:
     """Return the routes of a configuration, with those of what its providers serve."""
     own = (*config.listen, *config.http, *config.handed_over)
     # Thousands of sites have but a few addresses.
-    return plan(
+    merged = plan(
         [(address, snapshots.get(address) or Snapshot()) for address in config.caddys],
         config.routes,
         functools.cache(partial(is_own, own)),
         auto=set(config.caddys) - config.without_proxy,
         reserved_for=functools.cache(partial(reserved_for, reserved(config))),
     )
+    return replace(merged, silent=tuple(x for x in config.caddys if snapshots.get(x) is None))
 
 
 def reserved(config: Config) -> dict[DialAddress, str]:

@@ -193,16 +193,3 @@ class RouteTable:
             route = self._plain.get(host)
             if route is not None:
                 yield route
-
-
-class LiveTable:
-    """A table that can be exchanged for another while it is in use.
-
-    What was found in the old one stays found; what is looked up from then on, is in the new one.
-    """
-
-    __slots__ = ("current",)
-
-    def __init__(self, current: RouteTable) -> None:
-        """The table to start with; assign ``current`` to exchange it."""
-        self.current = current

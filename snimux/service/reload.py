@@ -60,7 +60,9 @@ class Source:
 class Target(Protocol):
     """A process that serves by a configuration, alone or by workers."""
 
-    config: Config
+    @property
+    def config(self) -> Config:
+        """The configuration that is in effect."""
 
     @property
     def listeners(self) -> Sequence[Listener]:

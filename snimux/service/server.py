@@ -7,46 +7,45 @@ import contextlib
 import math
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Protocol
 
 import trio
 
-from snimux.backend.health_check import Checker, Wanted, wanted
+from snimux.backend.health_check import Checker
 from snimux.backend.pool import Backends
-from snimux.backend.proxy_auto import Asked, Prober, asked
-from snimux.config.model import Config, https_port
+from snimux.backend.proxy_auto import Prober
+from snimux.config.model import Config
 from snimux.frontend.acceptor import Doors
 from snimux.frontend.access_log import AccessLog
 from snimux.frontend.connection import Service
-from snimux.frontend.events import Events, Observer
+from snimux.frontend.events import Events
 from snimux.frontend.limits import Places
 from snimux.frontend.recheck import Recheck
-from snimux.frontend.source_limits import Shares
+from snimux.frontend.source_limits import SourceLimits
 from snimux.log import Log, batching
 from snimux.net.listeners import Listener
-from snimux.net.loop import Own, own
 from snimux.net.resolver import Resolver
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.providers.base import Snapshot
 from snimux.providers.discovery import Discovery
-from snimux.providers.merge import Plan, planned, reserved
+from snimux.providers.merge import planned
 from snimux.relay import portable
 from snimux.relay.interface import Relay
 from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
-from snimux.routing.routes import Backend, LiveTable, RouteTable
+from snimux.runtime.background import in_thread
 from snimux.service.control import answer
+from snimux.service.generation import Current, Generation, basis, following
 from snimux.service.lifecycle import SIGNALS, STOP_SIGNALS, Lifecycle, received
 from snimux.service.reload import Follower, Reloader, Source, say_listeners
 from snimux.service.status_server import Alone, Showing
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
 from snimux.service.watchdog import check_relay
-from snimux.status.local import View
+from snimux.status.local import Local
 from snimux.status.metrics import Metrics
 from snimux.status.refused import Refusals
 
@@ -98,9 +97,11 @@ async def serve(
     sockets = (*sockets, *own_sockets(status, told))
     async with _relay(config.relay, log) as relay:
         with _opened(orders) as supervisor:
+            ground = basis(config, listeners, places.limit, sockets)
+            first = await in_thread(lambda: following(ground, planned(config, {})))
             server = _Server(
-                config, places, listeners, log, relay, told, source, supervisor, succession,
-                showing, sockets, is_watched=bool(status or questions),
+                first, places, log, relay, told, source, supervisor, succession, showing, sockets,
+                is_watched=bool(status or questions),
             )  # fmt: skip
             await _serve(server, log, supervisor, questions, task_status)
 
@@ -147,13 +148,12 @@ async def _serve(
                 watch.start_soon(life.handle_orders, supervisor)
             # These go on while connections drain.
             await watch.start(server.resolver.run)
-            await watch.start(server.backends.run)
-            if server.view is not None:
-                if questions is not None:
-                    watch.start_soon(answer, questions, server.view.tell, log)
-                if server.showing.listeners:
-                    reloader = server.reload if isinstance(server.reload, Reloader) else None
-                    await watch.start(server.showing.run, Alone(server.view, reloader))
+            await watch.start(server.pool.run)
+            if questions is not None:
+                watch.start_soon(answer, questions, Local(server).tell, log)
+            if server.showing.listeners:
+                reloader = server.reload if isinstance(server.reload, Reloader) else None
+                await watch.start(server.showing.run, Alone(server, reloader))
             async with trio.open_nursery() as connections:
                 upgrade = partial(connections.start_soon, life.hand_over)
                 watch.start_soon(life.handle_signals, signals, upgrade)
@@ -161,7 +161,7 @@ async def _serve(
                     await accepting.start(server.discovery.run)
                     await accepting.start(server.prober.run)
                     await accepting.start(server.checker.run)
-                    server.doors.open(accepting, connections)
+                    server.acceptor.open(accepting, connections)
                     if supervisor is None:  # else it has said it, once for all workers
                         say_listeners(log, server.listeners)
                     accepting.start_soon(server.access_log.sum_up_now_and_then)
@@ -181,24 +181,20 @@ async def _serve(
         log.write("info", "stopped", {})
 
 
-class _Routing(NamedTuple):
-    """What follows from the routes; how long it takes to make depends on how many they are."""
+class _Part(Protocol):
+    """What has tasks for what is in effect."""
 
-    plan: Plan
-    table: RouteTable
-    asked: Mapping[DialAddress, Asked]
-    backends: Set[Backend]
-    checked: Mapping[DialAddress, Wanted]
+    def reconcile(self, generation: Generation) -> None:
+        """Have what is in effect from now on; waits for nothing."""
 
 
 class _Server:
-    """What all connections share."""
+    """Has all that connections share, and what is in effect."""
 
     def __init__(
         self,
-        config: Config,
+        first: Generation,
         places: Places,
-        listeners: Sequence[Listener],
         log: Log,
         relay: Relay,
         manager: Manager,
@@ -210,35 +206,22 @@ class _Server:
         *,
         is_watched: bool,
     ) -> None:
-        self.config = config
-        self.sockets = sockets
-        self.source = source
+        config = first.config
+        self.current = Current(first)
+        self.limits = places
         self.log = log
         self.relay = relay
         self.manager = manager
+        self.source = source
         self.succession = succession
         self.showing = showing
-        self.table = LiveTable(RouteTable(config.routes))
+        self.sockets = sockets
         self.resolver = Resolver(log)
-        self.access_log = AccessLog(log)
         self.events = Events(log)
-        self.backends = Backends(self.events, config.backends, own=self.own(config, listeners))
-        self.prober = Prober(log, self.backends)
-        observers: list[Observer] = [self.access_log, Recheck(self.prober, self.resolver)]
-        self.view: View | None = None  # where nobody looks, nothing is counted
-        if is_watched:
-            watchers = Metrics(), Refusals(config.keep_refused)
-            observers += watchers
-            self.view = View(*watchers, self.table, places, down=self.backends.down)
-            self.view.states = self.backends.states
-            self.view.unheard = len(config.caddys)
-        self.events.register(*observers)
-        self.prober.exchange(asked(config.routes, {}))
-        self.checker = Checker(
-            self.backends, self.prober.proved, check_timeout=config.limits.dial_timeout
-        )
-        self.checker.exchange(wanted(config.routes, config.backends))
-        self.discovery = Discovery(config, _routing, self.route_by, log)
+        self.pool = Backends(self.events)
+        self.prober = Prober(log, self.pool)
+        self.checker = Checker(self.pool)
+        self.discovery = Discovery(config, self.following, self.put_into_effect, log)
         self.reload = self.reloading(supervisor)
         self.life = Lifecycle(
             log,
@@ -247,61 +230,58 @@ class _Server:
             listeners=lambda: [*self.listeners, *showing.listeners],
             poll_now=self.discovery.poll_now,
         )
-        self.places = places
-        self.shares = Shares(places, config.limits)
-        self.services = self.serving(config, listeners)
-        self.doors = Doors(self.served(listeners), places, log, close=succession.close)
-        if self.view is not None:
-            self.view.listeners = listeners
-
-    def own(self, config: Config, listeners: Iterable[Listener]) -> Own:
-        """What not to pass on to."""
-        sockets = dict.fromkeys(self.sockets, "a socket of snimux's own")
-        return replace(own(listeners), reserved={**sockets, **reserved(config)})
-
-    def serving(self, config: Config, listeners: Sequence[Listener]) -> dict[str, Service]:
-        """What connections are served with that begin from now on, by protocol."""
-        tls = Service(
-            TLS,
-            self.table,
-            config.limits,
-            self.relay,
-            self.events,
-            proved=self.prober.proved,
-            backends=self.backends,
-            look_again=self.discovery.refresh if config.caddys else None,
-        )
-        if config.limits.by_source:
-            tls = replace(tls, enter=self.shares.enter)
-        https_port = _https_port(config, listeners)
-        http = replace(tls, protocol=HTTP, https_port=https_port, shown_as=HTTP.name)
-        return {service.protocol.name: service for service in (tls, http)}
-
-    def served(self, listeners: Iterable[Listener]) -> Iterator[tuple[Listener, Service]]:
-        """What the connections of each listener are served with."""
-        for each in listeners:
-            service = self.services[each.protocol]
-            yield each, replace(service, admission=self.config.admission_of(each.spec))
+        self.access_log = AccessLog(log)
+        self.metrics, self.refusals = Metrics(), Refusals(config.keep_refused)
+        self.events.register(self.access_log, Recheck(self.prober, self.resolver))
+        if is_watched:  # where nobody looks, nothing is counted
+            self.events.register(self.metrics, self.refusals)
+        service = Service(
+            TLS, self.current, relay, self.pool, SourceLimits(places, self.current), self.events,
+            refresh=self.discovery.refresh,
+        )  # fmt: skip
+        services = [service, replace(service, protocol=HTTP)]
+        self.acceptor = Doors(services, places, log, close=succession.close)
+        self.parts: tuple[_Part, ...] = (
+            self.prober, self.pool, self.checker, self.discovery, self.acceptor,
+        )  # fmt: skip
+        self.put_into_effect(first)
 
     @property
-    def listeners(self) -> list[Listener]:
-        """What is accepted on."""
-        return self.doors.listeners
+    def config(self) -> Config:
+        """The configuration that is in effect."""
+        return self.current.value.config
 
-    def route_by(self, routing: _Routing) -> None:
-        """Find routes in another table from now on; connections that have theirs keep it."""
-        self.prober.exchange(routing.asked)
-        self.backends.exchange(routing.backends, routing.plan.discovered)
-        self.checker.exchange(routing.checked)
-        self.table.current = routing.table
-        if self.view is not None:
-            self.view.has = routing.plan.has
-            snapshots = self.discovery.snapshots
-            self.view.unheard = sum(snapshots.get(x) is None for x in self.config.caddys)
-            self.view.since = time.monotonic()
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """Where connections are accepted."""
+        return self.acceptor.listeners
+
+    @property
+    def draining(self) -> bool:
+        """Whether connections are to end, and no successor serves."""
+        return self.life.draining.is_set()
+
+    def following(
+        self,
+        config: Config,
+        snapshots: Mapping[AdminAddress, Snapshot | None],
+        new_basis: Generation | None = None,
+    ) -> Generation:
+        """Return what follows what is in effect: by a provider's news, or by a reload."""
+        return following(self.current.value, planned(config, snapshots), new_basis)
+
+    def put_into_effect(self, generation: Generation) -> None:
+        """Serve by another generation from one moment to the next.
+
+        Connections that have their route keep it.
+        """
+        self.current.put(generation)
+        for part in self.parts:
+            part.reconcile(generation)
+        self.events.in_effect(generation)
 
     def reloading(self, supervisor: socket.socket | None) -> Reloader | Follower | None:
-        """What has other configurations put into effect, of a worker by its supervisor."""
+        """Return what has other configurations put into effect, of a worker by its supervisor."""
         if self.source is None:
             return None
         if supervisor is None:
@@ -313,36 +293,17 @@ class _Server:
 
         Connections that have begun keep what they have.
         """
+        assert self.source is not None
         await self.discovery.begin(config.caddys)
-        exchange = partial(self.change, config, listeners)
-        for closed in await self.discovery.reconfigure(config, exchange):
-            await closed.wait()
-
-    def change(
-        self, config: Config, listeners: Sequence[Listener], routing: _Routing
-    ) -> list[trio.Event]:
-        """Be another server from one moment to the next; what is set once others are closed."""
-        self.config = config
-        self.log.change(form=config.log_format, level=config.log_level)
-        self.discovery.turn_to(config)
-        self.backends.defaults = config.backends
-        self.backends.keep_off(self.own(config, listeners))
-        self.checker.check_timeout = config.limits.dial_timeout
-        self.route_by(routing)
-        self.shares.limits = config.limits
-        self.services = self.serving(config, listeners)
-        if self.source is not None:
-            self.doors.resize(self.source.limit(config.limits))
-        if self.view is not None:
-            self.view.listeners = listeners
-            self.view.reloads += 1
-        return self.doors.exchange(self.served(listeners))
+        new = basis(config, listeners, self.source.limit(config.limits), self.sockets)
+        await self.discovery.reconfigure(config, partial(self.following, new_basis=new))
+        await self.acceptor.until_closed()
 
     async def live(self, *, is_worker: bool) -> None:
         """Show, to whoever is interested, that connections are served; until cancelled."""
 
         def alive() -> None:
-            self.places.show_life(len(self.table.current))
+            self.limits.show_life(len(self.current.value.table))
             self.manager.serving(self.status())
 
         if self.succession.has_predecessor:
@@ -355,8 +316,8 @@ class _Server:
 
     def status(self) -> str:
         """How the server is, for people."""
-        routes = len(self.table.current)
-        return status(self.places.taken_here, routes, draining=self.life.stopped_accepting.is_set())
+        routes, is_leaving = len(self.current.value.table), self.life.stopped_accepting.is_set()
+        return status(self.limits.taken_here, routes, draining=is_leaving)
 
     async def end(self, connections: trio.CancelScope) -> None:
         """Once told to: give open connections less time, and none."""
@@ -369,12 +330,10 @@ class _Server:
     def drain(self, connections: trio.CancelScope) -> None:
         """Give open connections their time to end: as much as they want, but if told to stop."""
         drain_time = self.config.limits.drain if self.life.draining.is_set() else math.inf
-        if self.view is not None:
-            self.view.draining = self.life.draining.is_set()  # else a successor serves
         self.manager.stopping(self.status(), within=drain_time)
         connections.deadline = trio.current_time() + drain_time
         seconds = "off" if drain_time == math.inf else drain_time
-        open_now = self.places.taken_here
+        open_now = self.limits.taken_here
         self.log.write("info", "draining", {"connections": open_now, "seconds": seconds})
 
 
@@ -389,24 +348,7 @@ def status(connections: int, routes: int, *, workers: int = 0, draining: bool = 
     return f"draining: {words}" if draining else words
 
 
-def _routing(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> _Routing:
-    plan = planned(config, snapshots)
-    return _Routing(
-        plan,
-        RouteTable(plan.routes),
-        asked(plan.routes, plan.listeners),
-        {backend for route in plan.routes for backend in route.backends},
-        wanted(plan.routes, config.backends),
-    )
-
-
 def own_sockets(status: Iterable[Listener], told: Manager) -> list[DialAddress]:
     """Where a process shows how it is, and where it is heard by its service manager."""
     notify = [UnixAddress(told.address)] if told.address.startswith("/") else []
     return [*(listener.address for listener in status), *notify]
-
-
-def _https_port(config: Config, listeners: Sequence[Listener]) -> int:
-    """The port at which clients find TLS; of the listeners, for port 0 is another by now."""
-    names = [x.socket.getsockname() for x in listeners if x.protocol == TLS.name]
-    return https_port(config, [name[1] for name in names if isinstance(name, tuple)])

@@ -17,7 +17,7 @@ from snimux.service.upgrade import Succession
 from snimux.status.api import Answers, Figures, Processes, Uptime
 from snimux.status.checkup import Checkup
 from snimux.status.events import all_pages
-from snimux.status.local import View
+from snimux.status.local import Local, Server
 from snimux.status.metrics import snapshot
 from snimux.status.web import serve_pages
 
@@ -73,17 +73,17 @@ class Showing:
 
 
 class Alone:
-    """A process without others, as the pages see it."""
+    """Answers for a process without others."""
 
-    def __init__(self, view: View, reloader: Reloader | None = None) -> None:
-        self.view = view
+    def __init__(self, server: Server, reloader: Reloader | None = None) -> None:
+        self._local = Local(server)
         self._started = time.monotonic()
         self._reloader = reloader
 
     async def ask(self, what: str) -> Answers:
         """Return its own answer, under the number 1."""
         pieces = []
-        for piece in self.view.tell(what):
+        for piece in self._local.tell(what):
             pieces.append(piece)
             await trio.lowlevel.checkpoint()
         return {1: pieces}
@@ -96,7 +96,7 @@ class Alone:
 
     def why_not_serving(self) -> str | None:
         """Return what keeps connections from being accepted; None if nothing does."""
-        return "draining" if self.view.draining else None
+        return "draining" if self._local.draining else None
 
     def uptime(self) -> Uptime:
         """Return since when it runs, and how the last reload went."""

@@ -1,23 +1,23 @@
-"""What one process tells of itself when it is asked: in pieces, each of which is JSON.
+"""Answer for one process what is asked about it: in pieces, each of which is JSON.
 
-Its routes and where they come from, its connections, whom it refused, its figures: to be asked for
-these has what is known by then counted, and changes nothing else. Knows nothing of who asks.
+Its routes and where they come from, its connections, whom it refused, its figures: all is read from
+the server when it is asked for, and nothing is kept here. Knows nothing of who asks.
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Protocol
 
 import trio
 
 from snimux import __version__
-from snimux.backend.state import State
+from snimux.backend.pool import Backends
 from snimux.frontend.limits import Places
 from snimux.net.listeners import Listener
+from snimux.providers.merge import Plan
 from snimux.routing.access import Access
-from snimux.routing.address import AdminAddress, DialAddress
-from snimux.routing.routes import Backend, LiveTable, Route
+from snimux.routing.routes import Backend, Route, RouteTable
 from snimux.status import metrics
 from snimux.status.metrics import Metrics, Piece
 from snimux.status.refused import Refusals
@@ -39,112 +39,168 @@ MOST_LAST = 10
 _AT_A_TIME = 100  # routes
 
 
-@dataclass(slots=True)
-class View:
-    """What there is to be seen of a server; whoever has it keeps it up to date."""
+class Shown(Protocol):
+    """What is shown of what is in effect; see ``service.generation``."""
 
-    metrics: Metrics
-    refusals: Refusals
-    table: LiveTable
-    places: Places
-    has: Mapping[str, AdminAddress] = field(default_factory=dict)
-    """Of the hosts whose routes were found, which Caddy they are from."""
-    draining: bool = False
-    down: Set[DialAddress] = frozenset()
-    """The addresses that do not answer, as far as this process knows."""
-    states: Mapping[DialAddress, State] = field(default_factory=dict)
-    """What it knows of addresses, of these and of others."""
-    listeners: Sequence[Listener] = ()
-    reloads: int = 0
-    """How many this process has done."""
-    unheard: int = 0
-    """Of how many Caddys it does not know what they serve."""
-    since: float = 0.0
-    """When its routes came into effect, by the machine's monotonic clock."""
+    @property
+    def table(self) -> RouteTable:
+        """The routes."""
+
+    @property
+    def plan(self) -> Plan:
+        """Which of them are whose."""
+
+    @property
+    def reloads(self) -> int:
+        """How many configurations were in effect before."""
+
+
+class Current(Protocol):
+    """Holds what is in effect."""
+
+    @property
+    def value(self) -> Shown:
+        """What is in effect now."""
+
+    @property
+    def since(self) -> float:
+        """When that came into effect, by the machine's monotonic clock."""
+
+
+class Server(Protocol):
+    """What a process serves with."""
+
+    @property
+    def current(self) -> Current:
+        """What is in effect."""
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """Where connections are accepted."""
+
+    @property
+    def limits(self) -> Places:
+        """How many connections there may be."""
+
+    @property
+    def pool(self) -> Backends:
+        """What is known of the backends' addresses."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether connections end, and none is accepted."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """What was counted."""
+
+    @property
+    def refusals(self) -> Refusals:
+        """Who was refused last."""
+
+
+class Local:
+    """Answers for the server of this process."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    @property
+    def draining(self) -> bool:
+        """Whether connections end, and none is accepted."""
+        return self._server.draining
+
+    @property
+    def _table(self) -> RouteTable:
+        return self._server.current.value.table
 
     def tell(self, what: str) -> Iterator[Piece]:
-        """The answer: ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``.
+        """Answer ``figures``, ``routes``, ``connections``, ``refused``, or with ``hellos``.
 
         ``live`` is of several a little; ``find`` is followed by what routes are to have in them,
-        in small letters. With routes, or their number, is told how new they are: of two processes
+        in small letters. With routes, or their number, goes how new they are: of two processes
         the one whose ``generation`` is greater has the newer ones.
         """
-        word, _, wanted = what.partition(" ")
-        generation = [self.reloads, -self.unheard, self.since]
+        word, _, text = what.partition(" ")
+        server, shown = self._server, self._server.current.value
+        table, refused = shown.table, server.refusals.last
+        generation = [shown.reloads, -len(shown.plan.silent), server.current.since]
         match word:
             case "figures":
                 yield {
                     "generation": generation,
                     "version": __version__,
-                    "routes": len(self.table.current),
-                    "limit": self.places.limit,
-                    "draining": self.draining,
+                    "routes": len(table),
+                    "limit": server.limits.limit,
+                    "draining": server.draining,
                     "listeners": self._listeners(),
                 }
-                yield from self.metrics.pieces()
+                yield from server.metrics.pieces()
             case "routes":
-                yield {"generation": generation, "total": len(self.table.current)}
+                yield {"generation": generation, "total": len(table)}
                 yield from self._routes()
             case "connections":
                 now = trio.current_time()
-                yield from metrics.connections(self.metrics, now, most=MOST_CONNECTIONS)
+                yield from metrics.connections(server.metrics, now, most=MOST_CONNECTIONS)
             case "refused":
-                yield {"refused": list(self.refusals.last)}
+                yield {"refused": list(refused)}
             case "hellos":
-                for each in list(self.refusals.last):
-                    kept = self.refusals.hellos.get(each["number"])
+                for each in list(refused):
+                    kept = server.refusals.hellos.get(each["number"])
                     hello = None if kept is None else base64.b64encode(kept).decode("ascii")
                     yield {"refused": [{**each, "hello": hello}]}
             case "live":
-                last = list(self.refusals.last)[-MOST_LAST:]
-                routes = [self._route(route) for route in islice(self.table.current, MOST_LIVE)]
-                total = len(self.table.current)
+                last = list(refused)[-MOST_LAST:]
+                routes = [self._route(route) for route in islice(table, MOST_LIVE)]
+                total = len(table)
                 yield {"generation": generation, "total": total, "routes": routes, "refused": last}
-                yield {"down": len(self.down), "backends": self._backends()}
+                yield {"down": len(server.pool.down), "backends": self._backends()}
             case "find":
                 yield {"generation": generation}
-                yield from self._found(wanted)
+                yield from self._found(text)
 
     def _listeners(self) -> list[Piece]:
         # None that is closed has an address any more.
-        there = (x for x in self.listeners if x.socket.fileno() != -1)
-        return [{"protocol": x.protocol, "address": str(x)} for x in there]
+        open_ones = (x for x in self._server.listeners if x.socket.fileno() != -1)
+        return [{"protocol": x.protocol, "address": str(x)} for x in open_ones]
 
     def _routes(self) -> Iterator[Piece]:
         """Some at a time, with the lists that are new: each is told once, and has a number."""
-        routes, lists = islice(self.table.current, MOST_ROUTES), _Lists()
+        routes, lists = islice(self._table, MOST_ROUTES), _Lists()
         while some := list(islice(routes, _AT_A_TIME)):
             rows = [{**self._route(x), "list": lists.number(x.access)} for x in some]
             yield {"routes": rows, "lists": lists.new()}
 
-    def _found(self, wanted: str) -> Iterator[Piece]:
+    def _found(self, text: str) -> Iterator[Piece]:
         """How many routes have a text in them, and the first of these."""
-        found: list[Piece] = []
-        routes, total = iter(self.table.current), 0
+        rows: list[Piece] = []
+        routes, total = iter(self._table), 0
         while some := list(islice(routes, _AT_A_TIME)):
             for route in some:
-                if wanted in str(route.pattern).lower() or wanted in _backends_of(route):
+                if text in str(route.pattern).lower() or text in _backends_of(route):
                     total += 1
-                    if len(found) < MOST_LIVE:
-                        found.append(self._route(route))
+                    if len(rows) < MOST_LIVE:
+                        rows.append(self._route(route))
             yield {}
-        yield {"total": total, "routes": found}
+        yield {"total": total, "routes": rows}
 
     def _backends(self) -> list[Piece]:
         """Some of the addresses of which anything is known, with what is; first those down."""
-        some = dict.fromkeys((*islice(self.down, MOST_LIVE), *islice(self.states, MOST_LIVE)))
+        down, states = self._server.pool.down, self._server.pool.states
+        some = dict.fromkeys((*islice(down, MOST_LIVE), *islice(states, MOST_LIVE)))
         now = trio.current_time()
         rows = []
         for address in islice(some, MOST_LIVE):
-            state = self.states.get(address)
+            state = states.get(address)
             since = None if state is None else state.silent_since
             silent_for = None if since is None else round(now - since, 3)
-            is_up = address not in self.down
+            is_up = address not in down
             rows.append({"backend": str(address), "is_up": is_up, "silent_for": silent_for})
         return rows
 
     def _route(self, route: Route) -> Piece:
-        found_at = self.has.get(str(route.pattern))
+        shown, down = self._server.current.value, self._server.pool.down
+        provider = shown.plan.has.get(str(route.pattern))
         addresses = [x for to in (route.backend, route.http) if to for x in to.addresses]
         return {
             "pattern": str(route.pattern),
@@ -152,9 +208,9 @@ class View:
             "proxy": route.backend and route.backend.proxy,
             "http": _addresses(route.http),
             "http_proxy": route.http and route.http.proxy,
-            "source": "configuration" if found_at is None else str(found_at),
+            "source": "configuration" if provider is None else str(provider),
             "access_of": route.access_of and str(route.access_of),
-            "not_answering": [str(x) for x in dict.fromkeys(addresses) if x in self.down],
+            "not_answering": [str(x) for x in dict.fromkeys(addresses) if x in down],
         }
 
 

@@ -102,16 +102,13 @@ class Run:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    answers: str = "tls", proved: set[DialAddress] | None = None, **said: Any
-) -> AsyncIterator[Run]:
+async def running(answers: str = "tls", **said: Any) -> AsyncIterator[Run]:
     """Checks every ten seconds, of nothing yet; two passes, or three that fail, tell."""
     stream = io.StringIO()
     log = Log(stream, form="json")
     backends = Backends(Events(log, AccessLog(log)), BackendDefaults(**said))
     checker = Checker(
         backends,
-        set() if proved is None else proved,
         check_timeout=5,
         uniform=lambda low, high: (low + high) / 2,
     )
@@ -224,13 +221,12 @@ async def test_who_requires_a_header_gets_one(
     autojump_clock: MockClock, proxy: Any, first: bytes
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
-    proved: set[DialAddress] = set()
-    async with running("required", proved, check="tls", fall=1, rise=1) as run:
-        proved.add(run.server.address)
+    async with running("required", check="tls", fall=1, rise=1) as run:
+        run.backends.prove(run.server.address, True)
         run.check([route("a.test", run.server.address, proxy=proxy)])
         await trio.sleep(1)
         assert (run.said, run.server.came) == ([], [first])
-        proved.clear()
+        run.backends.prove(run.server.address, False)
         await trio.sleep(10)
         assert bool(run.said) == (proxy == "auto")
 

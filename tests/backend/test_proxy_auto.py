@@ -221,7 +221,7 @@ async def test_serving_begins_when_all_have_answered(
     backends.prober.exchange(routed(HERE, THERE))
     await nursery.start(backends.prober.run)
     assert trio.current_time() == 0.5
-    assert backends.prober.proved == {HERE}
+    assert backends.prober.backends.proved == {HERE}
     assert sorted(backends.said) == [(str(HERE), "v2"), (str(THERE), "none")]
 
 
@@ -233,9 +233,9 @@ async def test_serving_begins_after_a_second_whatever_they_do(
     backends.prober.exchange(routed(HERE))
     await nursery.start(backends.prober.run)
     assert trio.current_time() == 1.0
-    assert not backends.prober.proved
+    assert not backends.prober.backends.proved
     await trio.sleep(2.1)  # for it was asked again
-    assert backends.prober.proved == {HERE}
+    assert backends.prober.backends.proved == {HERE}
 
 
 async def test_without_anybody_to_ask_nothing_is_waited_for(
@@ -246,7 +246,7 @@ async def test_without_anybody_to_ask_nothing_is_waited_for(
     backends.answers = {HERE: UNDERSTANDS}
     backends.prober.exchange(routed(HERE))
     await wait_all_tasks_blocked()
-    assert backends.prober.proved == {HERE}
+    assert backends.prober.backends.proved == {HERE}
 
 
 async def test_it_is_asked_now_and_then_and_more_often_while_it_is_down(
@@ -259,10 +259,10 @@ async def test_it_is_asked_now_and_then_and_more_often_while_it_is_down(
     backends.answers = {HERE: UNDERSTANDS}
     await trio.sleep(22)
     assert backends.times(HERE) == [0, 1, 2, 12, 22]
-    assert backends.prober.proved == {HERE}
+    assert backends.prober.backends.proved == {HERE}
     backends.answers = {HERE: REFUSES}
     await trio.sleep(10)
-    assert not backends.prober.proved
+    assert not backends.prober.backends.proved
     # each said once
     assert [header for _, header in backends.said] == ["none", "v2", "none"]
 
@@ -279,11 +279,11 @@ async def test_a_doubt_asks_at_once_but_not_for_each_connection(
     backends.prober.doubt(Backend((HERE,), "v2"))
     backends.prober.doubt(Backend((SOCKET,), "auto"))
     await wait_all_tasks_blocked()
-    assert backends.prober.proved == {HERE}
+    assert backends.prober.backends.proved == {HERE}
     for _ in range(25):
         backends.prober.doubt(Backend((SOCKET, HERE), "auto"))
         await trio.sleep(0.1)
-    assert not backends.prober.proved
+    assert not backends.prober.backends.proved
     assert backends.times(HERE) == [0, 5, 6, 7]
 
 
@@ -299,7 +299,7 @@ async def test_a_doubt_while_it_is_asked_asks_again(
     backends.prober.doubt(Backend((HERE,), "auto"))
     await trio.sleep(2)
     assert backends.times(HERE) == [0, 1.5]
-    assert not backends.prober.proved
+    assert not backends.prober.backends.proved
 
 
 async def test_another_configuration_asks_anew_and_an_old_answer_is_void(
@@ -313,11 +313,11 @@ async def test_another_configuration_asks_anew_and_an_old_answer_is_void(
     await trio.sleep(1.3)  # the answer to that is under way
     backends.answers = {HERE: REFUSES, THERE: UNDERSTANDS}
     backends.prober.exchange(routed(HERE, THERE, here=None))
-    assert backends.prober.proved == {THERE}
+    assert backends.prober.backends.proved == {THERE}
     seen = []
     for _ in range(20):
         await trio.sleep(0.05)
-        seen.append(HERE in backends.prober.proved)
+        seen.append(HERE in backends.prober.backends.proved)
     assert not any(seen)
     assert backends.times(HERE) == [0, 1, 1.3]
     assert backends.times(THERE) == [0]
@@ -333,12 +333,12 @@ async def test_a_wrapper_that_is_only_changed_keeps_its_header_until_the_answer(
     backends.seconds = 0.5
     backends.prober.exchange(routed(HERE, here=wrapper("::1", policy="REQUIRE")))
     await trio.sleep(0.2)
-    assert backends.prober.proved == {HERE}
+    assert backends.prober.backends.proved == {HERE}
     # but where there is none, what was required is forgotten
     backends.answers = {HERE: DOWN}
     backends.prober.exchange(routed(HERE, here=None))
     await trio.sleep(1)
-    assert not backends.prober.proved
+    assert not backends.prober.backends.proved
 
 
 async def test_what_is_routed_no_more_is_asked_no_more(
@@ -348,12 +348,12 @@ async def test_what_is_routed_no_more_is_asked_no_more(
     backends.prober.exchange(routed(HERE, THERE))
     await nursery.start(backends.prober.run)
     backends.prober.exchange(routed(THERE))
-    assert backends.prober.proved == {THERE}
+    assert backends.prober.backends.proved == {THERE}
     await trio.sleep(15)
     assert backends.times(HERE) == [0]
     backends.prober.exchange(routed(THERE, HERE))
     await wait_all_tasks_blocked()
-    assert backends.prober.proved == {HERE, THERE}
+    assert backends.prober.backends.proved == {HERE, THERE}
     assert len(backends.times(HERE)) == 2
 
 
@@ -385,7 +385,7 @@ async def test_a_few_are_asked_at_a_time(
     backends.prober.exchange(routed(*many))
     await nursery.start(backends.prober.run)
     assert trio.current_time() == pytest.approx(0.4)
-    assert backends.prober.proved == set(many)
+    assert backends.prober.backends.proved == set(many)
 
 
 async def test_one_that_is_routed_no_more_as_its_turn_comes_ends_nothing_else(
@@ -402,7 +402,7 @@ async def test_one_that_is_routed_no_more_as_its_turn_comes_ends_nothing_else(
     backends.prober.exchange({})
     backends.answers = {HERE: UNDERSTANDS}
     await wait_all_tasks_blocked()
-    assert not backends.prober.proved
+    assert not backends.prober.backends.proved
     assert not backends.said
 
 

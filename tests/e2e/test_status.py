@@ -18,21 +18,22 @@ import h11
 import pytest
 import trio
 
-from snimux.frontend.limits import LocalPlaces
+from snimux.providers.merge import Plan
 from snimux.routing.address import TcpAddress
-from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.service.generation import Current
 from snimux.status.api import Answers, Figures, Uptime, pages
 from snimux.status.checkup import Checkup
 from snimux.status.events import all_pages, shown
-from snimux.status.local import View
+from snimux.status.local import Local
 from snimux.status.metrics import Metrics, snapshot
-from snimux.status.refused import Refusals
 from snimux.status.web import Page
 from tests.e2e.test_serve import client_hello, held_up, workers_of
 from tests.service import test_upgrade
 from tests.status.test_prometheus import OPENMETRICS, Samples, read, samples
 from tests.support import muxes
 from tests.support.caddy import free_port, short_directory
+from tests.support.generations import Process, configured, in_effect
 from tests.support.muxes import Mux
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
@@ -485,7 +486,7 @@ async def test_while_workers_follow_a_reload_the_newest_routes_are_shown(tmp_pat
 class Answering:
     """Processes that answer by what there is to be seen of each."""
 
-    views: Sequence[View]
+    views: Sequence[Local]
 
     async def ask(self, what: str) -> Answers:
         await trio.lowlevel.checkpoint()
@@ -515,12 +516,16 @@ class Answering:
 async def test_the_newest_routes_are_shown_be_they_few_or_many(
     older: dict[str, Any], newer: dict[str, Any], more: str
 ) -> None:
-    def view(name: str, **how: Any) -> View:
+    def view(name: str, *, reloads: int = 0, unheard: int = 0, since: float = 0) -> Local:
         routes = [
             Route(parse_pattern(f"{name}{number}.test"), Backend((TcpAddress("127.0.0.1", 1),)))
             for number in range(3 if name == more else 1)
         ]
-        return View(Metrics(), Refusals(), LiveTable(RouteTable(routes)), LocalPlaces(7), **how)
+        silent = (TcpAddress("localhost", 2019),) * unheard
+        plan = Plan(tuple(routes), (), (), silent=silent)
+        current = Current(in_effect(configured(), plan=plan, reloads=reloads))
+        current.since = since
+        return Local(Process(current))
 
     views = [view("older", **older), view("newer", **newer)]
     for each in (views, views[::-1]):

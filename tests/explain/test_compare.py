@@ -11,19 +11,19 @@ from snimux.config.model import Config
 from snimux.explain.compare import as_config, beside, of_refused
 from snimux.explain.explain import Explanation, explain
 from snimux.explain.input import of_name
-from snimux.frontend.limits import LocalPlaces
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.verdict import Hello
-from snimux.providers.merge import planned
+from snimux.providers.merge import Plan, planned
 from snimux.routing.address import TcpAddress
-from snimux.routing.routes import LiveTable, RouteTable, parse_pattern
+from snimux.routing.routes import parse_pattern
+from snimux.service.generation import Current
 from snimux.status.api import gathered
 from snimux.status.client import ApiError, ServedRoutes, find_refused, read_routes
-from snimux.status.local import View
-from snimux.status.metrics import Metrics
-from snimux.status.refused import LONGEST, Refusals
+from snimux.status.local import Local
+from snimux.status.refused import LONGEST
 from tests.status.test_client import page, row
+from tests.support.generations import Process, in_effect
 
 WHERE = "127.0.0.1:9443"
 FILE = """
@@ -40,7 +40,8 @@ FILE = """
 def running(config: Config, **rest: object) -> ServedRoutes:
     """What is read of what a real one would show."""
     has = {"c.example": TcpAddress("localhost", 2019)}
-    view = View(Metrics(), Refusals(), LiveTable(RouteTable(config.routes)), LocalPlaces(1), has)
+    plan = Plan(config.routes, (), (), has=has)
+    view = Local(Process(Current(in_effect(config, plan=plan))))
     answers = [list(view.tell("routes"))]
     rows, lists = gathered(answers, "routes"), gathered(answers, "lists")
     rows = [{**row, "active": 3} for row in rows]

@@ -13,7 +13,9 @@ from snimux.config.model import Config, Limits, https_port
 from snimux.explain.explain import End, Explanation, Result, explain
 from snimux.explain.input import Case, of_bytes, of_name
 from snimux.frontend.connection import Service, serve
+from snimux.frontend.limits import LocalPlaces
 from snimux.frontend.outcome import Outcome
+from snimux.frontend.source_limits import SourceLimits
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
@@ -23,10 +25,12 @@ from snimux.providers.merge import Plan, planned
 from snimux.relay import portable
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import AdminAddress, TcpAddress
-from snimux.routing.routes import LiveTable, Route, RouteTable
+from snimux.routing.routes import Route
 from snimux.routing.served import Served
+from snimux.service.generation import Current
 from tests.hellos import load as load_hellos
 from tests.support.drawn import ACCESS, DATA, SOURCES, routes
+from tests.support.generations import in_effect
 from tests.support.observers import keeping
 
 FIRST, SECOND = TcpAddress("localhost", 2019), TcpAddress("localhost", 2020)
@@ -315,14 +319,15 @@ def config_of(written: list[Route], access: Access) -> Config:
 async def served(data: bytes, case: Case, config: Config, source: str) -> tuple[Outcome, bytes]:
     """What becomes of a client that sends some bytes and says no more; and what it is sent."""
     outcomes: list[Outcome] = []
+    current = Current(in_effect(config, https_port=https_port(config, [8443])))
     service = Service(
         case.protocol,
-        LiveTable(RouteTable(config.routes)),
-        config.limits,
+        current,
         portable.relay,
+        Backends(),
+        SourceLimits(LocalPlaces(9), current),
         keeping(outcomes),
-        https_port=https_port(config, [8443]),
-        admission=config.admission,
+        config.admission,
     )
     near, client = socket.socketpair()
     near.setblocking(False)

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -15,20 +15,23 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from snimux.backend.pool import Backends
 from snimux.config.model import Limits
 from snimux.frontend.acceptor import Doors
 from snimux.frontend.connection import Service
 from snimux.frontend.events import Observer
 from snimux.frontend.limits import LocalPlaces
 from snimux.frontend.outcome import Outcome
+from snimux.frontend.source_limits import SourceLimits
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.proto.client_hello import TLS, alert
 from snimux.proto.http_head import HTTP
 from snimux.relay.portable import relay
 from snimux.routing.address import TcpAddress
-from snimux.routing.routes import LiveTable, RouteTable
+from snimux.service.generation import Current, Generation
 from tests.hellos import load
+from tests.support.generations import configured, in_effect
 from tests.support.observers import keeping
 from tests.support.sockets import fin, open_descriptors, read_to_end, send_all
 
@@ -61,21 +64,29 @@ class Open:
     listeners: list[Listener]
     accepting: trio.Nursery
     connections: trio.Nursery
+    observers: Sequence[Observer] = ()
     closed: list[Listener] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     stream: io.StringIO = field(default_factory=io.StringIO)
     doors: Doors = field(init=False)
 
     def __post_init__(self) -> None:
-        # whoever says nothing keeps its place
-        limits = Limits(hello_timeout=1e6)
-        self.service = Service(
-            TLS, LiveTable(RouteTable([])), limits, relay, keeping(self.outcomes)
-        )
-        self.http = replace(self.service, protocol=HTTP)
         log = Log(self.stream, form="json")
-        served = [(listener, self.service) for listener in self.listeners]
-        self.doors = Doors(served, self.places, log, close=self.close)
+        # whoever says nothing keeps its place
+        self.config = configured(limits=Limits(hello_timeout=1e6))
+        self.current = Current(self.generation(self.listeners))
+        counts = SourceLimits(self.places, self.current)
+        events = keeping(self.outcomes, *self.observers, log=log)
+        service = Service(TLS, self.current, relay, Backends(), counts, events)
+        services = [service, replace(service, protocol=HTTP)]
+        self.doors = Doors(services, self.places, log, close=self.close)
+        self.doors.reconcile(self.current.value)
+
+    def generation(self, listeners: list[Listener]) -> Generation:
+        return in_effect(self.config, listeners, max_connections=self.places.limit)
+
+    def reconcile(self, *listeners: Listener) -> None:
+        self.doors.reconcile(self.generation([*listeners]))
 
     def close(self, listener: Listener) -> None:
         listener.close()
@@ -91,11 +102,13 @@ def listeners(count: int) -> list[Listener]:
 
 
 @contextlib.asynccontextmanager
-async def opened(listening: list[Listener], *, room: int = 9) -> AsyncIterator[Open]:
+async def opened(
+    listening: list[Listener], *observers: Observer, room: int = 9
+) -> AsyncIterator[Open]:
     """Doors that are open until the test is over; connections that are left end then."""
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            open_ = Open(LocalPlaces(room), listening, accepting, connections)
+            open_ = Open(LocalPlaces(room), listening, accepting, connections, observers)
             open_.doors.open(accepting, connections)
             yield open_
             accepting.cancel_scope.cancel()
@@ -108,7 +121,8 @@ async def test_before_they_are_open_all_that_is_listened_on_is_known() -> None:
     both = listeners(2)
     async with opened(both) as run:
         assert run.doors.listeners == both
-        other = Doors([(x, run.service) for x in both], run.places, Log(io.StringIO()))
+        other = Doors(run.doors.services.values(), run.places, Log(io.StringIO()))
+        other.reconcile(run.current.value)
         assert other.listeners == both
 
 
@@ -116,7 +130,7 @@ async def test_each_door_serves_what_it_is_for() -> None:
     before = open_descriptors()
     async with opened(listeners(2)) as run:
         first, second = run.listeners
-        run.doors.exchange([(first, run.service), (second, run.http)])
+        run.reconcile(first, replace(second, protocol="http"))
         assert await refused(first)
         with await connect(second, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n") as client:
             told, _ = await read_to_end(client)
@@ -184,7 +198,7 @@ async def test_more_room_is_for_those_who_wait() -> None:
         with await connect(run.listeners[0]), await connect(run.listeners[0], HELLO) as waiting:
             await wait_all_tasks_blocked(0.02)
             assert run.places.taken_here == 1
-            run.doors.resize(2)
+            run.doors.reconcile(replace(run.current.value, max_connections=2))
             assert await read_to_end(waiting) == (alert(112), False)
 
 
@@ -278,11 +292,8 @@ class Raising(Observer):
 @pytest.mark.parametrize("faults", [["accepted"], ["ended"], ["accepted", "ended"]])
 async def test_what_an_observer_raises_is_said_and_ends_nothing(faults: list[str]) -> None:
     listening = listeners(1)
-    async with opened(listening, room=1) as run:
-        observer = Raising(*faults)
-        events = keeping(run.outcomes, observer, observer, log=Log(run.stream, form="json"))
-        faulty = replace(run.service, events=events)
-        run.doors.exchange([(listening[0], faulty)])
+    observer = Raising(*faults)
+    async with opened(listening, observer, observer, room=1) as run:
         assert await refused(listening[0])
         assert await refused(listening[0])  # it has the only place, which the first gave back
         while run.places.taken_here:
@@ -319,10 +330,10 @@ async def test_doors_change_without_leaving_out_who_is_in_a_queue() -> None:
     async with opened([old, kept], room=30) as run:
         # The tasks that accept have not run since, so these wait in the queue.
         queued = [socket.create_connection(("127.0.0.1", port(old))) for _ in range(20)]
-        (closed,) = run.doors.exchange([(kept, run.http), (new, run.service)])
-        await closed.wait()
+        run.reconcile(replace(kept, protocol="http"), new)
+        await run.doors.until_closed()
         assert run.closed == [old]
-        assert run.doors.listeners == [kept, new]
+        assert run.doors.listeners == [replace(kept, protocol="http"), new]
         assert old.socket.fileno() == -1
         for each in queued:
             each.close()
@@ -332,7 +343,9 @@ async def test_doors_change_without_leaving_out_who_is_in_a_queue() -> None:
         assert told.startswith(b"HTTP/1.1 ")
         await wait_all_tasks_blocked(0.02)
         assert len(run.outcomes) == 22
-        assert run.doors.exchange([(kept, run.service), (new, run.service)]) == []
+        run.reconcile(kept, new)
+        await run.doors.until_closed()
+        assert run.closed == [old]
 
 
 async def test_what_is_in_the_queue_when_all_close_is_served_as_far_as_there_is_room() -> None:

@@ -14,10 +14,13 @@ import trio
 from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from snimux.backend.pool import Backends
 from snimux.config.model import Limits
-from snimux.frontend.connection import Entry, Service, serve
+from snimux.frontend.connection import Service, serve
 from snimux.frontend.events import Observer
+from snimux.frontend.limits import LocalPlaces
 from snimux.frontend.outcome import Outcome
+from snimux.frontend.source_limits import Entry, SourceLimits
 from snimux.log import Field, logfmt
 from snimux.net.sockets import endpoint, tune
 from snimux.proto.client_hello import TLS, alert
@@ -31,8 +34,10 @@ from snimux.relay.interface import End, Relay, Tally
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import TcpAddress, UnixAddress
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.service.generation import Current
 from tests.hellos import load
+from tests.support.generations import configured, in_effect
 from tests.support.observers import keeping
 from tests.support.sockets import (
     fin,
@@ -76,6 +81,34 @@ class Run:
         return (await self.outcome()).fields()
 
 
+class Counting(SourceLimits):
+    """Counts clients as it is told to."""
+
+    def __init__(self, enter: Callable[[Endpoint | None, Reason | None], Entry | None]) -> None:
+        self.enter = enter
+
+    def count(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
+        return self.enter(source, refused)
+
+
+@dataclass
+class Counted:
+    """How many clients of each source are in, and all that were told to it."""
+
+    refuse: Reason | None = None
+    is_silent: bool = False
+    inside: Counter[str] = field(default_factory=Counter)
+    told: list[tuple[str, Reason | None]] = field(default_factory=list)
+
+    def enter(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
+        host = source[0] if source else "unix"
+        self.told.append((host, refused))
+        if self.is_silent:
+            return None
+        self.inside[host] += 1
+        return Entry(partial(self.inside.subtract, [host]), refused or self.refuse)
+
+
 @contextlib.asynccontextmanager
 async def serving(
     *,
@@ -110,18 +143,16 @@ async def serving(
         route = Route(parse_pattern(pattern), nowhere, backend if http_side else None)
     route = replace(route, access=access)
     run = Run(client, source, own, listener)
-    service = Service(
-        TLS, LiveTable(RouteTable([route])), limits, relay,
-        keeping(run.outcomes, *[watcher] if watcher else []), admission=admission,
-    )  # fmt: skip
+    pool = Backends()
+    pool.prove(address, is_proved)
+    config = configured([route], limits=limits)
+    current = Current(in_effect(config, https_port=8443))
     if refused is not None:
-        service = replace(service, enter=lambda source, _: Entry(lambda: None, refused))
-    if enter is not None:
-        service = replace(service, enter=enter)
-    if is_proved:
-        service = replace(service, proved={address})
-    if http:
-        service = replace(service, protocol=HTTP, https_port=8443, shown_as="http")
+        enter = Counted(refused).enter
+    counts = Counting(enter) if enter else SourceLimits(LocalPlaces(9), current)
+    events = keeping(run.outcomes, *[watcher] if watcher else [])
+    protocol = HTTP if http else TLS
+    service = Service(protocol, current, relay, pool, counts, events, admission)
 
     async def work() -> None:
         with run.scope:
@@ -667,24 +698,6 @@ async def test_who_is_unknown_is_judged_as_the_balancer_that_connects(header: by
         assert (await run.fields())["via"] is None
 
 
-@dataclass
-class Counted:
-    """How many clients of each source are in, and all that were told to it."""
-
-    refuse: Reason | None = None
-    is_silent: bool = False
-    inside: Counter[str] = field(default_factory=Counter)
-    told: list[tuple[str, Reason | None]] = field(default_factory=list)
-
-    def enter(self, source: Endpoint | None, refused: Reason | None) -> Entry | None:
-        host = source[0] if source else "unix"
-        self.told.append((host, refused))
-        if self.is_silent:
-            return None
-        self.inside[host] += 1
-        return Entry(partial(self.inside.subtract, [host]), refused or self.refuse)
-
-
 @pytest.mark.parametrize("stage", ["header", "hello", "relay", "farewell", "refused"])
 async def test_a_client_is_counted_once_and_uncounted_once_whenever_it_is_cancelled(
     stage: str,
@@ -935,8 +948,9 @@ def test_what_clients_send_cannot_break_the_log_line() -> None:
 async def test_what_a_refused_client_sent_is_in_its_outcome(pattern: str) -> None:
     outcomes: list[Outcome] = []
     nobody = Backend((UnixAddress("/nobody/listens/here"),), "v2")
-    table = LiveTable(RouteTable([Route(parse_pattern(pattern), nobody)]))
-    service = Service(TLS, table, Limits(), portable.relay, keeping(outcomes))
+    current = Current(in_effect(configured([Route(parse_pattern(pattern), nobody)])))
+    counts = SourceLimits(LocalPlaces(9), current)
+    service = Service(TLS, current, portable.relay, Backends(), counts, keeping(outcomes))
     near, client = await unix_pair()
     with client:
         await send_all(client, HELLO + b"behind")

@@ -3,21 +3,26 @@
 import pytest
 
 from snimux.config.model import Limits
-from snimux.frontend.connection import Entry
 from snimux.frontend.limits import LocalPlaces
-from snimux.frontend.source_limits import Shares, _source_key
+from snimux.frontend.source_limits import Entry, SourceLimits, _source_key
 from snimux.proto.proxy_header import Endpoint
 from snimux.proto.reason import Reason
+from snimux.service.generation import Current
+from tests.support.generations import configured, in_effect
 
 ONE, OTHER = ("192.0.2.1", 1), ("192.0.2.2", 1)
 
 
-def shares(limits: Limits) -> Shares:
-    return Shares(LocalPlaces(9), limits)
+def current(limits: Limits) -> Current:
+    return Current(in_effect(configured(limits=limits)))
 
 
-def entered(of: Shares, source: Endpoint | None, refused: Reason | None = None) -> Entry:
-    entry = of.enter(source, refused)
+def counting(limits: Limits) -> SourceLimits:
+    return SourceLimits(LocalPlaces(9), current(limits))
+
+
+def entered(of: SourceLimits, source: Endpoint | None, refused: Reason | None = None) -> Entry:
+    entry = of.count(source, refused)
     assert entry is not None
     return entry
 
@@ -30,7 +35,7 @@ def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:
 
 
 def test_a_source_has_its_own_limit_until_one_of_its_connections_ends() -> None:
-    of = shares(Limits(max_connections_per_source=2))
+    of = counting(Limits(max_connections_per_source=2))
     first, second = entered(of, ONE), entered(of, ("192.0.2.1", 2))
     assert (first.refused, second.refused) == (None, None)
     assert entered(of, ONE).refused == Reason.TOO_MANY_FROM_SOURCE
@@ -41,25 +46,25 @@ def test_a_source_has_its_own_limit_until_one_of_its_connections_ends() -> None:
 
 
 def test_as_many_refusals_as_connections_are_worth_a_word_at_a_time() -> None:
-    of = shares(Limits(max_connections_per_source=2))
+    of = counting(Limits(max_connections_per_source=2))
     for _ in range(2):
         entered(of, ONE)
     refusals = [entered(of, ONE) for _ in range(2)]
-    assert of.enter(ONE, None) is None
+    assert of.count(ONE, None) is None
     refusals[0].leave()
     assert entered(of, ONE).refused == Reason.TOO_MANY_FROM_SOURCE
 
 
 def test_who_is_refused_for_another_reason_takes_no_share() -> None:
-    of = shares(Limits(max_connections_per_source=1))
+    of = counting(Limits(max_connections_per_source=1))
     assert entered(of, ONE, Reason.ACCESS_DENIED).refused == Reason.ACCESS_DENIED
-    assert of.enter(ONE, Reason.ACCESS_DENIED) is None
+    assert of.count(ONE, Reason.ACCESS_DENIED) is None
     assert entered(of, ONE).refused is None
 
 
 @pytest.mark.parametrize("most", [None, 9])
 def test_a_source_may_come_no_faster_than_its_pace(most: int | None) -> None:
-    of = shares(
+    of = counting(
         Limits(max_rate_per_source=0.001, max_burst_per_source=2, max_connections_per_source=most)
     )
     for _ in range(2):
@@ -71,16 +76,16 @@ def test_a_source_may_come_no_faster_than_its_pace(most: int | None) -> None:
 
 
 def test_without_a_limit_on_connections_as_many_are_refused_at_a_time_as_the_burst() -> None:
-    of = shares(Limits(max_rate_per_source=0.001, max_burst_per_source=2))
+    of = counting(Limits(max_rate_per_source=0.001, max_burst_per_source=2))
     for _ in range(2):
         entered(of, ONE)
     refusals = [entered(of, ONE) for _ in range(2)]
     assert {x.refused for x in refusals} == {Reason.RATE_LIMITED}
-    assert of.enter(ONE, None) is None
+    assert of.count(ONE, None) is None
 
 
 def test_who_has_no_address_has_no_limit() -> None:
-    of = shares(
+    of = counting(
         Limits(max_connections_per_source=1, max_rate_per_source=0.001, max_burst_per_source=1)
     )
     assert [entered(of, None).refused for _ in range(3)] == [None] * 3
@@ -88,8 +93,9 @@ def test_who_has_no_address_has_no_limit() -> None:
 
 
 def test_other_limits_hold_from_the_next_connection_on() -> None:
-    of = shares(Limits(max_connections_per_source=1))
+    now = current(Limits(max_connections_per_source=1))
+    of = SourceLimits(LocalPlaces(9), now)
     entered(of, ONE)
-    of.limits = Limits(max_connections_per_source=2)
+    now.put(in_effect(configured(limits=Limits(max_connections_per_source=2))))
     assert entered(of, ONE).refused is None
     assert entered(of, ONE).refused == Reason.TOO_MANY_FROM_SOURCE

@@ -39,13 +39,15 @@ from snimux.routing.address import (
     UnixAddress,
     is_own,
 )
-from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.routing.routes import Backend, Route, RouteTable, parse_pattern
 from snimux.routing.served import Served
+from snimux.service.generation import Generation
 from snimux.service.reload import File, Source
 from snimux.service.server import serve
 from tests.hellos import load as load_hellos
 from tests.support import caddy, muxes
 from tests.support.caddy import Caddy, short_directory
+from tests.support.generations import in_effect
 from tests.support.muxes import Mux
 from tests.support.sockets import read
 
@@ -77,13 +79,13 @@ class Told:
         self.stream = io.StringIO()
         listen = (TcpAddress("", 443),)
         config = Config(listen, (EXPLICIT,), Limits(), "auto", "json", "info", caddys=caddys)
-        self.table = LiveTable(RouteTable(config.routes))
+        self.table = RouteTable(config.routes)
         log = Log(self.stream, form="json")
         self.discovery = Discovery(config, merged, self.exchange, log)
 
     def exchange(self, made: Merged) -> None:
         """Do as the server does."""
-        self.table.current = RouteTable(made.plan.routes)
+        self.table = RouteTable(made.plan.routes)
 
     def last(self) -> dict[str, Any]:
         """The last line of the log, without time and level."""
@@ -92,7 +94,7 @@ class Told:
 
     def port(self, name: str) -> int | None:
         """Where a name goes."""
-        route = self.table.current.find(name, ())
+        route = self.table.find(name, ())
         if route is None:
             return None
         assert route.backend is not None
@@ -103,7 +105,7 @@ class Told:
 
 async def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> None:
     told = Told(ONE, TWO)
-    table = told.table.current
+    table = told.table
     await told.discovery.hear(TWO, sites("a.example", "b.example", "explicit.example", port=2))
     assert told.last() == {
         "level": "info", "caddy": "localhost:2020", "state": "changed", "names": 3,
@@ -111,7 +113,7 @@ async def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> N
     }  # fmt: skip
     await told.discovery.hear(ONE, sites("b.example", port=3))
     assert [told.port(f"{x}.example") for x in ("a", "b", "c", "explicit")] == [2, 3, None, 1]
-    assert table is not told.table.current
+    assert table is not told.table
     assert table.find("a.example", ()) is None
 
 
@@ -122,11 +124,11 @@ async def test_with_another_configuration_what_is_known_of_those_that_stay_is_ke
     for address in (ONE, TWO):
         told.discovery.tasks.begin(address)
     config = replace(told.discovery.config, caddys=(TWO,))
-    told.discovery.turn_to(config)
+    told.discovery.reconcile(in_effect(config))
     assert told.discovery.tasks.scopes.keys() == {TWO}
     told.exchange(merged(config, told.discovery.snapshots))
     assert [told.port(f"{x}.example") for x in "ab"] == [None, 3]
-    told.discovery.turn_to(replace(config, caddys=(TWO, ONE)))
+    told.discovery.reconcile(in_effect(replace(config, caddys=(TWO, ONE))))
     told.exchange(merged(told.discovery.config, told.discovery.snapshots))
     assert [told.port(f"{x}.example") for x in "ab"] == [None, 3]
 
@@ -144,7 +146,7 @@ async def test_who_is_new_is_asked_before_and_who_is_gone_no_more(
         config = replace(told.discovery.config, caddys=(two,))
         await told.discovery.begin(config.caddys)
         assert [told.port(f"{x}.example") for x in ("one", "two")] == [8443, None]
-        told.discovery.turn_to(config)
+        told.discovery.reconcile(in_effect(config))
         told.exchange(merged(config, told.discovery.snapshots))
         assert [told.port(f"{x}.example") for x in ("one", "two")] == [None, 8443]
         lines = told.stream.getvalue()
@@ -225,16 +227,19 @@ class Held:
         self.free = threading.Event()
         self.begun: list[Config] = []
         self.in_effect: list[list[str]] = []
+        self.reconciled: Generation | None = None
         log = Log(io.StringIO(), form="json")
-        self.discovery = Discovery(config, self.make, self.exchange, log)
+        self.discovery = Discovery(config, self.make, self.put, log)
 
     def make(self, config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Merged:
         self.begun.append(config)
         assert self.free.wait(60)
         return merged(config, snapshots)
 
-    def exchange(self, made: Merged) -> None:
+    def put(self, made: Merged) -> None:
         self.in_effect.append([str(route.pattern) for route in made.plan.routes])
+        if self.reconciled is not None and "explicit.example" in self.in_effect[-1]:
+            self.discovery.reconcile(self.reconciled)
 
     async def until_begun(self, times: int) -> None:
         with trio.fail_after(60):
@@ -309,12 +314,9 @@ async def test_a_reload_and_news_at_once_end_with_the_newest_of_both() -> None:
         discovery = held.discovery
         config = replace(discovery.config, routes=(EXPLICIT,))
 
-        def exchange(made: Merged, held: Held = held, config: Config = config) -> None:
-            held.discovery.turn_to(config)
-            held.exchange(made)
-
+        held.reconciled = in_effect(config)
         async with trio.open_nursery() as nursery:
-            reload = partial(discovery.reconfigure, config, exchange)
+            reload = partial(discovery.reconfigure, config, held.make)
             hear = partial(discovery.hear, ONE, sites("a.example"))
             for number, start in enumerate((hear, reload) if is_news_first else (reload, hear)):
                 nursery.start_soon(start)

@@ -10,7 +10,6 @@ from snimux.proto.hostname import patterns_matching
 from snimux.routing.address import TcpAddress, UnixAddress, parse_dial
 from snimux.routing.routes import (
     Backend,
-    LiveTable,
     Pattern,
     PatternError,
     Route,
@@ -85,15 +84,6 @@ def test_of_several_protocols_the_clients_first_choice_wins() -> None:
     table = table_of("a.example/http/1.1", "a.example/h2")
     assert winner(table, "a.example", b"h2", b"http/1.1") == "a.example/h2"
     assert winner(table, "a.example", b"http/1.1", b"h2") == "a.example/http/1.1"
-
-
-def test_a_table_can_be_exchanged() -> None:
-    table = LiveTable(table_of("a.example"))
-    old = table.current
-    table.current = table_of("b.example")
-    assert table.current.find("a.example", []) is None
-    assert table.current.find("b.example", []) is not None
-    assert winner(old, "a.example") == "a.example"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from snimux.routing.address import TcpAddress, UnixAddress, parse_listen
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Check, Route, parse_pattern
 from snimux.service.control import Order, send
-from snimux.service.server import _https_port, serve, status
+from snimux.service.generation import basis
+from snimux.service.server import serve, status
 from snimux.service.systemd import Manager
 from tests.hellos import load
 from tests.support.caddy import short_directory
@@ -133,7 +134,7 @@ def test_redirects_go_to_the_port_that_clients_find(
     try:
         config = Config(addresses, (), Limits(), "auto", "json", "info")
         own = bound[0].socket.getsockname()[1]
-        found = _https_port(config, bound[::-1])
+        found = basis(config, bound[::-1], 1, ()).https_port
         assert found == (own if port is None else port)
     finally:
         for listener in bound:

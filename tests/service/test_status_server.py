@@ -16,19 +16,19 @@ from snimux.frontend.limits import LocalPlaces
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import TcpAddress
-from snimux.routing.routes import LiveTable, RouteTable
+from snimux.service.generation import Current
 from snimux.service.handover import Inheritance
 from snimux.service.status_server import Alone, Showing
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
-from snimux.status.local import View
-from snimux.status.metrics import Metrics
-from snimux.status.refused import Refusals
+from tests.support.generations import Process, configured, in_effect
 from tests.support.sockets import open_descriptors, read_to_end, send_all
 
 
-def view() -> View:
-    return View(Metrics(), Refusals(), LiveTable(RouteTable([])), LocalPlaces(7))
+def process() -> Process:
+    current = Current(in_effect(configured()))
+    current.since = 0
+    return Process(current, limits=LocalPlaces(7))
 
 
 async def page(listener: Listener, path: str) -> Any:
@@ -64,7 +64,7 @@ async def running(*, succeeds: bool = False) -> AsyncIterator[Running]:
 
         async def show(*, task_status: trio.TaskStatus[None]) -> None:
             showing = Showing([listener], log, succession)
-            await showing.run(Alone(view()), task_status=task_status)
+            await showing.run(Alone(process()), task_status=task_status)
             run.done.set()
 
         own.close()
@@ -102,7 +102,7 @@ async def test_who_comes_after_another_begins_when_that_has_handed_over() -> Non
 
 
 async def test_a_process_without_others_answers_for_itself() -> None:
-    seen = view()
+    seen = process()
     alone = Alone(seen)
     ((number, pieces),) = (await alone.ask("routes")).items()
     assert (number, pieces) == (1, [{"generation": [0, 0, 0], "total": 0}])
@@ -115,7 +115,7 @@ async def test_a_process_without_others_answers_for_itself() -> None:
 
 
 def test_it_serves_until_it_drains() -> None:
-    seen = view()
+    seen = process()
     alone = Alone(seen)
     assert alone.why_not_serving() is None
     seen.draining = True

@@ -4,25 +4,29 @@ import base64
 import json
 import socket
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from snimux import __version__
+from snimux.backend.pool import Backends
 from snimux.backend.state import State
-from snimux.frontend.limits import LocalPlaces
 from snimux.frontend.outcome import Outcome
 from snimux.net.listeners import Listener
 from snimux.proto.reason import Reason
+from snimux.providers.merge import Plan
 from snimux.routing.access import Access
-from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
+from snimux.routing.address import TcpAddress, UnixAddress
 from snimux.routing.networks import parse_networks
-from snimux.routing.routes import Backend, LiveTable, Route, RouteTable, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.service.generation import Current
 from snimux.status import local as module
-from snimux.status.local import View
-from snimux.status.metrics import Metrics, snapshot
+from snimux.status.local import Local
+from snimux.status.metrics import snapshot
 from snimux.status.refused import Refusals
+from tests.support.generations import Process, configured, in_effect
 
 ONE, TWO, ADMIN = (TcpAddress("127.0.0.1", port) for port in (1, 2, 2019))
 
@@ -31,9 +35,15 @@ def route(pattern: str, http: Backend | None = None) -> Route:
     return Route(parse_pattern(pattern), Backend((ONE, TWO), "v2"), http)
 
 
-def viewing(*routes: Route) -> View:
-    table = LiveTable(RouteTable(routes))
-    return View(Metrics(), Refusals(), table, LocalPlaces(77), {"found.example": ADMIN})
+def viewing(*routes: Route, **process: Any) -> Local:
+    plan = Plan(routes, (), (), has={"found.example": ADMIN})
+    return Local(serving(plan, **process))
+
+
+def serving(plan: Plan, **process: Any) -> Process:
+    current = Current(in_effect(configured(), plan=plan))
+    current.since = 0
+    return Process(current, **process)
 
 
 def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
@@ -91,12 +101,10 @@ def test_of_very_many_routes_some_are_told_and_the_rest_counted(
 
 
 def test_figures_have_what_is_no_count_too() -> None:
-    view = viewing(route("a.example"))
-    view.draining = True
     with socket.create_server(("127.0.0.1", 0)) as open_one, socket.socket() as closed:
         closed.close()
-        view.listeners = [Listener(closed), Listener(open_one, protocol="http")]
-        first, *rest = view.tell("figures")
+        both = [Listener(closed), Listener(open_one, protocol="http")]
+        first, *rest = viewing(route("a.example"), draining=True, listeners=both).tell("figures")
         address = f"127.0.0.1:{open_one.getsockname()[1]}"
     assert first == {
         "generation": [0, 0, 0], "version": __version__, "routes": 1, "limit": 77, "draining": True,
@@ -106,15 +114,16 @@ def test_figures_have_what_is_no_count_too() -> None:
 
 
 async def test_connections_and_who_was_refused(mock_clock: MockClock) -> None:
-    view = viewing(route("a.example"))
-    view.metrics.accepted(Outcome(("192.0.2.1", 5), started=trio.current_time()))
+    process = serving(Plan((route("a.example"),), (), ()))
+    view = Local(process)
+    process.metrics.accepted(Outcome(("192.0.2.1", 5), started=trio.current_time()))
     mock_clock.jump(3)
     total, piece = view.tell("connections")
     assert total == {"total": 1}
     assert [(x["client"], x["age"]) for x in piece["connections"]] == [("192.0.2.1:5", 3)]
     _, again = view.tell("connections")
     assert piece["connections"][0]["id"] == again["connections"][0]["id"]
-    view.refusals.ended(Outcome(None, reason=Reason.NO_ROUTE))
+    process.refusals.ended(Outcome(None, reason=Reason.NO_ROUTE))
     (refused,) = view.tell("refused")
     assert [each["reason"] for each in refused["refused"]] == ["no-route"]
 
@@ -124,10 +133,11 @@ def test_nothing_is_told_to_who_asks_for_what_there_is_not() -> None:
 
 
 def test_what_refused_clients_sent_is_told_where_it_is_kept() -> None:
-    view = View(Metrics(), Refusals(2), LiveTable(RouteTable()), LocalPlaces(1))
+    refusals = Refusals(2)
+    view = viewing(refusals=refusals)
     for sent in (b"first", b"second", b"", b"fourth"):
         outcome = Outcome(None, reason=Reason.NO_ROUTE, ended="refused", received=sent)
-        view.refusals.ended(outcome)
+        refusals.ended(outcome)
     pieces = json.loads(json.dumps(list(view.tell("hellos"))))
     rows = [row for piece in pieces for row in piece["refused"]]
     told = [row["hello"] and base64.b64decode(row["hello"]) for row in rows]
@@ -137,23 +147,23 @@ def test_what_refused_clients_sent_is_told_where_it_is_kept() -> None:
 
 
 def test_routes_say_which_of_their_addresses_do_not_answer() -> None:
-    view = viewing(route("a.example", Backend((TWO,))))
-    down: set[DialAddress] = set()
-    view.down = down
-    down |= {TWO, TcpAddress("10.0.0.1", 1)}
+    pool = Backends()
+    view = viewing(route("a.example", Backend((TWO,))), pool=pool)
+    pool.down |= {TWO, TcpAddress("10.0.0.1", 1)}
     _, piece = view.tell("routes")
     assert piece["routes"][0]["not_answering"] == [str(TWO)]
 
 
 async def test_what_is_told_every_second_is_of_each_a_little(mock_clock: MockClock) -> None:
-    view = viewing(*(route(f"n{x}.example") for x in range(300)))
+    refusals, pool = Refusals(), Backends()
+    view = viewing(*(route(f"n{x}.example") for x in range(300)), refusals=refusals, pool=pool)
     addresses = [TcpAddress("10.0.0.1", port) for port in range(1, 301)]
-    view.states = {address: State() for address in addresses}
-    view.down = {addresses[299]}
-    view.states[addresses[299]].silent_since = trio.current_time()
+    pool.states.update({address: State() for address in addresses})
+    pool.down.add(addresses[299])
+    pool.states[addresses[299]].silent_since = trio.current_time()
     mock_clock.jump(3)
     for _ in range(20):
-        view.refusals.ended(Outcome(None, reason=Reason.NO_ROUTE))
+        refusals.ended(Outcome(None, reason=Reason.NO_ROUTE))
     routes, backends = json.loads(json.dumps(list(view.tell("live"))))
     assert (routes["total"], len(routes["routes"]), len(routes["refused"])) == (300, 100, 10)
     assert routes["refused"][-1]["number"] == 20

@@ -1,0 +1,47 @@
+"""What is in effect in a test, and what a process shows of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from snimux.backend.pool import Backends
+from snimux.config.model import Config, Limits
+from snimux.frontend.limits import LocalPlaces
+from snimux.net.listeners import Listener
+from snimux.providers.merge import Plan
+from snimux.routing.routes import Route
+from snimux.service.generation import Current, Generation, following
+from snimux.status.metrics import Metrics
+from snimux.status.refused import Refusals
+
+
+def configured(routes: Iterable[Route] = (), **settings: Any) -> Config:
+    """A configuration that says little else."""
+    limits = settings.pop("limits", Limits())
+    return Config((), tuple(routes), limits, "auto", "json", "info", **settings)
+
+
+def in_effect(
+    config: Config,
+    listeners: Sequence[Listener] = (),
+    *,
+    max_connections: int = 100,
+    plan: Plan | None = None,
+    **ground: Any,
+) -> Generation:
+    """What is in effect by a configuration, and perhaps by what providers have said."""
+    first = Generation(config, listeners, max_connections, **ground)
+    return following(first, plan or Plan(config.routes, (), ()))
+
+
+@dataclass
+class Process:
+    """What serves in a process, as far as it is shown."""
+
+    current: Current
+    metrics: Metrics = field(default_factory=Metrics)
+    refusals: Refusals = field(default_factory=Refusals)
+    limits: LocalPlaces = field(default_factory=lambda: LocalPlaces(77))
+    pool: Backends = field(default_factory=Backends)
+    listeners: Sequence[Listener] = ()
+    draining: bool = False
