@@ -75,6 +75,19 @@ class Log:
         if not self.batches or len(self._pending) >= _MOST_PENDING:
             self.flush()
 
+    @contextlib.contextmanager
+    def batching(self) -> Iterator[None]:
+        """Write lines when the event loop is about to wait, many in one go under load."""
+        flusher = _Flusher(self)
+        trio.lowlevel.add_instrument(flusher)
+        self.batches = True
+        try:
+            yield
+        finally:
+            self.batches = False
+            trio.lowlevel.remove_instrument(flusher)
+            self.flush()
+
     def flush(self) -> None:
         """Write the lines that are kept; those that cannot be written at once are lost."""
         pending, self._pending = self._pending, []
@@ -197,17 +210,3 @@ class _Flusher(trio.abc.Instrument):
             self.log.flush()
         else:
             self.log.flush_if_due()
-
-
-@contextlib.contextmanager
-def batching(log: Log) -> Iterator[None]:
-    """Write the log's lines when the event loop is about to wait, many in one go under load."""
-    flusher = _Flusher(log)
-    trio.lowlevel.add_instrument(flusher)
-    log.batches = True
-    try:
-        yield
-    finally:
-        log.batches = False
-        trio.lowlevel.remove_instrument(flusher)
-        log.flush()

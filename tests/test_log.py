@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from snimux.log import LEVELS, Field, Level, Log, batching, json_line, logfmt
+from snimux.log import LEVELS, Field, Level, Log, json_line, logfmt
 
 
 def test_logfmt_quotes_only_what_needs_it() -> None:
@@ -213,7 +213,7 @@ async def test_lines_are_written_when_the_loop_is_about_to_wait(
     monkeypatch.setattr("snimux.log._LONGEST_WAIT", math.inf)  # however slow this machine is
     stream = io.StringIO()
     log = Log(stream)
-    with batching(log):
+    with log.batching():
         log.write("info", "first", {})
         await trio.lowlevel.checkpoint()  # another has its turn at once: there is no wait
         log.write("info", "second", {})
@@ -229,7 +229,7 @@ async def test_lines_are_written_when_the_loop_is_about_to_wait(
 async def test_lines_are_not_kept_for_long_where_there_is_always_something_to_do() -> None:
     stream = io.StringIO()
     log = Log(stream)
-    with batching(log):
+    with log.batching():
         log.write("info", "first", {})
         with trio.fail_after(60):
             while not stream.getvalue():

@@ -98,14 +98,13 @@ class _Engine:
 
     def begin(self, pair: Pair) -> None:
         """Send the head, and take the pair into the engine's care."""
-        mover = self.mover
-        mover.now = pair.moved = trio.current_time()
+        now = trio.current_time()
+        self.mover.add(pair, now)
         for side in (pair.client, pair.backend):
-            mover.sides[side.fd] = side
             self.epoll.register(side.fd, EDGES)
-        if mover.now + pair.idle_timeout < self.idle.deadline:
-            self.idle.deadline = mover.now + pair.idle_timeout
-        mover.step(pair.up)
+        if now + pair.idle_timeout < self.idle.deadline:
+            self.idle.deadline = now + pair.idle_timeout
+        self.mover.step(pair.up)
 
     # The engine's side.
 
@@ -121,8 +120,7 @@ class _Engine:
     def serve(self) -> bool:
         """Give what is ready one turn; True if there may be more that is."""
         mover = self.mover
-        mover.now = trio.current_time()
-        waiting, mover.again = mover.again, []
+        waiting = mover.begin_pass(trio.current_time())
         ready = self.epoll.poll(0, _EVENTS)
         for fd, events in ready:
             side = mover.sides.get(fd)

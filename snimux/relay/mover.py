@@ -119,6 +119,18 @@ class Mover:
         self.buffer = memoryview(bytearray(_BUFFER))
         self.into = [self.buffer]
 
+    def add(self, pair: Pair, now: float) -> None:
+        """Take a pair, which is forgotten once it ends."""
+        self.now = pair.moved = now
+        for side in (pair.client, pair.backend):
+            self.sides[side.fd] = side
+
+    def begin_pass(self, now: float) -> list[Way]:
+        """Begin a pass, and return those whose turn ended in the last one before their bytes."""
+        self.now = now
+        waiting, self.again = self.again, []
+        return waiting
+
     def close(self) -> None:
         """Close the pipes; sockets are their owners'."""
         self.pipes.close()

@@ -25,7 +25,7 @@ from snimux.frontend.events import Events
 from snimux.frontend.limits import Places
 from snimux.frontend.recheck import Recheck
 from snimux.frontend.source_limits import SourceLimits
-from snimux.log import Log, batching
+from snimux.log import Log
 from snimux.net.listeners import Listener
 from snimux.net.resolver import Resolver
 from snimux.proto.client_hello import TLS
@@ -168,7 +168,7 @@ async def _serve(
                     watch.start_soon(partial(server.live, is_worker=supervisor is not None))
                     watch.start_soon(life.keep_reloading)
                     task_status.started()
-                    with batching(log):
+                    with log.batching():
                         await life.stopped_accepting.wait()
                     accepting.cancel_scope.cancel()
                 if life.draining.is_set():
