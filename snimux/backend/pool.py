@@ -56,7 +56,7 @@ class PoolObserver:
 
 
 class PoolInEffect(Protocol):
-    """What a pool reads of what is in effect."""
+    """The part of what is in effect that a pool reads."""
 
     @property
     def config(self) -> Config:
@@ -68,11 +68,11 @@ class PoolInEffect(Protocol):
 
     @property
     def discovered(self) -> Set[DialAddress]:
-        """Those of their addresses that only a provider says."""
+        """The addresses that only a provider says."""
 
     @property
     def own(self) -> Own:
-        """What leads back to snimux, and what is reserved."""
+        """All that leads back to snimux, and that is reserved."""
 
 
 class Backends:
@@ -106,7 +106,7 @@ class Backends:
         """Those of the addresses that Caddys say."""
         self.current: Set[Backend] | None = None
         """All backends that there are; None: not known, so nothing is forgotten."""
-        self.wanted: Set[DialAddress] = frozenset()
+        self.addresses: Set[DialAddress] = frozenset()
         """The addresses of these."""
         self.keep_off(own)
         self.uniform = uniform
@@ -159,7 +159,7 @@ class Backends:
         """
         self.discovered = discovered
         self.current = backends
-        self.wanted = {address for backend in backends for address in backend.addresses}
+        self.addresses = {address for backend in backends for address in backend.addresses}
         self.turns = {x: turns for x, turns in self.turns.items() if x in backends}
         for address, state in list(self.states.items()):
             state.is_discovered = address in discovered
@@ -240,7 +240,7 @@ class Backends:
             self._settle(address, self.states[address], "no longer checked")
 
     def state(self, address: DialAddress) -> State:
-        """What is known of an address."""
+        """Return the state of an address; it has one from now on."""
         state = self.states.get(address)
         if state is None:
             state = self.states[address] = State(is_discovered=address in self.discovered)
@@ -249,7 +249,7 @@ class Backends:
     def _forget(self, address: DialAddress) -> None:
         """Forget an address that no backend has, unless somebody still has to do with it."""
         state = self.states.get(address)
-        if state is None or self.current is None or address in self.wanted:
+        if state is None or self.current is None or address in self.addresses:
             return
         if not (state.connections or state.waiters):
             self.redials.end(address)
@@ -324,7 +324,7 @@ class Backends:
         return NotDialled("; ".join(faults), exhausted)
 
     def _silent_since(self, addresses: Iterable[DialAddress]) -> float:
-        """Since when none of the addresses answers; now, where that is not so."""
+        """Return since when none of the addresses answers; now, where that is not so."""
         now = trio.current_time()
         states = (self.states.get(address) for address in addresses)
         since = (None if state is None else state.silent_since for state in states)

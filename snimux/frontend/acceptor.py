@@ -1,7 +1,7 @@
 """Accept connections, where there is room for them, and have each served.
 
-Each listener is a door, with what its connections are served with. What is in the queue of one that
-closes is accepted before. Knows nothing of what is served, nor why doors change.
+What is in the queue of a listener that closes is accepted before. Knows nothing of what is served,
+nor why listeners change.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import trio
 from snimux.frontend.connection import Service
 from snimux.frontend.connection import serve as serve_connection
 from snimux.frontend.events import InEffect
-from snimux.frontend.limits import Places
+from snimux.frontend.limits import ConnectionLimits
 from snimux.log import Log
 from snimux.net.listeners import Listener
 from snimux.net.sockets import endpoint, tune
@@ -44,23 +44,23 @@ _AT_A_TIME = 32
 
 
 @dataclass(slots=True, eq=False)
-class _Door:
-    """A listener that is accepted on; which protocol is served on it may change."""
+class _Bind:
+    """A listener that is accepted on; the protocol that is served there may change."""
 
     listener: Listener
     service: Service
-    """What connections are served with that are accepted from now on."""
+    """For connections that are accepted from now on."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     closed: trio.Event = field(default_factory=trio.Event)
 
 
-class Doors:
-    """The listeners that are accepted on, and the room that their connections share."""
+class Acceptor:
+    """Accepts on some listeners, as long as there is room for one more connection."""
 
     def __init__(
         self,
         services: Iterable[Service],
-        places: Places,
+        limits: ConnectionLimits,
         log: Log,
         *,
         close: Callable[[Listener], None] = Listener.close,
@@ -70,14 +70,14 @@ class Doors:
         Args:
             services: what to serve connections with, one a protocol; whom each listener lets in is
                 no part of them.
-            places: of the connections, over all listeners.
-            log: told when there is no room, or nothing can be accepted.
+            limits: of the connections, over all listeners.
+            log: gets a line when there is no room, or nothing can be accepted.
             close: closes a listener.
         """
         self.services = {service.protocol.name: service for service in services}
-        self.doors: list[_Door] = []
-        self.closing: list[trio.Event] = []  # of doors that are left out: set once they are closed
-        self.places = places
+        self.binds: list[_Bind] = []
+        self.closing: list[trio.Event] = []  # one for each listener that is left out
+        self.limits = limits
         self.log = log
         self.close = close
         self.accepting: trio.Nursery | None = None
@@ -88,8 +88,8 @@ class Doors:
 
     @property
     def listeners(self) -> list[Listener]:
-        """What is accepted on."""
-        return [door.listener for door in self.doors]
+        """The listeners that are accepted on."""
+        return [bind.listener for bind in self.binds]
 
     def open(self, accepting: trio.Nursery, connections: trio.Nursery) -> None:
         """Accept from now on, in one nursery, and serve in the other.
@@ -97,14 +97,14 @@ class Doors:
         Resource handling: closes each listener as soon as no more is accepted on it.
         """
         self.accepting, self.connections = accepting, connections
-        for door in self.doors:
-            self.begin(door)
+        for bind in self.binds:
+            self.begin(bind)
 
-    def begin(self, door: _Door) -> None:
-        """Accept at a door, if any are open."""
+    def begin(self, bind: _Bind) -> None:
+        """Accept on a listener, once this is open."""
         if self.accepting is not None:
-            tune(door.listener.socket)
-            self.accepting.start_soon(self.accept, door)
+            tune(bind.listener.socket)
+            self.accepting.start_soon(self.accept, bind)
 
     def reconcile(self, generation: InEffect) -> None:
         """Accept where that is in effect now, and nowhere else.
@@ -113,44 +113,44 @@ class Doors:
 
         Resource handling: closes those that are left out; ``until_closed`` waits for that.
         """
-        if generation.max_connections != self.places.limit:
-            self.places.resize(generation.max_connections)
+        if generation.max_connections != self.limits.limit:
+            self.limits.resize(generation.max_connections)
             self.waiting.unpark_all()
-        before = {door.listener.socket: door for door in self.doors}
-        self.doors = []
+        before = {bind.listener.socket: bind for bind in self.binds}
+        self.binds = []
         for listener in generation.listeners:
             admission = generation.config.admission_of(listener.spec)
             service = replace(self.services[listener.protocol], admission=admission)
-            door = before.pop(listener.socket, None)
-            if door is None:
-                door = _Door(listener, service)
-                self.begin(door)
-            door.listener, door.service = listener, service
-            self.doors.append(door)
-        for door in before.values():
-            door.scope.cancel()
-            self.closing.append(door.closed)
+            bind = before.pop(listener.socket, None)
+            if bind is None:
+                bind = _Bind(listener, service)
+                self.begin(bind)
+            bind.listener, bind.service = listener, service
+            self.binds.append(bind)
+        for bind in before.values():
+            bind.scope.cancel()
+            self.closing.append(bind.closed)
 
     async def until_closed(self) -> None:
         """Wait until all that was left out is closed."""
         while self.closing:
             await self.closing.pop().wait()
 
-    async def accept(self, door: _Door) -> None:
+    async def accept(self, bind: _Bind) -> None:
         """Accept until cancelled; closes the listener in the end."""
-        sock = door.listener.socket
+        sock = bind.listener.socket
         try:
-            with door.scope:
+            with bind.scope:
                 while True:
                     # Room is taken only for a connection that is there: else idle listeners would
                     # hold places that a busy one needs.
                     await trio.lowlevel.wait_readable(sock)
-                    if not self.places.take():
+                    if not self.limits.acquire():
                         await self.wait_for_room()
                         continue
                     try:
-                        self.accept_one(door)
-                        self.accept_queued(door, most=_AT_A_TIME)
+                        self.accept_one(bind)
+                        self.accept_queued(bind, most=_AT_A_TIME)
                     except OSError as error:
                         await self.back_off(error)
         finally:
@@ -158,40 +158,40 @@ class Doors:
             # established. What comes faster than it is emptied is not waited for. (With a successor
             # it resets none, and what is there is as well served here.)
             with contextlib.suppress(OSError):
-                self.accept_queued(door, most=_QUEUE)
-            self.close(door.listener)
-            door.closed.set()
+                self.accept_queued(bind, most=_QUEUE)
+            self.close(bind.listener)
+            bind.closed.set()
 
-    def accept_queued(self, door: _Door, *, most: int) -> None:
+    def accept_queued(self, bind: _Bind, *, most: int) -> None:
         """Accept what is there and has room; raises OSError in the end, mostly EAGAIN."""
         for _ in range(most):
-            if not self.places.take():
+            if not self.limits.acquire():
                 return
-            self.accept_one(door)
+            self.accept_one(bind)
 
-    def accept_one(self, door: _Door) -> None:
+    def accept_one(self, bind: _Bind) -> None:
         """Accept a connection for which room is taken; if that raises, the room is given back."""
         try:
-            client, name = door.listener.socket.accept()
+            client, name = bind.listener.socket.accept()
         except OSError:
-            self.give_room()
+            self.release()
             raise
         client.setblocking(False)
         assert self.connections is not None
-        self.connections.start_soon(self.handle, client, endpoint(name), door.service)
+        self.connections.start_soon(self.handle, client, endpoint(name), bind.service)
 
     async def wait_for_room(self) -> None:
         """Wait until there may be a place again; say so once when all are taken."""
         now = trio.current_time()
-        if self.places.is_news_that_full() and now - self.said_full > _SAY_AGAIN:
+        if self.limits.should_say_full() and now - self.said_full > _SAY_AGAIN:
             self.said_full = now
-            self.log.write("warning", "full", {"max_connections": self.places.limit})
-        with trio.move_on_after(self.places.look_again):
+            self.log.write("warning", "full", {"max_connections": self.limits.limit})
+        with trio.move_on_after(self.limits.retry_after):
             await self.waiting.park()
 
-    def give_room(self) -> None:
+    def release(self) -> None:
         """One connection less. Who waits looks whether there is one at his listener still."""
-        self.places.give()
+        self.limits.release()
         if self.waiting:
             self.waiting.unpark_all()
 
@@ -214,4 +214,4 @@ class Doors:
         except* Exception as group:  # not expected
             self.log.write("error", "connection-failed", {"detail": repr(group.exceptions)})
         finally:
-            self.give_room()
+            self.release()

@@ -24,7 +24,7 @@ from snimux.proto.reason import Reason
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
 from snimux.relay.interface import Relay
 from snimux.routing.access import Admission
-from snimux.routing.decide import Redirection, Refusal, Relaying, decide
+from snimux.routing.decide import Decision, Redirection, Refusal, Relaying, decide
 
 V = TypeVar("V")
 
@@ -41,7 +41,7 @@ _LINGER_READ_SIZE = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the connections of a listener share."""
+    """All that the connections of a listener share."""
 
     protocol: Protocol
     current: Current
@@ -165,16 +165,7 @@ async def _pass_on(
     outcome.hello = hello
     outcome.hello_seconds = trio.current_time() - outcome.started
     host, behind = host_of(outcome.source), len(received) - hello.size
-    for refresh in (service.refresh, None):
-        now = service.current.value
-        decision = decide(
-            hello, host, service.protocol, service.admission, now.table,
-            behind=behind, https_port=now.https_port,
-        )  # fmt: skip
-        is_lost = isinstance(decision, Refusal) and decision.reason is Reason.NO_ROUTE
-        if not is_lost or refresh is None or hello.name is None:
-            break
-        await refresh()
+    decision = await _decide(service, hello, host, behind)
     outcome.route = decision.route
     if not isinstance(decision, Relaying):
         return decision
@@ -197,9 +188,8 @@ async def _pass_on(
             tune(backend)
             outcome.backend = str(dialled.address)
             outcome.dial_seconds = trio.current_time() - dialling
-            header = _proxy_header(
-                client, outcome, service.pool.header_version(to, dialled.address)
-            )
+            version = service.pool.header_version(to, dialled.address)
+            header = _proxy_header(client, outcome, version)
             outcome.header_size = len(header)
             received[:0] = header
             outcome.ended = await service.relay(
@@ -212,6 +202,21 @@ async def _pass_on(
     finally:
         service.pool.leave(dialled.address)
     return None
+
+
+async def _decide(service: Service, hello: Hello, host: str | None, behind: int) -> Decision:
+    """Decide by what is in effect; where there is no route, once more when that was refreshed."""
+    for refresh in (service.refresh, None):
+        now = service.current.value
+        decision = decide(
+            hello, host, service.protocol, service.admission, now.table,
+            behind=behind, https_port=now.https_port,
+        )  # fmt: skip
+        is_lost = isinstance(decision, Refusal) and decision.reason is Reason.NO_ROUTE
+        if not is_lost or refresh is None or hello.name is None:
+            break
+        await refresh()
+    return decision
 
 
 async def _read_hello(

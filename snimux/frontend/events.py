@@ -17,7 +17,7 @@ from snimux.routing.routes import RouteTable
 
 
 class InEffect(Protocol):
-    """What is in effect, as far as connections are concerned; see ``service.generation``."""
+    """All that is in effect, as far as connections are concerned; see ``service.generation``."""
 
     @property
     def config(self) -> Config:
@@ -25,15 +25,15 @@ class InEffect(Protocol):
 
     @property
     def listeners(self) -> Sequence[Listener]:
-        """Where connections are accepted."""
+        """The listeners that connections are accepted on."""
 
     @property
     def max_connections(self) -> int:
-        """How many there may be at a time."""
+        """The most that there may be at a time."""
 
     @property
     def https_port(self) -> int:
-        """Where clients find TLS."""
+        """The port at which clients find TLS."""
 
     @property
     def table(self) -> RouteTable:
@@ -45,7 +45,7 @@ class Current(Protocol):
 
     @property
     def value(self) -> InEffect:
-        """What is in effect now."""
+        """All that is in effect now."""
 
 
 class Observer(PoolObserver):

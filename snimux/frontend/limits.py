@@ -1,7 +1,7 @@
-"""How many connections there may be, over all and by source; and the counts of one process alone.
+"""Limit connections, over all and by source; the counts of a process that is alone are here.
 
-A connection takes a place of the whole before it is accepted, and enters for its source after; both
-are bounded, and a check and its count are one step.
+A connection takes a place of the whole before it is accepted, and is counted for its source after;
+both are bounded, and a check and its count are one step.
 
 Knows no sockets and no addresses: a source is some bytes.
 """
@@ -15,37 +15,37 @@ from typing import Protocol
 from snimux.frontend.rate import Pace
 
 Leave = Callable[[], None]
-"""Undoes an entry; to be called once."""
+"""Uncounts a connection; to be called once."""
 
 
-class Places(Protocol):
-    """The places of the whole, as one process sees them."""
+class ConnectionLimits(Protocol):
+    """The limits of all processes, as one of them sees them."""
 
-    look_again: float
+    retry_after: float
     """When none is free: seconds after which others may have given one back."""
 
     @property
     def limit(self) -> int:
-        """How many there are for all."""
+        """The number of places for all."""
 
     @property
-    def taken_here(self) -> int:
-        """How many this process has taken."""
+    def acquired(self) -> int:
+        """The number of places that this process has."""
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Take a place, if there is one."""
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Give a place back."""
 
-    def is_news_that_full(self) -> bool:
-        """Whether all are taken, and nobody was told since a tenth of them was free."""
+    def should_say_full(self) -> bool:
+        """Return whether all are taken, and nobody said so since a tenth of them was free."""
 
-    def enter(self, source: bytes, limit: int) -> Leave | None:
+    def count_source(self, source: bytes, limit: int) -> Leave | None:
         """Count one more of a source, if there are fewer than the limit; else None."""
 
-    def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
-        """Whether one more of a source may come now, and count it then.
+    def allow(self, source: bytes, pace: Pace, now: int) -> bool:
+        """Return whether one more of a source may come now, and count it then.
 
         Args:
             source: which.
@@ -60,38 +60,38 @@ class Places(Protocol):
         """Let others see that this process serves, by so many routes."""
 
 
-class LocalPlaces:
-    """The places of a process that is the only one."""
+class LocalLimits:
+    """The limits of a process that is the only one."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.look_again = math.inf
-        self.taken_here = 0
+        self.retry_after = math.inf
+        self.acquired = 0
         self._said_full = False
         self._by_source: dict[bytes, int] = {}
         self._expected: OrderedDict[bytes, int] = OrderedDict()
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Take a place, if there is one."""
-        if self.taken_here >= self.limit:
+        if self.acquired >= self.limit:
             return False
-        self.taken_here += 1
+        self.acquired += 1
         return True
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Give a place back."""
-        self.taken_here -= 1
-        if self._said_full and is_a_tenth_free(self.taken_here, self.limit):
+        self.acquired -= 1
+        if self._said_full and has_a_tenth_free(self.acquired, self.limit):
             self._said_full = False
 
-    def is_news_that_full(self) -> bool:
-        """Whether all are taken, and nobody was told since a tenth of them was free."""
-        if self._said_full or self.taken_here < self.limit:
+    def should_say_full(self) -> bool:
+        """Return whether all are taken, and nobody said so since a tenth of them was free."""
+        if self._said_full or self.acquired < self.limit:
             return False
         self._said_full = True
         return True
 
-    def enter(self, source: bytes, limit: int) -> Leave | None:
+    def count_source(self, source: bytes, limit: int) -> Leave | None:
         """Count one more of a source, if there are fewer than the limit; else None."""
         count = self._by_source.get(source, 0)
         if count >= limit:
@@ -99,15 +99,15 @@ class LocalPlaces:
         self._by_source[source] = count + 1
         return partial(self._leave, source)
 
-    def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
-        """Whether one more of a source may come now, and count it then."""
+    def allow(self, source: bytes, pace: Pace, now: int) -> bool:
+        """Return whether one more of a source may come now, and count it then."""
         expected = self._expected
         while expected and next(iter(expected.values())) <= now:
             expected.popitem(last=False)
         if expected:  # who is expected long after the others is not to keep them here
             expected.move_to_end(next(iter(expected)))
         if source not in expected and len(expected) >= MOST_PACED:
-            return True  # as in ``SharedPlaces.enter``
+            return True  # as in ``SharedLimits.count_source``
         following = pace.arrive(expected.get(source, 0), now)
         if following is None:
             return False
@@ -130,7 +130,7 @@ class LocalPlaces:
             del self._by_source[source]
 
 
-def is_a_tenth_free(taken: int, limit: int) -> bool:
+def has_a_tenth_free(taken: int, limit: int) -> bool:
     """Return whether a tenth of the places is free, so that it is news when none is."""
     return limit - taken > limit // 10
 

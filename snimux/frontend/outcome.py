@@ -1,4 +1,4 @@
-"""What is known of one connection: the record that its log line and its figures are made of."""
+"""Record what is known of one connection: its log line and its figures are made of that."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from snimux.routing.routes import Backend, Route
 
 @dataclass(slots=True)
 class Outcome:
-    """What is known of one connection; whole once it has ended. Time in seconds.
+    """The record of one connection; whole once it has ended. Time in seconds.
 
     ``ended`` is how: a relay's ``End``, or "refused" (see ``reason``), "redirected" (``detail`` has
     where to), "shutdown" or "failed".

@@ -1,4 +1,4 @@
-"""How fast one source may come: a rate, with a burst, kept by one number for each source.
+"""Limit how fast one source may come: a rate, with a burst, kept by one number for each source.
 
 Knows no clock: times are whole nanoseconds of any clock that does not go back, so that processes
 can share them, and nothing is lost by rounding.
@@ -20,10 +20,10 @@ class Pace:
     burst: int
 
     def arrive(self, expected: int, now: int) -> int | None:
-        """When the next one is expected if one arrives now; None if it arrives too early.
+        """Return when the next one is expected if one arrives now; None if it arrives too early.
 
         Args:
-            expected: what was said of the last one; of the first any time that is past. What only
+            expected: as returned for the last one; of the first any time that is past. What only
                 another pace can have said, which was in effect before, is nobody's fault: it is as
                 if none had come.
             now: when it arrives. From ``expected`` on it is as if none had come before.

@@ -1,4 +1,4 @@
-"""What is in effect as one frozen value: all that follows from a configuration and its providers.
+"""Make one frozen value of what is in effect: all that follows from configuration and providers.
 
 A reload and a provider's news each make another one, in a thread, since that takes seconds where
 routes are 100,000. Who only reads has ``Current`` and looks there; who has tasks reconciles them

@@ -19,7 +19,7 @@ import trio
 
 from snimux.config.model import Config, ConfigError, Limits
 from snimux.extras import install
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.log import Field, Log
 from snimux.net.listeners import ListenError, open_listeners
 from snimux.net.transparent import missing
@@ -29,7 +29,7 @@ from snimux.runtime.clock import RunningClock
 from snimux.service.handover import Handed, Inheritance, inheritance, sockets
 from snimux.service.lifecycle import STOP_SIGNALS
 from snimux.service.reload import File, Source
-from snimux.service.scoreboard import SharedPlaces
+from snimux.service.scoreboard import SharedLimits
 from snimux.service.server import serve
 from snimux.service.supervisor import Team, processors, supervise
 from snimux.service.systemd import HandoverError, Manager, manager, receive
@@ -120,7 +120,7 @@ def run(
     command = [sys.executable, *sys.orig_argv[1:]]
     succession = Succession(log, service_manager, inherited, command=command, listeners=opened)
     if workers == 1:
-        server = partial(serve, config, LocalPlaces(most), listeners, log, status=status)
+        server = partial(serve, config, LocalLimits(most), listeners, log, status=status)
         _run_until_stopped(
             partial(server, manager=service_manager, source=source, succession=succession)
         )
@@ -154,12 +154,12 @@ def run_worker(config: Config, file: File | None, handed: Handed) -> None:
     log = _log(config, worker=handed.number)
     most = max(_room_for(_raise_descriptor_limit()), 1)
     try:
-        places = SharedPlaces(handed.places, handed.number, most=most)
+        shared = SharedLimits(handed.places, handed.number, most=most)
         listeners = handed.listeners()
     except ValueError as error:
         raise StartError(str(error)) from None
-    source = file and Source(file, lambda _: places.limit, _settle_many)
-    server = partial(serve, config, places, listeners, log, sockets=sockets(os.environ))
+    source = file and Source(file, lambda _: shared.limit, _settle_many)
+    server = partial(serve, config, shared, listeners, log, sockets=sockets(os.environ))
     _run_until_stopped(
         partial(server, orders=handed.orders, source=source, questions=handed.questions())
     )

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from snimux.frontend.limits import MOST_PACED, Leave, is_a_tenth_free
+from snimux.frontend.limits import MOST_PACED, Leave, has_a_tenth_free
 from snimux.frontend.rate import Pace
 
 # The file: a header of 64 bytes (what it is, columns, slots, limit, the key of the hash; in the
@@ -113,7 +113,7 @@ def _column(number: int, slots: int) -> int:
     return _HEADER_SIZE + _HASH * slots + (_COUNT * slots + _TAIL.size) * (number - 1)
 
 
-class SharedPlaces:
+class SharedLimits:
     """The places of all workers, as one of them sees them.
 
     Resource handling: the descriptor must stay open as long as this is used, and no other of the
@@ -135,7 +135,7 @@ class SharedPlaces:
         magic, workers, slots, _, self._key = _HEADER.unpack_from(self._memory)
         if magic != _MAGIC or number > workers:
             raise ValueError("the supervisor is of another version of snimux: restart it")
-        self.look_again = _LOOK_AGAIN
+        self.retry_after = _LOOK_AGAIN
         self._descriptor = descriptor
         self._most = most
         self._header = self._memory[:_HEADER_SIZE].cast("I")
@@ -155,11 +155,11 @@ class SharedPlaces:
         return self._limits[_LIMIT]
 
     @property
-    def taken_here(self) -> int:
+    def acquired(self) -> int:
         """The number of places that this process has taken."""
         return self._own[_TAKEN]
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Take a place, if there is one, for all and for this worker."""
         if self._own[_TAKEN] >= self._most:
             return False
@@ -169,13 +169,13 @@ class SharedPlaces:
             self._own[_TAKEN] += 1
         return True
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Give a place back."""
         self._own[_TAKEN] -= 1
-        if self._header[_SAID_FULL] and is_a_tenth_free(self._count(_TAKEN), self.limit):
+        if self._header[_SAID_FULL] and has_a_tenth_free(self._count(_TAKEN), self.limit):
             self._header[_SAID_FULL] = 0
 
-    def is_news_that_full(self) -> bool:
+    def should_say_full(self) -> bool:
         """Return whether all are taken, and no worker said so since a tenth of them was free."""
         with self._locked():
             if self._header[_SAID_FULL] or self._count(_TAKEN) < self.limit:
@@ -183,7 +183,7 @@ class SharedPlaces:
             self._header[_SAID_FULL] = 1
         return True
 
-    def enter(self, source: bytes, limit: int) -> Leave | None:
+    def count_source(self, source: bytes, limit: int) -> Leave | None:
         """Count one more of a source, if there are fewer than the limit; else None."""
         hashed = self._hash(source)
         with self._locked():
@@ -198,13 +198,13 @@ class SharedPlaces:
             self._own[slot] += 1
         return partial(self._leave, slot)
 
-    def arrive(self, source: bytes, pace: Pace, now: int) -> bool:
+    def allow(self, source: bytes, pace: Pace, now: int) -> bool:
         """Return whether one more of a source may come now, and count it then."""
         hashed = self._hash(source)
         with self._locked():
             slot = self._find_paced(hashed, now)
             if slot is None:
-                return True  # as in ``enter``
+                return True  # as in ``count_source``
             expected = self._expected[slot] if self._paced[slot] == hashed else 0
             following = pace.arrive(expected, now)
             if following is None:

@@ -18,11 +18,11 @@ from snimux.backend.health_check import Checker
 from snimux.backend.pool import Backends
 from snimux.backend.proxy_auto import Prober
 from snimux.config.model import Config
-from snimux.frontend.acceptor import Doors
+from snimux.frontend.acceptor import Acceptor
 from snimux.frontend.access_log import AccessLog
 from snimux.frontend.connection import Service
 from snimux.frontend.events import Events
-from snimux.frontend.limits import Places
+from snimux.frontend.limits import ConnectionLimits
 from snimux.frontend.recheck import Recheck
 from snimux.frontend.source_limits import SourceLimits
 from snimux.log import Log
@@ -41,7 +41,7 @@ from snimux.service.control import answer
 from snimux.service.generation import Current, Generation, basis, following
 from snimux.service.lifecycle import SIGNALS, STOP_SIGNALS, Lifecycle, received
 from snimux.service.reload import Follower, Reloader, Source, say_listeners
-from snimux.service.status_server import Alone, Showing
+from snimux.service.status_server import Alone, StatusServer
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
 from snimux.service.watchdog import check_relay
@@ -55,7 +55,7 @@ _WORKER_BEATS = 1.0
 
 async def serve(
     config: Config,
-    places: Places,
+    limits: ConnectionLimits,
     listeners: Sequence[Listener],
     log: Log,
     *,
@@ -75,9 +75,9 @@ async def serve(
 
     Args:
         config: what to serve, and within which limits.
-        places: of the connections, over all listeners.
+        limits: of the connections, over all listeners.
         listeners: where to accept.
-        log: told of every connection, once.
+        log: gets a line for every connection.
         orders: of a worker, the socket from its supervisor: an order to stop is as good as a
             signal, its end as good as the first one.
         manager: told that connections are served, for as long as it is so; a worker has none.
@@ -91,17 +91,17 @@ async def serve(
     Resource handling: closes the listeners, as soon as it stops accepting, those of ``status`` in
     the end, ``orders`` and ``questions``.
     """
-    told = manager or Manager()
-    succession = succession or Succession(log, told)
-    showing = Showing(status, log, succession)
-    sockets = (*sockets, *own_sockets(status, told))
+    manager = manager or Manager()
+    succession = succession or Succession(log, manager)
+    status_server = StatusServer(status, log, succession)
+    sockets = (*sockets, *own_sockets(status, manager))
     async with _relay(config.relay, log) as relay:
         with _opened(orders) as supervisor:
-            ground = basis(config, listeners, places.limit, sockets)
+            ground = basis(config, listeners, limits.limit, sockets)
             first = await in_thread(lambda: following(ground, planned(config, {})))
             server = _Server(
-                first, places, log, relay, told, source, supervisor, succession, showing, sockets,
-                is_watched=bool(status or questions),
+                first, limits, log, relay, manager, source, supervisor, succession, status_server,
+                sockets, is_watched=bool(status or questions),
             )  # fmt: skip
             await _serve(server, log, supervisor, questions, task_status)
 
@@ -151,9 +151,9 @@ async def _serve(
             await watch.start(server.pool.run)
             if questions is not None:
                 watch.start_soon(answer, questions, Local(server).tell, log)
-            if server.showing.listeners:
+            if server.status_server.listeners:
                 reloader = server.reload if isinstance(server.reload, Reloader) else None
-                await watch.start(server.showing.run, Alone(server, reloader))
+                await watch.start(server.status_server.run, Alone(server, reloader))
             async with trio.open_nursery() as connections:
                 upgrade = partial(connections.start_soon, life.hand_over)
                 watch.start_soon(life.handle_signals, signals, upgrade)
@@ -182,39 +182,39 @@ async def _serve(
 
 
 class _Part(Protocol):
-    """What has tasks for what is in effect."""
+    """A part with tasks for what is in effect."""
 
     def reconcile(self, generation: Generation) -> None:
         """Have what is in effect from now on; waits for nothing."""
 
 
 class _Server:
-    """Has all that connections share, and what is in effect."""
+    """Owns all that connections share, and what is in effect."""
 
     def __init__(
         self,
         first: Generation,
-        places: Places,
+        limits: ConnectionLimits,
         log: Log,
         relay: Relay,
         manager: Manager,
         source: Source | None,
         supervisor: socket.socket | None,
         succession: Succession,
-        showing: Showing,
+        status_server: StatusServer,
         sockets: Sequence[DialAddress],
         *,
         is_watched: bool,
     ) -> None:
         config = first.config
         self.current = Current(first)
-        self.limits = places
+        self.limits = limits
         self.log = log
         self.relay = relay
         self.manager = manager
         self.source = source
         self.succession = succession
-        self.showing = showing
+        self.status_server = status_server
         self.sockets = sockets
         self.resolver = Resolver(log)
         self.events = Events(log)
@@ -227,7 +227,7 @@ class _Server:
             log,
             succession,
             self.reload,
-            listeners=lambda: [*self.listeners, *showing.listeners],
+            listeners=lambda: [*self.listeners, *status_server.listeners],
             poll_now=self.discovery.poll_now,
         )
         self.access_log = AccessLog(log)
@@ -236,11 +236,11 @@ class _Server:
         if is_watched:  # where nobody looks, nothing is counted
             self.events.register(self.metrics, self.refusals)
         service = Service(
-            TLS, self.current, relay, self.pool, SourceLimits(places, self.current), self.events,
+            TLS, self.current, relay, self.pool, SourceLimits(limits, self.current), self.events,
             refresh=self.discovery.refresh,
         )  # fmt: skip
         services = [service, replace(service, protocol=HTTP)]
-        self.acceptor = Doors(services, places, log, close=succession.close)
+        self.acceptor = Acceptor(services, limits, log, close=succession.close)
         self.parts: tuple[_Part, ...] = (
             self.prober, self.pool, self.checker, self.discovery, self.acceptor,
         )  # fmt: skip
@@ -253,12 +253,12 @@ class _Server:
 
     @property
     def listeners(self) -> Sequence[Listener]:
-        """Where connections are accepted."""
+        """The listeners that connections are accepted on."""
         return self.acceptor.listeners
 
     @property
     def draining(self) -> bool:
-        """Whether connections are to end, and no successor serves."""
+        """True once connections are to end and no successor serves."""
         return self.life.draining.is_set()
 
     def following(
@@ -315,12 +315,12 @@ class _Server:
             await check_relay(self.relay, alive, every=every)
 
     def status(self) -> str:
-        """How the server is, for people."""
+        """Return how the server is, for people."""
         routes, is_leaving = len(self.current.value.table), self.life.stopped_accepting.is_set()
-        return status(self.limits.taken_here, routes, draining=is_leaving)
+        return status(self.limits.acquired, routes, draining=is_leaving)
 
     async def end(self, connections: trio.CancelScope) -> None:
-        """Once told to: give open connections less time, and none."""
+        """Give open connections less time when that is ordered, and none at the end."""
         if not self.life.draining.is_set():
             await self.life.draining.wait()
             self.drain(connections)
@@ -333,12 +333,12 @@ class _Server:
         self.manager.stopping(self.status(), within=drain_time)
         connections.deadline = trio.current_time() + drain_time
         seconds = "off" if drain_time == math.inf else drain_time
-        open_now = self.limits.taken_here
+        open_now = self.limits.acquired
         self.log.write("info", "draining", {"connections": open_now, "seconds": seconds})
 
 
 def status(connections: int, routes: int, *, workers: int = 0, draining: bool = False) -> str:
-    """How a service is, in one line for people; without its workers where they are 0."""
+    """Return how a service is, in one line for people; without its workers where they are 0."""
     counts = {
         "connection": connections,
         "route": routes,
@@ -348,7 +348,7 @@ def status(connections: int, routes: int, *, workers: int = 0, draining: bool = 
     return f"draining: {words}" if draining else words
 
 
-def own_sockets(status: Iterable[Listener], told: Manager) -> list[DialAddress]:
-    """Where a process shows how it is, and where it is heard by its service manager."""
-    notify = [UnixAddress(told.address)] if told.address.startswith("/") else []
+def own_sockets(status: Iterable[Listener], manager: Manager) -> list[DialAddress]:
+    """Return where a process shows how it is, and where its service manager hears it."""
+    notify = [UnixAddress(manager.address)] if manager.address.startswith("/") else []
     return [*(listener.address for listener in status), *notify]

@@ -22,15 +22,15 @@ from snimux.status.metrics import snapshot
 from snimux.status.web import serve_pages
 
 
-class Showing:
-    """Where it is shown how a running snimux is, as long as that is for this process to do."""
+class StatusServer:
+    """Shows how a running snimux is, as long as that is for this process to do."""
 
     def __init__(self, listeners: Sequence[Listener], log: Log, succession: Succession) -> None:
         """Have it shown there, but not yet.
 
         Args:
             listeners: where.
-            log: told where, and of pages that cannot be made.
+            log: gets a line for each address, and for pages that cannot be made.
             succession: who does it before, and after.
         """
         self.listeners = listeners

@@ -36,7 +36,7 @@ from snimux.service.lifecycle import SIGNALS, Lifecycle, received
 from snimux.service.reload import Reloader, Source, say_listeners
 from snimux.service.server import own_sockets
 from snimux.service.server import status as described
-from snimux.service.status_server import Showing
+from snimux.service.status_server import StatusServer
 from snimux.service.upgrade import Succession
 from snimux.service.worker import Workers, start
 from snimux.status.api import Answers, Figures, Uptime
@@ -133,7 +133,7 @@ async def supervise(
                 watch.start_soon(supervisor.watch)
                 if status:
                     watch.start_soon(supervisor.workers.keep_figures)
-                    await watch.start(supervisor.showing.run, supervisor)
+                    await watch.start(supervisor.status_server.run, supervisor)
                 async with trio.open_nursery() as keeping:
                     upgrade = partial(keeping.start_soon, life.hand_over)
                     watch.start_soon(life.handle_signals, signals, upgrade)
@@ -182,7 +182,7 @@ class _Supervisor:
         self.command = command
         self.count = team.workers
         self.sockets = own_sockets(status, manager)
-        self.showing = Showing(status, log, succession)
+        self.status_server = StatusServer(status, log, succession)
         self.config = team.config
         self.listeners = listeners
         self.counts = counts
@@ -196,7 +196,7 @@ class _Supervisor:
             log,
             succession,
             Reloader(source, self, log, manager) if source else None,
-            listeners=lambda: [*self.listeners, *self.showing.listeners],
+            listeners=lambda: [*self.listeners, *self.status_server.listeners],
             poll_now=partial(self.workers.order, Order("ask")),
             reap=self.workers.reap,
         )
@@ -357,7 +357,7 @@ class _Supervisor:
                 self.command,
                 number,
                 self.shared(),
-                has_questions=bool(self.showing.listeners),
+                has_questions=bool(self.status_server.listeners),
                 sockets=self.sockets,
                 reload=self.reloads,
             )

@@ -13,7 +13,7 @@ import trio
 
 from snimux import __version__
 from snimux.backend.pool import Backends
-from snimux.frontend.limits import Places
+from snimux.frontend.limits import ConnectionLimits
 from snimux.net.listeners import Listener
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access
@@ -40,7 +40,7 @@ _AT_A_TIME = 100  # routes
 
 
 class Shown(Protocol):
-    """What is shown of what is in effect; see ``service.generation``."""
+    """The part of what is in effect that is shown; see ``service.generation``."""
 
     @property
     def table(self) -> RouteTable:
@@ -48,11 +48,11 @@ class Shown(Protocol):
 
     @property
     def plan(self) -> Plan:
-        """Which of them are whose."""
+        """The same with whose they are, and who is silent."""
 
     @property
     def reloads(self) -> int:
-        """How many configurations were in effect before."""
+        """The number of configurations that were in effect before."""
 
 
 class Current(Protocol):
@@ -60,43 +60,43 @@ class Current(Protocol):
 
     @property
     def value(self) -> Shown:
-        """What is in effect now."""
+        """All that is in effect now."""
 
     @property
     def since(self) -> float:
-        """When that came into effect, by the machine's monotonic clock."""
+        """The time since when, by the machine's monotonic clock."""
 
 
 class Server(Protocol):
-    """What a process serves with."""
+    """The server of a process, as far as it is shown."""
 
     @property
     def current(self) -> Current:
-        """What is in effect."""
+        """The holder of what is in effect."""
 
     @property
     def listeners(self) -> Sequence[Listener]:
-        """Where connections are accepted."""
+        """The listeners that connections are accepted on."""
 
     @property
-    def limits(self) -> Places:
-        """How many connections there may be."""
+    def limits(self) -> ConnectionLimits:
+        """The limits on connections."""
 
     @property
     def pool(self) -> Backends:
-        """What is known of the backends' addresses."""
+        """The pool, which knows how addresses are."""
 
     @property
     def draining(self) -> bool:
-        """Whether connections end, and none is accepted."""
+        """True while connections end and none is accepted."""
 
     @property
     def metrics(self) -> Metrics:
-        """What was counted."""
+        """The figures."""
 
     @property
     def refusals(self) -> Refusals:
-        """Who was refused last."""
+        """The clients that were refused last."""
 
 
 class Local:
@@ -107,7 +107,7 @@ class Local:
 
     @property
     def draining(self) -> bool:
-        """Whether connections end, and none is accepted."""
+        """True while connections end and none is accepted."""
         return self._server.draining
 
     @property
@@ -157,7 +157,7 @@ class Local:
                 yield {"down": len(server.pool.down), "backends": self._backends()}
             case "find":
                 yield {"generation": generation}
-                yield from self._found(text)
+                yield from self._matching(text)
 
     def _listeners(self) -> list[Piece]:
         # None that is closed has an address any more.
@@ -171,8 +171,8 @@ class Local:
             rows = [{**self._route(x), "list": lists.number(x.access)} for x in some]
             yield {"routes": rows, "lists": lists.new()}
 
-    def _found(self, text: str) -> Iterator[Piece]:
-        """How many routes have a text in them, and the first of these."""
+    def _matching(self, text: str) -> Iterator[Piece]:
+        """Yield how many routes have a text in them, and the first of these."""
         rows: list[Piece] = []
         routes, total = iter(self._table), 0
         while some := list(islice(routes, _AT_A_TIME)):
@@ -220,27 +220,27 @@ class _Lists:
     def __init__(self) -> None:
         # By identity, as to compare long ones takes a while; the routes keep them.
         self._numbers: dict[int, int | None] = {}
-        self._told: list[Piece] = []
+        self._rows: list[Piece] = []
         self._begin = 0
         self._room = MOST_NETWORKS
 
     def number(self, access: Access | None) -> int | None:
-        """Which it is; None if there is none, or no room for it."""
+        """Return the number of a list; None if there is none, or no room for it."""
         if access is None:
             return None
         if id(access) not in self._numbers:
             lists = [x for x in (access.allow, access.deny) if x is not None]
             size = sum(len(x.listed) for x in lists)
             has_room = size <= self._room
-            self._numbers[id(access)] = len(self._told) if has_room else None
+            self._numbers[id(access)] = len(self._rows) if has_room else None
             if has_room:
                 self._room -= size
-                self._told.append(_access(access))
+                self._rows.append(_access(access))
         return self._numbers[id(access)]
 
     def new(self) -> list[Piece]:
-        """Those that were not there when last asked for."""
-        new, self._begin = self._told[self._begin :], len(self._told)
+        """Return those that are new since the last call."""
+        new, self._begin = self._rows[self._begin :], len(self._rows)
         return new
 
 

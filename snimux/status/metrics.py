@@ -42,7 +42,7 @@ _ALPN = {b"h2": "h2", b"http/1.1": "http/1.1", b"acme-tls/1": "acme-tls/1"}
 # Routes that come and go by the thousand (--caddy) must not fill the memory of whoever watches: of
 # route and backend together as many are told apart as had traffic first, others are one.
 _MOST_SHARES = 10_000
-OTHERS = "(others)"
+REST = "(others)"
 """Which no pattern and no address can be."""
 
 # How those end that are closed without a word, in the log as on the connection.
@@ -61,7 +61,7 @@ _MOST_ENDED_BYTES = 128 * 1024
 
 @dataclass(slots=True)
 class _Share:
-    """What goes from one route to one backend."""
+    """The traffic from one route to one backend."""
 
     route: str
     backend: str
@@ -82,7 +82,7 @@ class _Live:
 
 
 class _Histogram:
-    """How often a value was in each bucket, and the sum of all values."""
+    """Counts how often a value was in each bucket, and sums all values."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -142,7 +142,7 @@ class Metrics(Observer):
             return
         backend = str(address)
         if backend not in self.dial_failures and len(self.dial_failures) >= _MOST_SHARES:
-            backend = OTHERS
+            backend = REST
         _count(self.dial_failures, backend)
 
     def pieces(self) -> Iterator[Piece]:
@@ -229,7 +229,7 @@ class Metrics(Observer):
         if share is None:
             named = _Share(str(pattern), backend)
             if len(self.shares) >= _MOST_SHARES:
-                key, named = (OTHERS, None, OTHERS), _Share(OTHERS, OTHERS)
+                key, named = (REST, None, REST), _Share(REST, REST)
             share = self.shares.setdefault(key, named)
         return share
 
@@ -252,7 +252,7 @@ def connections(metrics: Metrics, now: float, *, most: int) -> Iterator[Piece]:
 
 
 def _id(live: _Live) -> int:
-    """What tells it from others of its client, whose ports come again: when it began, in µs."""
+    """Return what tells it from others of its client, whose ports come again: its begin in µs."""
     return round(live.outcome.started * 1e6)
 
 
@@ -351,8 +351,8 @@ class Totals:
         last = self.latest.pop(process, None)
         if last is not None:
             self.gone.add(last.without_live())
-            _fold(self.gone.shares, (OTHERS, OTHERS))
-            _fold(self.gone.counts.get("dial_failures", {}), OTHERS)
+            _fold(self.gone.shares, (REST, REST))
+            _fold(self.gone.counts.get("dial_failures", {}), REST)
 
     def sum(self) -> Sums:
         """Sum up the figures of all, also of those that are gone."""

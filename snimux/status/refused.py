@@ -47,7 +47,7 @@ class Kept:
 
 
 class Refusals(Observer):
-    """Has the last refused connections, each with a number."""
+    """Keeps the last refused connections, each with a number."""
 
     def __init__(self, most_hellos: int = 0) -> None:
         """Keep what was sent of so many of them."""
@@ -61,7 +61,7 @@ class Refusals(Observer):
             return
         self._count += 1
         words = ("client", "via", "protocol", "name", "alpn", "ech", "reason", "detail")
-        known = {**brief(outcome, *words), "seconds": outcome.seconds}
-        self.last.append({"number": self._count, "time": time.time(), **known})
+        fields = {**brief(outcome, *words), "seconds": outcome.seconds}
+        self.last.append({"number": self._count, "time": time.time(), **fields})
         if outcome.received and outcome.protocol is None:
             self.hellos.add(self._count, outcome.received)

@@ -13,7 +13,7 @@ from snimux.config.model import Config, Limits, https_port
 from snimux.explain.explain import End, Explanation, Result, explain
 from snimux.explain.input import Case, of_bytes, of_name
 from snimux.frontend.connection import Service, serve
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.frontend.outcome import Outcome
 from snimux.frontend.source_limits import SourceLimits
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
@@ -325,7 +325,7 @@ async def served(data: bytes, case: Case, config: Config, source: str) -> tuple[
         current,
         portable.relay,
         Backends(),
-        SourceLimits(LocalPlaces(9), current),
+        SourceLimits(LocalLimits(9), current),
         keeping(outcomes),
         config.admission,
     )

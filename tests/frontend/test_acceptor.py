@@ -17,10 +17,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.backend.pool import Backends
 from snimux.config.model import Limits
-from snimux.frontend.acceptor import Doors
+from snimux.frontend.acceptor import Acceptor
 from snimux.frontend.connection import Service
 from snimux.frontend.events import Observer
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.frontend.outcome import Outcome
 from snimux.frontend.source_limits import SourceLimits
 from snimux.log import Log
@@ -58,9 +58,9 @@ async def refused(listener: Listener) -> bool:
 
 @dataclass
 class Open:
-    """Doors that are open, what they serve with, and what they have said."""
+    """Acceptor that are open, what they serve with, and what they have said."""
 
-    places: LocalPlaces
+    limits: LocalLimits
     listeners: list[Listener]
     accepting: trio.Nursery
     connections: trio.Nursery
@@ -68,25 +68,25 @@ class Open:
     closed: list[Listener] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     stream: io.StringIO = field(default_factory=io.StringIO)
-    doors: Doors = field(init=False)
+    acceptor: Acceptor = field(init=False)
 
     def __post_init__(self) -> None:
         log = Log(self.stream, form="json")
         # whoever says nothing keeps its place
         self.config = configured(limits=Limits(hello_timeout=1e6))
         self.current = Current(self.generation(self.listeners))
-        counts = SourceLimits(self.places, self.current)
+        counts = SourceLimits(self.limits, self.current)
         events = keeping(self.outcomes, *self.observers, log=log)
         service = Service(TLS, self.current, relay, Backends(), counts, events)
         services = [service, replace(service, protocol=HTTP)]
-        self.doors = Doors(services, self.places, log, close=self.close)
-        self.doors.reconcile(self.current.value)
+        self.acceptor = Acceptor(services, self.limits, log, close=self.close)
+        self.acceptor.reconcile(self.current.value)
 
     def generation(self, listeners: list[Listener]) -> Generation:
-        return in_effect(self.config, listeners, max_connections=self.places.limit)
+        return in_effect(self.config, listeners, max_connections=self.limits.limit)
 
     def reconcile(self, *listeners: Listener) -> None:
-        self.doors.reconcile(self.generation([*listeners]))
+        self.acceptor.reconcile(self.generation([*listeners]))
 
     def close(self, listener: Listener) -> None:
         listener.close()
@@ -105,28 +105,28 @@ def listeners(count: int) -> list[Listener]:
 async def opened(
     listening: list[Listener], *observers: Observer, room: int = 9
 ) -> AsyncIterator[Open]:
-    """Doors that are open until the test is over; connections that are left end then."""
+    """Acceptor that are open until the test is over; connections that are left end then."""
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            open_ = Open(LocalPlaces(room), listening, accepting, connections, observers)
-            open_.doors.open(accepting, connections)
+            open_ = Open(LocalLimits(room), listening, accepting, connections, observers)
+            open_.acceptor.open(accepting, connections)
             yield open_
             accepting.cancel_scope.cancel()
-        assert set(map(id, open_.closed)) >= {id(door.listener) for door in open_.doors.doors}
+        assert set(map(id, open_.closed)) >= {id(bind.listener) for bind in open_.acceptor.binds}
         connections.cancel_scope.cancel()
-    assert open_.places.taken_here == 0
+    assert open_.limits.acquired == 0
 
 
 async def test_before_they_are_open_all_that_is_listened_on_is_known() -> None:
     both = listeners(2)
     async with opened(both) as run:
-        assert run.doors.listeners == both
-        other = Doors(run.doors.services.values(), run.places, Log(io.StringIO()))
+        assert run.acceptor.listeners == both
+        other = Acceptor(run.acceptor.services.values(), run.limits, Log(io.StringIO()))
         other.reconcile(run.current.value)
         assert other.listeners == both
 
 
-async def test_each_door_serves_what_it_is_for() -> None:
+async def test_each_listener_serves_what_it_is_for() -> None:
     before = open_descriptors()
     async with opened(listeners(2)) as run:
         first, second = run.listeners
@@ -152,7 +152,7 @@ async def test_without_room_who_comes_waits_and_that_is_said_once(
         await trio.sleep(1)  # both have their places
         third = await connect(run.listeners[0], HELLO)
         await trio.sleep(600)
-        assert run.places.taken_here == 2
+        assert run.limits.acquired == 2
         assert not run.outcomes
         (line,) = run.lines("full")
         assert (line["max_connections"], line["level"]) == (2, "warning")
@@ -174,7 +174,7 @@ async def test_that_there_is_no_room_is_said_again_but_not_within_a_minute(
             await trio.sleep(1)
         waiting.close()
         await trio.sleep(1)
-        assert run.places.taken_here == 0
+        assert run.limits.acquired == 0
 
     async with opened(listeners(1), room=1) as run:
         await fill(run)
@@ -197,20 +197,20 @@ async def test_more_room_is_for_those_who_wait() -> None:
     async with opened(listeners(1), room=1) as run:
         with await connect(run.listeners[0]), await connect(run.listeners[0], HELLO) as waiting:
             await wait_all_tasks_blocked(0.02)
-            assert run.places.taken_here == 1
-            run.doors.reconcile(replace(run.current.value, max_connections=2))
+            assert run.limits.acquired == 1
+            run.acceptor.reconcile(replace(run.current.value, max_connections=2))
             assert await read_to_end(waiting) == (alert(112), False)
 
 
 async def test_room_that_another_process_gives_is_found(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.05
     async with opened(listeners(1), room=1) as run:
-        run.places.look_again = 0.5
-        run.places.taken_here = 1  # the other's
+        run.limits.retry_after = 0.5
+        run.limits.acquired = 1  # the other's
         with await connect(run.listeners[0], HELLO) as waiting:
             await trio.sleep(2)
             assert not run.outcomes
-            run.places.taken_here = 0
+            run.limits.acquired = 0
             assert await read_to_end(waiting) == (alert(112), False)
 
 
@@ -296,7 +296,7 @@ async def test_what_an_observer_raises_is_said_and_ends_nothing(faults: list[str
     async with opened(listening, observer, observer, room=1) as run:
         assert await refused(listening[0])
         assert await refused(listening[0])  # it has the only place, which the first gave back
-        while run.places.taken_here:
+        while run.limits.acquired:
             await trio.sleep(0.01)
         assert observer.told == ["accepted", "accepted", "ended", "ended"] * 2
         assert len(run.outcomes) == 2
@@ -324,16 +324,16 @@ async def test_a_connection_that_raises_gives_its_place_back_and_ends_no_other(
         assert (line["level"], line["detail"]) == ("error", "(RuntimeError('not expected'),)")
 
 
-async def test_doors_change_without_leaving_out_who_is_in_a_queue() -> None:
+async def test_listeners_change_without_leaving_out_who_is_in_a_queue() -> None:
     old, kept = listeners(2)
     (new,) = listeners(1)
     async with opened([old, kept], room=30) as run:
         # The tasks that accept have not run since, so these wait in the queue.
         queued = [socket.create_connection(("127.0.0.1", port(old))) for _ in range(20)]
         run.reconcile(replace(kept, protocol="http"), new)
-        await run.doors.until_closed()
+        await run.acceptor.until_closed()
         assert run.closed == [old]
-        assert run.doors.listeners == [replace(kept, protocol="http"), new]
+        assert run.acceptor.listeners == [replace(kept, protocol="http"), new]
         assert old.socket.fileno() == -1
         for each in queued:
             each.close()
@@ -344,7 +344,7 @@ async def test_doors_change_without_leaving_out_who_is_in_a_queue() -> None:
         await wait_all_tasks_blocked(0.02)
         assert len(run.outcomes) == 22
         run.reconcile(kept, new)
-        await run.doors.until_closed()
+        await run.acceptor.until_closed()
         assert run.closed == [old]
 
 
@@ -352,15 +352,15 @@ async def test_what_is_in_the_queue_when_all_close_is_served_as_far_as_there_is_
     (listener,) = listeners(1)
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            run = Open(LocalPlaces(3), [listener], accepting, connections)
-            run.doors.open(accepting, connections)
+            run = Open(LocalLimits(3), [listener], accepting, connections)
+            run.acceptor.open(accepting, connections)
             await wait_all_tasks_blocked()
             queued = [socket.create_connection(("127.0.0.1", port(listener))) for _ in range(5)]
             accepting.cancel_scope.cancel()
         assert run.closed == [listener]
         await wait_all_tasks_blocked(0.02)
-        assert run.places.taken_here == 3
+        assert run.limits.acquired == 3
         for each in queued:
             each.close()
-    assert run.places.taken_here == 0
+    assert run.limits.acquired == 0
     assert len(run.outcomes) == 3

@@ -18,7 +18,7 @@ from snimux.backend.pool import Backends
 from snimux.config.model import Limits
 from snimux.frontend.connection import Service, serve
 from snimux.frontend.events import Observer
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.frontend.outcome import Outcome
 from snimux.frontend.source_limits import Entry, SourceLimits
 from snimux.log import Field, logfmt
@@ -149,7 +149,7 @@ async def serving(
     current = Current(in_effect(config, https_port=8443))
     if refused is not None:
         enter = Counted(refused).enter
-    counts = Counting(enter) if enter else SourceLimits(LocalPlaces(9), current)
+    counts = Counting(enter) if enter else SourceLimits(LocalLimits(9), current)
     events = keeping(run.outcomes, *[watcher] if watcher else [])
     protocol = HTTP if http else TLS
     service = Service(protocol, current, relay, pool, counts, events, admission)
@@ -949,7 +949,7 @@ async def test_what_a_refused_client_sent_is_in_its_outcome(pattern: str) -> Non
     outcomes: list[Outcome] = []
     nobody = Backend((UnixAddress("/nobody/listens/here"),), "v2")
     current = Current(in_effect(configured([Route(parse_pattern(pattern), nobody)])))
-    counts = SourceLimits(LocalPlaces(9), current)
+    counts = SourceLimits(LocalLimits(9), current)
     service = Service(TLS, current, portable.relay, Backends(), counts, keeping(outcomes))
     near, client = await unix_pair()
     with client:

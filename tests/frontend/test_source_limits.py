@@ -3,7 +3,7 @@
 import pytest
 
 from snimux.config.model import Limits
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.frontend.source_limits import Entry, SourceLimits, _source_key
 from snimux.proto.proxy_header import Endpoint
 from snimux.proto.reason import Reason
@@ -18,7 +18,7 @@ def current(limits: Limits) -> Current:
 
 
 def counting(limits: Limits) -> SourceLimits:
-    return SourceLimits(LocalPlaces(9), current(limits))
+    return SourceLimits(LocalLimits(9), current(limits))
 
 
 def entered(of: SourceLimits, source: Endpoint | None, refused: Reason | None = None) -> Entry:
@@ -94,7 +94,7 @@ def test_who_has_no_address_has_no_limit() -> None:
 
 def test_other_limits_hold_from_the_next_connection_on() -> None:
     now = current(Limits(max_connections_per_source=1))
-    of = SourceLimits(LocalPlaces(9), now)
+    of = SourceLimits(LocalLimits(9), now)
     entered(of, ONE)
     now.put(in_effect(configured(limits=Limits(max_connections_per_source=2))))
     assert entered(of, ONE).refused is None

@@ -21,7 +21,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.config.load import load as load_config
 from snimux.config.model import Config, Limits
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.log import Log
 from snimux.net.listeners import open_listeners
 from snimux.proto.client_hello import alert
@@ -376,7 +376,7 @@ async def test_a_server_makes_its_routes_in_a_thread(
     source = Source(File(str(text), toml, read), lambda limits: 100)
     listeners = open_listeners(config.listen)
     async with trio.open_nursery() as nursery:
-        places = LocalPlaces(100)
+        places = LocalLimits(100)
         run = partial(serve, config, places, listeners, Log(log, form="json"), source=source)
         await nursery.start(run)
         for change, word in (

@@ -19,7 +19,7 @@ from trio.socket import SocketType
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.config.model import BackendDefaults, Config, Limits
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.proto.client_hello import alert
@@ -103,7 +103,7 @@ async def running(
         log = Log(run.stream, form="json", level=level)
 
         async def work(*, task_status: trio.TaskStatus[None]) -> None:
-            places = LocalPlaces(max_connections)
+            places = LocalLimits(max_connections)
             await serve(
                 config, places, listeners, log,
                 orders=orders, manager=manager, task_status=task_status,
@@ -343,7 +343,7 @@ async def test_who_comes_too_fast_has_no_more_refusals_at_a_time_than_its_burst(
 async def test_who_comes_by_a_unix_socket_is_of_no_source() -> None:
     limits = Limits(max_rate_per_source=0.001, max_burst_per_source=1)
     with short_directory() as directory:
-        places, stream = LocalPlaces(9), io.StringIO()
+        places, stream = LocalLimits(9), io.StringIO()
         listeners = open_listeners([UnixAddress(str(directory / "s"))])
         config = Config((), (), limits, "auto", "json", "info")
         async with trio.open_nursery() as nursery:
@@ -534,7 +534,7 @@ async def test_a_worker_shows_that_it_is_alive(mock_clock: MockClock) -> None:
     supervisor, own = socket.socketpair()
     shown = trio.Event()
 
-    class Places(LocalPlaces):
+    class Places(LocalLimits):
         def show_life(self, routes: int) -> None:
             self.routes = routes
             shown.set()

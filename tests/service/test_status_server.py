@@ -12,13 +12,13 @@ from typing import Any
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import TcpAddress
 from snimux.service.generation import Current
 from snimux.service.handover import Inheritance
-from snimux.service.status_server import Alone, Showing
+from snimux.service.status_server import Alone, StatusServer
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
 from tests.support.generations import Process, configured, in_effect
@@ -28,7 +28,7 @@ from tests.support.sockets import open_descriptors, read_to_end, send_all
 def process() -> Process:
     current = Current(in_effect(configured()))
     current.since = 0
-    return Process(current, limits=LocalPlaces(7))
+    return Process(current, limits=LocalLimits(7))
 
 
 async def page(listener: Listener, path: str) -> Any:
@@ -63,8 +63,8 @@ async def running(*, succeeds: bool = False) -> AsyncIterator[Running]:
         run = Running(succession, listener, before, trio.Event())
 
         async def show(*, task_status: trio.TaskStatus[None]) -> None:
-            showing = Showing([listener], log, succession)
-            await showing.run(Alone(process()), task_status=task_status)
+            status_server = StatusServer([listener], log, succession)
+            await status_server.run(Alone(process()), task_status=task_status)
             run.done.set()
 
         own.close()

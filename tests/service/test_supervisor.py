@@ -42,14 +42,14 @@ HEEDS_NOTHING = [sys.executable, "-c", LINES + "while lines.readline(): pass"]
 # Takes all places and as many of a source, writes down whether it could, and waits.
 TAKES = """
 import os, sys
-from snimux.service.scoreboard import SharedPlaces
+from snimux.service.scoreboard import SharedLimits
 from snimux.service.handover import handed_to_worker
 from snimux.service.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 assert handed.config_text() == "# one\\n" == handed.config_text()
 assert [f"{each.protocol} {each}" for each in handed.listeners()] == sys.argv[2:]
-places = SharedPlaces(handed.places, handed.number, most=99)
-could = [places.take() and bool(places.enter(b"x", 2)) for _ in range(3)]
+places = SharedLimits(handed.places, handed.number, most=99)
+could = [places.acquire() and bool(places.count_source(b"x", 2)) for _ in range(3)]
 with open(sys.argv[1], "a") as said:
     print(handed.number, could, file=said)
 os.read(handed.orders, 1)
@@ -59,13 +59,13 @@ os.read(handed.orders, 1)
 # Has a place and 3 routes. The first shows life all the time, others at first and with a signal.
 LIVES = """
 import os, select, signal
-from snimux.service.scoreboard import SharedPlaces
+from snimux.service.scoreboard import SharedLimits
 from snimux.service.handover import handed_to_worker
 from snimux.service.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
 assert "NOTIFY_SOCKET" not in os.environ
-places = SharedPlaces(handed.places, handed.number, most=99)
-places.take()
+places = SharedLimits(handed.places, handed.number, most=99)
+places.acquire()
 signal.signal(signal.SIGUSR1, lambda *_: places.show_life(3))
 signal.raise_signal(signal.SIGUSR1)
 while not select.select([handed.orders], [], [], 0.001 if handed.number == 1 else None)[0]:
@@ -423,11 +423,11 @@ async def test_the_manager_is_told_how_all_workers_are(mock_clock: MockClock) ->
 # Shows life when the test has it do so, and says that it has done it. Whoever is not told is stuck.
 BEATS = """
 import os, select, socket, sys
-from snimux.service.scoreboard import SharedPlaces
+from snimux.service.scoreboard import SharedLimits
 from snimux.service.handover import handed_to_worker
 from snimux.service.systemd import receive
 handed = handed_to_worker(receive(os.environ, os.getpid()))
-places = SharedPlaces(handed.places, handed.number, most=99)
+places = SharedLimits(handed.places, handed.number, most=99)
 test = socket.socket(socket.AF_UNIX)
 test.connect(sys.argv[1])
 test.sendall(b"%d %d\\n" % (handed.number, os.getpid()))

@@ -45,7 +45,7 @@ def test_silence_is_counted_until_there_is_a_sign_of_life() -> None:
     with near, far, tempfile.TemporaryFile() as file:
         counts = file.fileno()
         scoreboard.lay_out(counts, workers=1, limit=1, most=1)
-        its = scoreboard.SharedPlaces(counts, 1, most=1)
+        its = scoreboard.SharedLimits(counts, 1, most=1)
         worker = Worker(1, ended(), near)
         for _ in range(2):
             worker.check_heartbeat(counts, elapsed=10)

@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from snimux.status.api import Answers, Figures, Reloaded, Uptime
 from snimux.status.checkup import Checkup
 from snimux.status.events import Feed, all_pages, shown
-from snimux.status.metrics import OTHERS, Metrics, Piece, snapshot
+from snimux.status.metrics import REST, Metrics, Piece, snapshot
 from snimux.status.web import Page, Stream
 
 HEAD = {
@@ -186,8 +186,8 @@ def test_routes_without_traffic_follow() -> None:
 
 
 def test_what_has_no_route_any_more_is_shown_too() -> None:
-    told = shown(figures([OTHERS, OTHERS, 1, 0, 0, 9]), {1: [routes("a.test"), backends()]})
-    assert [x["pattern"] for x in told["routes"]["rows"]] == [OTHERS, "a.test"]
+    told = shown(figures([REST, REST, 1, 0, 0, 9]), {1: [routes("a.test"), backends()]})
+    assert [x["pattern"] for x in told["routes"]["rows"]] == [REST, "a.test"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from snimux.routing.address import TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.status import metrics as module
 from snimux.status.metrics import (
-    OTHERS,
+    REST,
     Metrics,
     Sums,
     Totals,
@@ -267,9 +267,9 @@ def test_of_very_many_routes_and_backends_the_first_are_told_apart(
     assert found.shares == {
         ("n1.example", str(ONE)): [2, 0, 2, 0],
         ("n2.example", str(ONE)): [1, 0, 2, 0],
-        (OTHERS, OTHERS): [2, 0, 7, 0],
+        (REST, REST): [2, 0, 7, 0],
     }
-    assert found.counts["dial_failures"] == {str(ONE): 2, str(TWO): 1, OTHERS: 2}
+    assert found.counts["dial_failures"] == {str(ONE): 2, str(TWO): 1, REST: 2}
 
 
 def test_routes_with_alpn_are_others_than_without() -> None:
@@ -339,9 +339,9 @@ def test_of_workers_that_are_gone_the_first_routes_and_backends_are_told_apart(
     assert found.shares == {
         ("n1.example", str(ONE)): [1, 0, 1, 0],
         ("n2.example", str(ONE)): [1, 0, 2, 0],
-        (OTHERS, OTHERS): [3, 0, 12, 0],
+        (REST, REST): [3, 0, 12, 0],
     }
-    assert found.counts["dial_failures"] == {str(ONE): 1, str(TWO): 1, OTHERS: 3}
+    assert found.counts["dial_failures"] == {str(ONE): 1, str(TWO): 1, REST: 3}
     assert found.counts["connections"] == {"tls": 5, "http": 0}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from snimux.backend.pool import Backends
 from snimux.config.model import Config, Limits
-from snimux.frontend.limits import LocalPlaces
+from snimux.frontend.limits import LocalLimits
 from snimux.net.listeners import Listener
 from snimux.providers.merge import Plan
 from snimux.routing.routes import Route
@@ -41,7 +41,7 @@ class Process:
     current: Current
     metrics: Metrics = field(default_factory=Metrics)
     refusals: Refusals = field(default_factory=Refusals)
-    limits: LocalPlaces = field(default_factory=lambda: LocalPlaces(77))
+    limits: LocalLimits = field(default_factory=lambda: LocalLimits(77))
     pool: Backends = field(default_factory=Backends)
     listeners: Sequence[Listener] = ()
     draining: bool = False
