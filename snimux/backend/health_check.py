@@ -106,15 +106,11 @@ class Checker:
         await self.tasks.run(task_status=task_status)
 
     def reconcile(self, generation: ChecksInEffect) -> None:
-        """Check by what is in effect now."""
+        """Check by what is in effect now; what is checked as before goes on."""
         self.check_timeout = generation.config.limits.dial_timeout
-        self.exchange(generation.checks)
-
-    def exchange(self, all_wanted: Mapping[DialAddress, Wanted]) -> None:
-        """Check these from now on; what is checked as before goes on."""
-        before, self.wanted = self.wanted, all_wanted
+        before, self.wanted = self.wanted, generation.checks
         self.tasks.reconcile(
-            self.wanted, {x for x in self.wanted if before.get(x) != all_wanted[x]}
+            self.wanted, {x for x, how in self.wanted.items() if before.get(x) != how}
         )
         for address in before.keys() - self.wanted.keys():
             self.backends.unchecked(address)

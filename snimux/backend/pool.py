@@ -18,15 +18,16 @@ import socket
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import trio
 
 from snimux.backend.balance import Turns, by_source, well_first
+from snimux.backend.interface import PoolInEffect, PoolObserver
 from snimux.backend.limiter import Lane, Lanes
 from snimux.backend.queue import Waiter, deal
 from snimux.backend.state import UP, State
-from snimux.config.model import BackendDefaults, Config
+from snimux.config.model import BackendDefaults
 from snimux.net.dial import Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
 from snimux.proto.proxy_header import Endpoint, Version
@@ -43,36 +44,6 @@ _LATER, _LATEST = 1.0, 30.0
 # Addresses that are dialled at a time while nobody waits, and as many that take long: each takes a
 # descriptor.
 _AT_A_TIME = 8
-
-
-class PoolObserver:
-    """Hears nothing of the pool; whoever has a use for an event overrides its method."""
-
-    def dial_failed(self, address: DialAddress, is_for_client: bool) -> None:
-        """Hear of an address that did not answer: a connection's dial, or a watch's."""
-
-    def backend_changed(self, address: DialAddress, is_up: bool, why: str) -> None:
-        """Hear of an address that went down, or is up again."""
-
-
-class PoolInEffect(Protocol):
-    """The part of what is in effect that a pool reads."""
-
-    @property
-    def config(self) -> Config:
-        """The defaults for backends that say nothing else."""
-
-    @property
-    def backends(self) -> Set[Backend]:
-        """All that there are."""
-
-    @property
-    def discovered(self) -> Set[DialAddress]:
-        """The addresses that only a provider says."""
-
-    @property
-    def own(self) -> Own:
-        """All that leads back to snimux, and that is reserved."""
 
 
 class Backends:
@@ -134,10 +105,19 @@ class Backends:
         return self.own_of_discovered if address in self.discovered else self.own
 
     def reconcile(self, generation: PoolInEffect) -> None:
-        """Serve by what is in effect now."""
+        """Serve by what is in effect now; forget what it does not have, and keep the rest.
+
+        What still has connections, or clients that wait for it, is forgotten with the last of them.
+        """
         self.defaults = generation.config.backends
         self.keep_off(generation.own)
-        self.exchange(generation.backends, generation.discovered)
+        self.discovered = generation.discovered
+        self.current = generation.backends
+        self.addresses = {x for backend in self.current for x in backend.addresses}
+        self.turns = {x: turns for x, turns in self.turns.items() if x in self.current}
+        for address, state in list(self.states.items()):
+            state.is_discovered = address in self.discovered
+            self._forget(address)
 
     def prove(self, address: DialAddress, is_proved: bool) -> None:
         """Learn whether an address is known to understand a PROXY protocol header."""
@@ -151,19 +131,6 @@ class Backends:
         if backend.proxy != "auto":
             return backend.proxy
         return "v2" if address in self.proved else None
-
-    def exchange(self, backends: Set[Backend], discovered: Set[DialAddress] = frozenset()) -> None:
-        """Forget what none of these has, which are all that there are now; keep what is known.
-
-        What still has connections, or clients that wait for it, is forgotten with the last of them.
-        """
-        self.discovered = discovered
-        self.current = backends
-        self.addresses = {address for backend in backends for address in backend.addresses}
-        self.turns = {x: turns for x, turns in self.turns.items() if x in backends}
-        for address, state in list(self.states.items()):
-            state.is_discovered = address in discovered
-            self._forget(address)
 
     async def reach(
         self,
@@ -200,7 +167,9 @@ class Backends:
             return dialled
         until = started + wait
         # Where some are answered and others are not, there is always one who just was.
-        while isinstance(dialled, NotDialled) and not dialled.exhausted and _is_before(until):
+        while isinstance(dialled, NotDialled) and not dialled.exhausted:
+            if trio.current_time() >= until:
+                break
             waiter = Waiter(tally)
             try:
                 how = await self._wait(addresses, client, waiter, until, dial_timeout)
@@ -428,7 +397,3 @@ class Backends:
 
     async def _redial(self, address: DialAddress, dial_timeout: float) -> Dialled | NotDialled:
         return await dial(address, dial_timeout=dial_timeout, own=self.own_for(address))
-
-
-def _is_before(time: float) -> bool:
-    return trio.current_time() < time

@@ -168,24 +168,20 @@ class Prober:
             task_status.started()
 
     def reconcile(self, generation: ProbesInEffect) -> None:
-        """Probe by what is in effect now."""
-        self.exchange(generation.probes)
-
-    def exchange(self, all_asked: Mapping[DialAddress, Asked]) -> None:
-        """Ask these from now on; anew where the configuration says something else than before."""
-        before, self.asked = self.asked, all_asked
-        for address in before.keys() - all_asked.keys():
+        """Probe by what is in effect now; anew where a configuration says something else."""
+        before, self.asked = self.asked, generation.probes
+        for address in before.keys() - self.asked.keys():
             self._forget(address)
             self.doubts.pop(address, None)
         anew = set()
-        for address, new in all_asked.items():
+        for address, new in self.asked.items():
             old = before.get(address)
             if old is None or old.listener != new.listener:
                 anew.add(address)
                 if new.listener is not None and new.listener.proxy_protocol is None:
                     self._forget(address)  # until it is proved again
         # An answer to what was asked before is not waited for, for it may be old.
-        self.tasks.reconcile(all_asked, anew)
+        self.tasks.reconcile(self.asked, anew)
 
     def doubt(self, backend: Backend) -> None:
         """A connection to a backend failed, or may have: ask at once."""

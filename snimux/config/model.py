@@ -38,7 +38,7 @@ class Limits:
     @property
     def by_source(self) -> bool:
         """Return whether anything is counted by source."""
-        return (self.max_connections_per_source, self.max_rate_per_source) != (None, None)
+        return not (self.max_connections_per_source is self.max_rate_per_source is None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ nothing, and they cost nothing. Source: trio's ``Instrument``.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from snimux.backend.pool import PoolObserver
+from snimux.backend.interface import PoolObserver
 from snimux.config.model import Config
 from snimux.frontend.outcome import Outcome
 from snimux.log import Log
@@ -86,7 +86,8 @@ class Events(Observer):
         self._in_effect = hearers("in_effect")
 
     def accepted(self, outcome: Outcome) -> None:  # noqa: D102 (as of ``Observer``)
-        self._tell(self._accepted, outcome)
+        if self._accepted:  # mostly nobody: not worth a call for each connection
+            self._tell(self._accepted, outcome)
 
     def ended(self, outcome: Outcome) -> None:  # noqa: D102
         self._tell(self._ended, outcome)

@@ -22,6 +22,7 @@ from snimux.frontend.events import Events
 from snimux.log import Log
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
+from tests.support.generations import Effects
 from tests.support.sockets import open_descriptors
 
 A, B, C = (TcpAddress("127.0.0.1", port) for port in (1, 2, 3))
@@ -93,7 +94,7 @@ class Run:
     stream: io.StringIO
 
     def check(self, routes: list[Route]) -> None:
-        self.checker.exchange(wanted(routes, self.backends.defaults))
+        self.checker.reconcile(Effects(checks=wanted(routes, self.backends.defaults)))
 
     @property
     def said(self) -> list[tuple[str, str]]:

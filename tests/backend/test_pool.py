@@ -6,7 +6,7 @@ import json
 import resource
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from snimux.net.resolver import Resolver
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress, TcpAddress
 from snimux.routing.routes import Backend, Route, parse_pattern
+from tests.support.generations import Effects, configured
 from tests.support.sockets import fin, open_descriptors, reset, send_all, tcp_pair
 
 
@@ -93,6 +94,10 @@ class Run:
         found = await self.reach(*addresses, **how)
         assert isinstance(found, NotDialled), found
         return found
+
+    def reconcile(self, backends: Set[Backend]) -> None:
+        config = configured(backends=self.backends.defaults)
+        self.backends.reconcile(Effects(backends, config=config))
 
     def said(self) -> list[tuple[str, str]]:
         """Which addresses the log has so far, and what they are."""
@@ -647,7 +652,7 @@ async def test_an_exchange_keeps_what_stays(autojump_clock: MockClock) -> None:
             await run.reached(stays.address, goes.address, up.address)
             assert run.backends.down == {stays.address, goes.address}
             run.backends.defaults = BackendDefaults(wait=0.0)
-            run.backends.exchange({Backend((stays.address, up.address))})
+            run.reconcile({Backend((stays.address, up.address))})
             assert run.backends.down == {stays.address}
             assert set(run.backends.states) == {stays.address, busy.address, up.address}
             assert not run.backends.turns
@@ -656,7 +661,7 @@ async def test_an_exchange_keeps_what_stays(autojump_clock: MockClock) -> None:
             await trio.sleep(2)
             assert run.said()[2:] == [(str(stays.address), "up")]
             run.backends.leave(busy.address)
-            run.backends.exchange(set())
+            run.reconcile(set())
             assert set(run.backends.states) == {up.address}
             assert run.backends.defaults == BackendDefaults(wait=0.0)
 
@@ -668,7 +673,7 @@ async def test_what_was_waited_for_at_an_exchange_is_forgotten_afterwards(
         async with running(wait=5.0) as run, trio.open_nursery() as nursery:
             nursery.start_soon(run.failed, place.address)
             await trio.sleep(2)
-            run.backends.exchange(set())
+            run.reconcile(set())
             assert run.backends.down == set(run.backends.states) == {place.address}
             await trio.sleep(4)
             assert not run.backends.down
@@ -685,17 +690,17 @@ async def test_what_is_dropped_while_connections_are_open_is_forgotten_with_the_
     with places(2) as (one, other), places(1, listening=False) as (down,):
         addresses = (one.address, other.address, down.address)
         async with running(balance=balance) as run:
-            run.backends.exchange({Backend(addresses)})
+            run.reconcile({Backend(addresses)})
             taken = [await run.reached(*addresses) for _ in range(6)]
             assert set(taken) <= {one.address, other.address}
-            run.backends.exchange(set())
+            run.reconcile(set())
             for number, address in enumerate(taken, 1):
                 assert address in run.backends.states
                 run.backends.leave(address)
                 assert set(run.backends.states) == set(taken[number:])
             assert not run.backends.down
             # it comes back, and what was counted before is not counted again
-            run.backends.exchange({Backend(addresses)})
+            run.reconcile({Backend(addresses)})
             await run.reached(one.address)
             assert run.backends.states[one.address].connections == 1
 
@@ -706,7 +711,7 @@ async def test_of_a_connection_to_what_was_dropped_before_nothing_is_left(
 ) -> None:
     with places(1) as (up,), places(2, listening=False) as (down, returns):
         async with running(wait=5.0, balance=balance) as run:
-            run.backends.exchange(set())
+            run.reconcile(set())
             run.backends.leave(await run.reached(down.address, up.address, returns.address))
             await run.failed(down.address)
             async with trio.open_nursery() as nursery:
@@ -729,7 +734,7 @@ async def test_addresses_that_are_dropped_while_they_are_dialled_are_dialled_no_
 ) -> None:
     with places(3, listening=False) as found:
         async with running(wait=5.0) as run:
-            run.backends.exchange(set())
+            run.reconcile(set())
             await run.failed(*(place.address for place in found))
             assert len(dials) < 100
             await trio.sleep(1)
@@ -791,7 +796,8 @@ async def test_what_is_reserved_is_down_where_a_caddy_says_it_and_stays_so(
     with places(1) as (place,):
         log = Log(stream, form="json")
         backends = Backends(Events(log, AccessLog(log)), BackendDefaults(wait=0))
-        backends.keep_off(Own(reserved={place.address: "an admin API"}))
+        own = Own(reserved={place.address: "an admin API"})
+        config = configured(backends=BackendDefaults(wait=0))
         backend = Backend((place.address,))
         near, far = await tcp_pair()
         with near, far:
@@ -799,7 +805,7 @@ async def test_what_is_reserved_is_down_where_a_caddy_says_it_and_stays_so(
             async with trio.open_nursery() as nursery:
                 await nursery.start(backends.run)
                 for discovered in (frozenset({place.address}), frozenset[DialAddress]()) * 2:
-                    backends.exchange({backend}, discovered)
+                    backends.reconcile(Effects({backend}, discovered, config, own))
                     dialled = await reach()
                     assert isinstance(dialled, NotDialled) is bool(discovered)
                     if isinstance(dialled, Dialled):

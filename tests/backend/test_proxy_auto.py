@@ -36,6 +36,7 @@ from snimux.routing.routes import Backend, Route, parse_pattern
 from snimux.routing.served import ProxyProtocol, Served
 from tests.support import caddy, muxes
 from tests.support.caddy import Caddy, until
+from tests.support.generations import Effects
 from tests.support.muxes import Line, Mux
 
 HERE, THERE = TcpAddress("127.0.0.1", 8443), TcpAddress("127.0.0.1", 8444)
@@ -218,7 +219,7 @@ async def test_serving_begins_when_all_have_answered(
 ) -> None:
     backends.answers = {HERE: UNDERSTANDS, THERE: REFUSES}
     backends.seconds = 0.5
-    backends.prober.exchange(routed(HERE, THERE))
+    backends.prober.reconcile(Effects(probes=routed(HERE, THERE)))
     await nursery.start(backends.prober.run)
     assert trio.current_time() == 0.5
     assert backends.prober.backends.proved == {HERE}
@@ -230,7 +231,7 @@ async def test_serving_begins_after_a_second_whatever_they_do(
 ) -> None:
     backends.answers = {HERE: UNDERSTANDS}
     backends.seconds = 2.0
-    backends.prober.exchange(routed(HERE))
+    backends.prober.reconcile(Effects(probes=routed(HERE)))
     await nursery.start(backends.prober.run)
     assert trio.current_time() == 1.0
     assert not backends.prober.backends.proved
@@ -244,7 +245,7 @@ async def test_without_anybody_to_ask_nothing_is_waited_for(
     await nursery.start(backends.prober.run)
     assert trio.current_time() == 0
     backends.answers = {HERE: UNDERSTANDS}
-    backends.prober.exchange(routed(HERE))
+    backends.prober.reconcile(Effects(probes=routed(HERE)))
     await wait_all_tasks_blocked()
     assert backends.prober.backends.proved == {HERE}
 
@@ -253,7 +254,7 @@ async def test_it_is_asked_now_and_then_and_more_often_while_it_is_down(
     autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
 ) -> None:
     backends.answers = {HERE: DOWN}
-    backends.prober.exchange(routed(HERE))
+    backends.prober.reconcile(Effects(probes=routed(HERE)))
     await nursery.start(backends.prober.run)
     await trio.sleep(1.5)
     backends.answers = {HERE: UNDERSTANDS}
@@ -271,7 +272,7 @@ async def test_a_doubt_asks_at_once_but_not_for_each_connection(
     autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
 ) -> None:
     backends.answers = {HERE: UNDERSTANDS}
-    backends.prober.exchange(routed(HERE))
+    backends.prober.reconcile(Effects(probes=routed(HERE)))
     await nursery.start(backends.prober.run)
     await trio.sleep(5)
     backends.answers = {HERE: REFUSES}
@@ -292,7 +293,7 @@ async def test_a_doubt_while_it_is_asked_asks_again(
 ) -> None:
     backends.answers = {HERE: UNDERSTANDS}
     backends.seconds = 0.5
-    backends.prober.exchange(routed(HERE))
+    backends.prober.reconcile(Effects(probes=routed(HERE)))
     nursery.start_soon(backends.prober.run)
     await trio.sleep(0.1)
     backends.answers = {HERE: REFUSES}
@@ -306,13 +307,13 @@ async def test_another_configuration_asks_anew_and_an_old_answer_is_void(
     autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
 ) -> None:
     backends.answers = {HERE: UNDERSTANDS, THERE: UNDERSTANDS}
-    backends.prober.exchange(routed(HERE, THERE, here=wrapper("127.0.0.1/32")))
+    backends.prober.reconcile(Effects(probes=routed(HERE, THERE, here=wrapper("127.0.0.1/32"))))
     await nursery.start(backends.prober.run)
     backends.seconds = 0.5
     backends.prober.doubt(Backend((HERE,), "auto"))
     await trio.sleep(1.3)  # the answer to that is under way
     backends.answers = {HERE: REFUSES, THERE: UNDERSTANDS}
-    backends.prober.exchange(routed(HERE, THERE, here=None))
+    backends.prober.reconcile(Effects(probes=routed(HERE, THERE, here=None)))
     assert backends.prober.backends.proved == {THERE}
     seen = []
     for _ in range(20):
@@ -328,15 +329,15 @@ async def test_a_wrapper_that_is_only_changed_keeps_its_header_until_the_answer(
     autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
 ) -> None:
     backends.answers = {HERE: REQUIRES}
-    backends.prober.exchange(routed(HERE, here=wrapper(policy="REQUIRE")))
+    backends.prober.reconcile(Effects(probes=routed(HERE, here=wrapper(policy="REQUIRE"))))
     await nursery.start(backends.prober.run)
     backends.seconds = 0.5
-    backends.prober.exchange(routed(HERE, here=wrapper("::1", policy="REQUIRE")))
+    backends.prober.reconcile(Effects(probes=routed(HERE, here=wrapper("::1", policy="REQUIRE"))))
     await trio.sleep(0.2)
     assert backends.prober.backends.proved == {HERE}
     # but where there is none, what was required is forgotten
     backends.answers = {HERE: DOWN}
-    backends.prober.exchange(routed(HERE, here=None))
+    backends.prober.reconcile(Effects(probes=routed(HERE, here=None)))
     await trio.sleep(1)
     assert not backends.prober.backends.proved
 
@@ -345,13 +346,13 @@ async def test_what_is_routed_no_more_is_asked_no_more(
     autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
 ) -> None:
     backends.answers = {HERE: UNDERSTANDS, THERE: UNDERSTANDS}
-    backends.prober.exchange(routed(HERE, THERE))
+    backends.prober.reconcile(Effects(probes=routed(HERE, THERE)))
     await nursery.start(backends.prober.run)
-    backends.prober.exchange(routed(THERE))
+    backends.prober.reconcile(Effects(probes=routed(THERE)))
     assert backends.prober.backends.proved == {THERE}
     await trio.sleep(15)
     assert backends.times(HERE) == [0]
-    backends.prober.exchange(routed(THERE, HERE))
+    backends.prober.reconcile(Effects(probes=routed(THERE, HERE)))
     await wait_all_tasks_blocked()
     assert backends.prober.backends.proved == {HERE, THERE}
     assert len(backends.times(HERE)) == 2
@@ -363,15 +364,15 @@ async def test_one_that_is_begun_anew_before_it_began_hears_of_doubts(
     backends.answers = {HERE: UNDERSTANDS}
     await nursery.start(backends.prober.run)
     for number in range(1, 20):  # trio runs them in any order
-        backends.prober.exchange(routed(HERE))
-        backends.prober.exchange({})
-        backends.prober.exchange(routed(HERE))
+        backends.prober.reconcile(Effects(probes=routed(HERE)))
+        backends.prober.reconcile(Effects(probes={}))
+        backends.prober.reconcile(Effects(probes=routed(HERE)))
         await trio.sleep(2)
         assert len(backends.asked) == 2 * number - 1
         backends.prober.doubt(Backend((HERE,), "auto"))
         await wait_all_tasks_blocked()
         assert len(backends.asked) == 2 * number
-        backends.prober.exchange({})
+        backends.prober.reconcile(Effects(probes={}))
         await wait_all_tasks_blocked()
         assert not backends.prober.doubts
 
@@ -382,7 +383,7 @@ async def test_a_few_are_asked_at_a_time(
     many = [TcpAddress("127.0.0.1", port) for port in range(1, 33)]
     backends.answers = dict.fromkeys(many, UNDERSTANDS)
     backends.seconds = 0.1
-    backends.prober.exchange(routed(*many))
+    backends.prober.reconcile(Effects(probes=routed(*many)))
     await nursery.start(backends.prober.run)
     assert trio.current_time() == pytest.approx(0.4)
     assert backends.prober.backends.proved == set(many)
@@ -396,10 +397,10 @@ async def test_one_that_is_routed_no_more_as_its_turn_comes_ends_nothing_else(
     for other in others:
         room.acquire_on_behalf_of_nowait(other)
     await nursery.start(backends.prober.run)
-    backends.prober.exchange(routed(HERE))
+    backends.prober.reconcile(Effects(probes=routed(HERE)))
     await wait_all_tasks_blocked()
     room.release_on_behalf_of(others.pop())
-    backends.prober.exchange({})
+    backends.prober.reconcile(Effects(probes={}))
     backends.answers = {HERE: UNDERSTANDS}
     await wait_all_tasks_blocked()
     assert not backends.prober.backends.proved
@@ -412,7 +413,7 @@ async def test_those_that_say_nothing_hold_up_nobody_else(
     silent = [TcpAddress("127.0.0.1", port) for port in range(1, 65)]
     backends.answers = {HERE: UNDERSTANDS, **dict.fromkeys(silent, DOWN)}
     backends.takes = dict.fromkeys(silent, 2.0)
-    backends.prober.exchange(routed(*silent, HERE))
+    backends.prober.reconcile(Effects(probes=routed(*silent, HERE)))
     await nursery.start(backends.prober.run)
     await trio.sleep(64)
     # after the first time, when they were not known

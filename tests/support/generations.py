@@ -1,15 +1,19 @@
 """What is in effect in a test, and what a process shows of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from snimux.backend.health_check import Wanted
 from snimux.backend.pool import Backends
+from snimux.backend.proxy_auto import Asked
 from snimux.config.model import Config, Limits
 from snimux.frontend.limits import LocalLimits
 from snimux.net.listeners import Listener
+from snimux.net.loop import NOWHERE, Own
 from snimux.providers.merge import Plan
-from snimux.routing.routes import Route
+from snimux.routing.address import DialAddress
+from snimux.routing.routes import Backend, Route
 from snimux.service.generation import Current, Generation, following
 from snimux.status.metrics import Metrics
 from snimux.status.refused import Refusals
@@ -32,6 +36,18 @@ def in_effect(
     """What is in effect by a configuration, and perhaps by what providers have said."""
     first = Generation(config, listeners, max_connections, **ground)
     return following(first, plan or Plan(config.routes, (), ()))
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What backends read of what is in effect."""
+
+    backends: Set[Backend] = frozenset()
+    discovered: Set[DialAddress] = frozenset()
+    config: Config = field(default_factory=configured)
+    own: Own = NOWHERE
+    checks: Mapping[DialAddress, Wanted] = field(default_factory=dict)
+    probes: Mapping[DialAddress, Asked] = field(default_factory=dict)
 
 
 @dataclass
