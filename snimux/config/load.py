@@ -64,38 +64,33 @@ def load(
     from_file = read_toml(toml or "")
     from_flags = read_flags(flags)
     problems = from_flags.problems + [f"{file_name}: {line}" for line in from_file.problems]
-    default = [] if activated else [parse_listen(_DEFAULT_LISTEN)]
-    listen = from_flags.listen or from_file.listen or default
     routes = {**from_file.routes, **from_flags.routes}
     caddys = tuple(dict.fromkeys([*from_flags.caddys, *from_file.caddys]))
     caddy_proxies = {**from_file.caddy_proxies, **from_flags.caddy_proxies}
+    default = [] if activated else [parse_listen(_DEFAULT_LISTEN)]
+    listen = from_flags.listen or from_file.listen or default
     http = from_file.http if from_flags.http is None else from_flags.http
     is_http_said = http is not None
     if http is None:
         http = [] if activated else _default_http(listen, routes.values(), caddys)
     elif not http and any(x.protocol == HTTP.name for x in activated):
         problems.append("http: off, but a socket for plain HTTP was handed over: leave out one")
-    # Those that are listed by number are what they are listed as.
-    unlisted = [x for x in activated if x.descriptor not in (*listen, *http)]
-    listen = _with_activated(listen, [x for x in unlisted if x.protocol == TLS.name])
-    http = _with_activated(http, [x for x in unlisted if x.protocol == HTTP.name])
+    listen, http = _with_activated(listen, http, activated)
     handed_over = tuple(x.address for x in activated)
     rules, own_rules = _rules(from_flags, from_file, activated, problems)
-    settings = {x.key: x.parse(x.default) for x in SETTINGS}
-    settings |= from_file.settings | from_flags.settings
-    # Of what is wrong with the whole only the first kind is said, and none where a part is wrong.
+    defaults = {x.key: x.parse(x.default) for x in SETTINGS}
+    settings = defaults | from_file.settings | from_flags.settings
     has_numbers = has_workers or settings["workers"] != 1
-    problems = (
+    # Of what is wrong with the whole only the first kind is said, and none where a part is wrong.
+    if problems := (
         problems
         or _problems_together(listen, http, handed_over, routes.values())
-        or ([_NO_ROUTES] if needs_routes and not (routes or caddys) else [])
-        or (_problems_of_numbers(from_file.own_rules) if has_numbers else [])
+        or [_NO_ROUTES] * (needs_routes and not (routes or caddys))
+        or _problems_of_numbers(from_file.own_rules if has_numbers else ())
         or _problems_of_weights(routes.values(), settings["balance"])
-    )
-    if problems:
+    ):
         raise ConfigError(problems)
-    rest = {key: settings.pop(key) for key in _NO_LIMITS}
-    backends = BackendDefaults(**{key: settings.pop(key) for key in _FOR_BACKENDS})
+    rest, for_backends = ({x: settings.pop(x) for x in y} for y in (_NO_LIMITS, _FOR_BACKENDS))
     return Config(
         tuple(listen),
         tuple(routes.values()),
@@ -104,7 +99,7 @@ def load(
         caddys=caddys,
         without_proxy=frozenset(x for x, proxy in caddy_proxies.items() if proxy == OFF),
         handed_over=handed_over,
-        backends=backends,
+        backends=BackendDefaults(**for_backends),
         admission=_admission(rules),
         admissions={address: _admission(rules | own) for address, own in own_rules.items()},
         is_http_said=is_http_said,
@@ -170,12 +165,19 @@ def _admission(rules: _Rules) -> Admission | None:
 
 
 def _with_activated(
-    addresses: Iterable[ListenAddress], activated: Sequence[Activated]
-) -> list[ListenAddress]:
-    """Return sockets that were handed over, and the addresses that they do not cover."""
-    handed_over = [x.address for x in activated]
-    besides = [address for address in addresses if not is_covered(address, handed_over)]
-    return [*(x.descriptor for x in activated), *besides]
+    listen: Sequence[ListenAddress], http: Sequence[ListenAddress], activated: Sequence[Activated]
+) -> tuple[list[ListenAddress], list[ListenAddress]]:
+    """Put sockets that were handed over before the addresses that they do not cover."""
+    # Those that are listed by number are what they are listed as.
+    unlisted = [x for x in activated if x.descriptor not in (*listen, *http)]
+
+    def joined(addresses: Sequence[ListenAddress], protocol: str) -> list[ListenAddress]:
+        sockets = [x for x in unlisted if x.protocol == protocol]
+        covered = [x.address for x in sockets]
+        besides = [address for address in addresses if not is_covered(address, covered)]
+        return [*(x.descriptor for x in sockets), *besides]
+
+    return joined(listen, TLS.name), joined(http, HTTP.name)
 
 
 def _default_http(
