@@ -32,6 +32,8 @@ PURE = (
 WORLD = {"trio", "socket", "time", "datetime", "logging", "asyncio", "selectors", "subprocess"}
 
 MOST_MODULES = 16
+LONGEST_MODULE = 400
+LONGEST_FUNCTION = 45  # lines, without its docstring
 
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -61,6 +63,13 @@ def modules_imported(file: Path) -> set[str]:
     known = {dotted(each) for each in FILES}
     inner = {name.removeprefix("snimux.") for name in imports(file) if name.startswith("snimux.")}
     return {name if name in known else name.rpartition(".")[0] for name in inner} - {""}
+
+
+def size_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function, without those up to the end of its docstring."""
+    docstring = function.body[0] if ast.get_docstring(function) else None
+    before = function.lineno - 1 if docstring is None else docstring.end_lineno
+    return (function.end_lineno or 0) - (before or 0)
 
 
 def level(package: str) -> int:
@@ -98,6 +107,15 @@ def test_a_package_says_what_it_is_for_and_imports_nothing(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=dotted)
 def test_a_module_says_what_it_is_for(file: Path) -> None:
     assert ast.get_docstring(tree_of(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_a_module_and_its_functions_can_be_read_at_once(file: Path) -> None:
+    lines = len(file.read_text("utf-8").splitlines())
+    assert lines <= LONGEST_MODULE
+    nodes = ast.walk(tree_of(file))
+    functions = [x for x in nodes if isinstance(x, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [x.name for x in functions if size_of(x) > LONGEST_FUNCTION] == []
 
 
 def test_what_a_package_is_at_is_written_once() -> None:
