@@ -138,6 +138,7 @@ async def _serve(
     questions: socket.socket | None,
     task_status: trio.TaskStatus[None],
 ) -> None:
+    """Start the parts of a server in order, and end them in the opposite one."""
     heeded = STOP_SIGNALS if supervisor else SIGNALS
     life = server.life
     with received(heeded) as signals:
@@ -206,6 +207,7 @@ class _Server:
         *,
         is_watched: bool,
     ) -> None:
+        """Have the first generation in effect, by parts that do not run yet."""
         config = first.config
         self.current = Current(first)
         self.limits = limits
