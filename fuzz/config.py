@@ -95,9 +95,9 @@ def _is_in_order(config: Config) -> None:
     assert config.routes or config.caddys
     for route in config.routes:
         assert parse_pattern(str(route.pattern)) == route.pattern
-        assert route.backend or route.http
-        for backend in (route.backend, route.http):
-            addresses = backend.addresses if backend else ()
+        assert route.targets
+        for backend in route.backends:
+            addresses = backend.addresses
             assert [parse_dial(str(address)) for address in addresses] == list(addresses)
     limits = config.limits
     for seconds in (limits.hello_timeout, limits.dial_timeout):

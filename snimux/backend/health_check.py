@@ -21,6 +21,7 @@ from snimux.backend.probe import LOCAL_HEADER, ServerHello, Unreached, ask, by_t
 from snimux.config.model import BackendDefaults, Config, Limits
 from snimux.net.dial import Dialled, dial
 from snimux.proto import proxy_header
+from snimux.proto.client_hello import TLS
 from snimux.proto.proxy_header import Version
 from snimux.routing.address import DialAddress
 from snimux.routing.routes import Route
@@ -52,9 +53,9 @@ def wanted(routes: Iterable[Route], defaults: BackendDefaults) -> dict[DialAddre
     for route in routes:
         pattern = route.pattern
         name = None if "*" in pattern.host or pattern.alpn is not None else pattern.host
-        for backend in route.backends:
+        for protocol, backend in route.targets.items():
             check = backend.check or defaults.check
-            by_name = name if check == "tls" and backend is route.backend else None
+            by_name = name if check == "tls" and protocol == TLS.name else None
             for address in backend.addresses if check != "off" else ():
                 if address not in found or (by_name and not found[address].name):
                     found[address] = Wanted(by_name, backend.proxy if by_name else None)

@@ -23,6 +23,7 @@ from snimux.backend.pool import Backends
 from snimux.backend.probe import Found, Unreached, ask_both, by_http, by_tls
 from snimux.log import Field, Level, Log
 from snimux.net.loop import NOWHERE, Own
+from snimux.proto.http_head import HTTP
 from snimux.routing.address import DialAddress, UnixAddress
 from snimux.routing.routes import Backend, Route
 from snimux.routing.served import Served
@@ -88,16 +89,12 @@ def asked(
     for route in routes:
         host = route.pattern.host
         name = None if "*" in host else host
-        for backend in (route.backend, route.http):
-            for address in _auto(backend):
+        for protocol, backend in route.targets.items():
+            for address in backend.addresses if backend.proxy == "auto" else ():
                 if address not in found or (name and not found[address].name):
-                    is_http = backend is route.http
+                    is_http = protocol == HTTP.name
                     found[address] = Asked(is_http, name, listeners.get(address))
     return found
-
-
-def _auto(backend: Backend | None) -> tuple[DialAddress, ...]:
-    return backend.addresses if backend and backend.proxy == "auto" else ()
 
 
 def concluded(before: Standing | None, found: Found) -> Standing:
@@ -185,7 +182,7 @@ class Prober:
 
     def doubt(self, backend: Backend) -> None:
         """A connection to a backend failed, or may have: ask at once."""
-        for address in _auto(backend):
+        for address in backend.addresses if backend.proxy == "auto" else ():
             if address in self.doubts:
                 self.doubts[address].set()
 

@@ -11,6 +11,8 @@ from itertools import zip_longest
 from snimux.backend.proxy_auto import Remark
 from snimux.config.model import BackendDefaults, Config
 from snimux.proto import hostname
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.providers.base import Snapshot
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access, Admission
@@ -61,7 +63,7 @@ def _listeners(config: Config, plan: Plan, width: int) -> Iterator[str]:
     for http in config.http:
         yield f"  {http!s:{width}}      plain HTTP"
         yield from _admission(config.admission_of(http))
-    if not config.http and any(route.http for route in plan.routes):
+    if not config.http and any(HTTP.name in route.targets for route in plan.routes):
         yield f"  {'off':{width}}      plain HTTP"
     if config.status is not None:
         yield f"  {config.status!s:{width}}      status"
@@ -72,13 +74,12 @@ def _routes(config: Config, plan: Plan, width: int) -> Iterator[str]:
     for route in plan.routes:
         unicode = hostname.for_people(route.pattern.host)
         note = unicode if unicode != route.pattern.host else ""
-        to = "no TLS, plain HTTP only"
-        if route.backend:
-            to = _backend(route.backend, config.backends, note)
+        tls, plain = (route.targets.get(x.name) for x in (TLS, HTTP))
+        to = _backend(tls, config.backends, note) if tls else "no TLS, plain HTTP only"
         yield f"  {route.pattern!s:{width}}  ->  {to}"
         http = "redirected to https" if config.http and route.pattern.alpn is None else ""
-        if route.http:
-            http = _backend(route.http, config.backends)
+        if plain:
+            http = _backend(plain, config.backends)
         if http:
             yield f"    {'plain HTTP':{width - 2}}  ->  {http}"
         yield from _access(route.access)

@@ -6,6 +6,7 @@ from typing import Any
 from snimux.config.settings import SETTINGS, choice, shown
 from snimux.config.source import PROXIES, ConfigSource, read_setting
 from snimux.proto import hostname
+from snimux.routing.routes import targets
 
 
 def read_flags(flags: Mapping[str, Any]) -> ConfigSource:
@@ -30,12 +31,12 @@ def read_flags(flags: Mapping[str, Any]) -> ConfigSource:
             )
         else:
             backend = source.backend("--route", _split(to), proxy)
-            source.add_route("--route", _split(hosts), backend)
+            source.add_route("--route", _split(hosts), targets(tls=backend))
     source.add_caddys("--caddy", flags.get("caddy") or (), proxy)
     default = flags.get("default")
     if default is not None:
         backend = source.backend("--default", _split(default), proxy)
-        source.add_route("--default", [hostname.ANY], backend)
+        source.add_route("--default", [hostname.ANY], targets(tls=backend))
     is_heeded = source.places or source.caddy_proxies
     if proxy is not None and not is_heeded and not source.problems:
         caddys = "; for --caddy it is auto or off" if source.caddys else ""

@@ -9,11 +9,19 @@ from typing import Any
 
 from snimux.config import hints
 from snimux.config.settings import SETTINGS, choice, shown, weight
-from snimux.config.source import CADDY_PROXIES, NOT_EXEMPT, OFF, PROXIES, ConfigSource, read_setting
+from snimux.config.source import (
+    CADDY_PROXIES,
+    NOT_EXEMPT,
+    OFF,
+    PROXIES,
+    TARGET_KEYS,
+    ConfigSource,
+    read_setting,
+)
 from snimux.proto import hostname
 from snimux.routing.access import Access
 from snimux.routing.address import AddressError, TcpAddress, parse_listen
-from snimux.routing.routes import Backend
+from snimux.routing.routes import Backend, targets
 
 LARGEST = 16 * 2**20
 """Bytes of a configuration file: twice what 100,000 routes take. What is no configuration at all,
@@ -31,7 +39,7 @@ _FILE_KEYS = (
 )  # fmt: skip
 _OF_A_BACKEND = tuple(x for x in SETTINGS if x.key in ("balance", "wait", "check"))
 _ROUTE_KEYS = (
-    "hosts", "to", "proxy", "http", "http_proxy", "transparent", *_ACCESS_KEYS,
+    "hosts", *(key for keys in TARGET_KEYS.values() for key in keys), "transparent", *_ACCESS_KEYS,
     *(setting.key for setting in _OF_A_BACKEND)
 )  # fmt: skip
 _ADDRESS_KEYS = ("address", "weight")
@@ -91,7 +99,7 @@ def read_toml(toml: str) -> ConfigSource:
     if "default" in document:
         to, weights = _addresses(source, "default", document["default"])
         backend = replace(source.backend("default", to, None), weights=weights)
-        source.add_route("default", [hostname.ANY], backend)
+        source.add_route("default", [hostname.ANY], targets(tls=backend))
     for setting in SETTINGS:
         if setting.key in document:
             read_setting(source, setting.key, setting, document[setting.key])
@@ -175,16 +183,20 @@ def _read_route(source: ConfigSource, where: str, table: Mapping[str, object]) -
     keys = table.keys() | _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
     if "hosts" not in keys:
         source.problems.append(f"{where}: hosts is missing")
-    if "to" not in keys and "http" not in keys:
+    if not any(key in keys for key, _ in TARGET_KEYS.values()):
         source.problems.append(f"{where}: to is missing")
-    for proxy_key, key in (("proxy", "to"), ("http_proxy", "http")):
+    for key, proxy_key in TARGET_KEYS.values():
         if proxy_key in table and key not in table:
             source.problems.append(f"{where}: {proxy_key}: is for {key}, and there is none")
     hosts = _strings(source, f"{where}: hosts", table.get("hosts", ["absent"]))
-    backend = _read_backend(source, where, table, "to", "proxy")
-    http = _read_backend(source, where, table, "http", "http_proxy")
+    backends = {
+        protocol: _read_backend(source, where, table, *keys)
+        for protocol, keys in TARGET_KEYS.items()
+        if keys[0] in table
+    }
     if "transparent" in table and _is_true(source, f"{where}: transparent", table["transparent"]):
-        backend, http = (_transparent(source, f"{where}: transparent", x) for x in (backend, http))
+        at = f"{where}: transparent"
+        backends = {key: _transparent(source, at, backend) for key, backend in backends.items()}
     access = _read_access(source, where, table)
     said: dict[str, Any] = {
         x.key: source.attempt(f"{where}: {x.key}", x.parse, table[x.key])
@@ -193,19 +205,17 @@ def _read_route(source: ConfigSource, where: str, table: Mapping[str, object]) -
     }
     if "hosts" in table:
         if said:
-            backend, http = (x and replace(x, **said) for x in (backend, http))
-        source.add_route(where, hosts, backend, http, access)
+            backends = {key: replace(backend, **said) for key, backend in backends.items()}
+        source.add_route(where, hosts, targets(**backends), access)
 
 
 def _read_backend(
     source: ConfigSource, where: str, table: Mapping[str, object], key: str, proxy_key: str
-) -> Backend | None:
-    """The backend that two keys of a route describe; None where it has none."""
+) -> Backend:
+    """Return the backend that two keys of a route describe."""
     proxy = None
     if proxy_key in table:
         proxy = source.attempt(f"{where}: {proxy_key}", choice(*PROXIES), table[proxy_key])
-    if key not in table:
-        return None
     to, weights = _addresses(source, f"{where}: {key}", table[key])
     backend = source.backend(where if key == "to" else f"{where}: {key}", to, proxy)
     return replace(backend, weights=weights) if weights else backend
@@ -234,10 +244,8 @@ def _addresses(
     return _strings(source, where, addresses), tuple(weights) if is_weighted else ()
 
 
-def _transparent(source: ConfigSource, where: str, backend: Backend | None) -> Backend | None:
+def _transparent(source: ConfigSource, where: str, backend: Backend) -> Backend:
     """Return the same backend, dialled from the client's own address."""
-    if backend is None:
-        return None
     source.problems += [
         f"{where}: {address} is no IP address; a client's own is of the family that a backend has"
         for address in backend.addresses

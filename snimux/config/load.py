@@ -189,7 +189,7 @@ def _default_http(
     """
     ports = {address.port for address in listen if isinstance(address, TcpAddress)}
     beside = TLS.default_port in ports and HTTP.default_port not in ports
-    if beside and (caddys or any(route.http for route in routes)):
+    if beside and (caddys or any(HTTP.name in route.targets for route in routes)):
         return [parse_listen(_DEFAULT_HTTP)]
     return []
 

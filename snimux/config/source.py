@@ -8,6 +8,9 @@ from typing import Any, Literal, TypeVar, cast
 
 from snimux.config.settings import Setting, shown
 from snimux.proto import hostname
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
+from snimux.proto.protocols import PROTOCOLS
 from snimux.proto.proxy_header import Version
 from snimux.routing.access import Access
 from snimux.routing.address import (
@@ -22,7 +25,7 @@ from snimux.routing.address import (
     parse_listen,
 )
 from snimux.routing.networks import UNIX, NetworkError, Networks, parse_network
-from snimux.routing.routes import Backend, Pattern, PatternError, Route, parse_pattern
+from snimux.routing.routes import Backend, Pattern, PatternError, Route, Targets, parse_pattern
 
 T = TypeVar("T")
 OFF = "off"
@@ -31,6 +34,10 @@ NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
 _SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
 PROXIES = ("v1", "v2", "auto", OFF)
 CADDY_PROXIES = ("auto", OFF)
+TARGET_KEYS = {
+    name: ("to", "proxy") if name == TLS.name else (name, f"{name}_proxy") for name in PROTOCOLS
+}
+"""By protocol: the keys of a route for its backend, and for that one's PROXY protocol."""
 
 
 @dataclass(slots=True)
@@ -120,13 +127,12 @@ class ConfigSource:
         self,
         where: str,
         hosts: Sequence[str],
-        backend: Backend | None,
-        http: Backend | None = None,
+        to: Targets,
         access: Access | None = None,
     ) -> None:
         """Route each of the patterns so, where none is given twice."""
         for pattern in self.attempt_all(where, parse_pattern, hosts):
-            if http is not None and pattern.alpn is not None:
+            if HTTP.name in to and pattern.alpn is not None:
                 self.problems.append(
                     f"{where}: http: plain HTTP has no ALPN protocol, so it cannot be for "
                     f"{pattern}; give http in a route for {pattern.host}"
@@ -139,7 +145,7 @@ class ConfigSource:
                     "several addresses go into one route"
                 )
             self.places.setdefault(pattern, where)
-            self.routes.setdefault(pattern, Route(pattern, backend, http, access))
+            self.routes.setdefault(pattern, Route(pattern, to, access))
 
 
 # Of 100,000 routes most lead to the same few.

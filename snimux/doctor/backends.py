@@ -25,6 +25,8 @@ from snimux.doctor.findings import (
     tls_servers,
 )
 from snimux.proto import hostname
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.routes import Backend
 from snimux.routing.served import ProxyProtocol
@@ -52,10 +54,11 @@ def findings(facts: Facts) -> Iterator[Finding]:
 def _proxies(facts: Facts) -> Iterator[Finding]:
     by_address = tls_listeners(facts)
     for route in facts.plan.routes:
-        for address in route.backend.addresses if route.backend else ():
-            if address in by_address and route.backend:
+        backend = route.targets.get(TLS.name)
+        for address in backend.addresses if backend else ():
+            if address in by_address and backend:
                 caddy, listener = by_address[address]
-                yield from _proxy(caddy, address, listener.proxy_protocol, route.backend)
+                yield from _proxy(caddy, address, listener.proxy_protocol, backend)
 
 
 def _proxy(
@@ -218,7 +221,8 @@ def _is_spare(facts: Facts, down: Probed) -> bool:
     """Return whether each route that goes there has another address that answers."""
     up = {x.address for x in facts.contacts if not isinstance(x.outcome, Down)}
     up |= {x.address for x in facts.probed if x.down is None}
-    sides = [route.http if down.is_http else route.backend for route in facts.plan.routes]
+    protocol = HTTP if down.is_http else TLS
+    sides = [route.targets.get(protocol.name) for route in facts.plan.routes]
     return all(up & set(x.addresses) for x in sides if x and down.address in x.addresses)
 
 

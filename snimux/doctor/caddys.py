@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from snimux.doctor.caddyfile import QUIET, places
 from snimux.doctor.facts import Caddy, Facts, Port
 from snimux.doctor.findings import Colour, Finding, in_options, in_servers, tls_servers
+from snimux.proto.client_hello import TLS
+from snimux.proto.verdict import Hello
 from snimux.providers.caddy.sites import Sites
 from snimux.routing.address import TcpAddress, is_own
 from snimux.routing.routes import RouteTable
@@ -83,8 +85,8 @@ def _unrouted(caddy: Caddy, sites: Sites) -> Iterator[Finding]:
 
 def _unreached(caddy: Caddy, sites: Sites, reached: RouteTable) -> Iterator[Finding]:
     def is_reached(host: str, listeners: Iterable[Served]) -> bool:
-        route = reached.find(host, ())
-        addresses = route.backend.addresses if route and route.backend else ()
+        route = reached.find(TLS, Hello(host, (), ech=False, size=0))
+        addresses = route.targets[TLS.name].addresses if route else ()
         return any(listener.address in addresses for listener in listeners)
 
     names = [x.host for x in sites.sites if x.https and not is_reached(x.host, x.https)]

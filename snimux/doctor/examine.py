@@ -30,6 +30,8 @@ from snimux.doctor.facts import (
 from snimux.doctor.host import Running, Survey, survey
 from snimux.net.dial import RESERVED, Dialled, NotDialled, dial
 from snimux.net.loop import NOWHERE, Own
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.proto.proxy_header import Version, build
 from snimux.providers.base import Unrouted
 from snimux.providers.caddy.admin import AdminError, look
@@ -285,9 +287,10 @@ async def _contact(each: _Handshake, own: Own) -> Contact:
 
 def _handshakes(plan: Plan) -> Iterator[_Handshake]:
     for route in plan.routes:
-        if route.backend and _has_name(route):
-            for address in route.backend.addresses:
-                yield _Handshake(route.pattern.host, address, route.backend.proxy)
+        backend = route.targets.get(TLS.name)
+        if backend is not None and _has_name(route):
+            for address in backend.addresses:
+                yield _Handshake(route.pattern.host, address, backend.proxy)
 
 
 def _has_name(route: Route) -> bool:
@@ -327,7 +330,7 @@ async def _probe_all(
                 nursery.start_soon(make, probe, route)
     left = len(probes) - len(made)
     unseen = [f"{left} more backends: there was no time to ask them"] if left else []
-    nameless = [str(x.pattern) for x in plan.routes if x.backend and not _has_name(x)]
+    nameless = [str(x.pattern) for x in plan.routes if TLS.name in x.targets and not _has_name(x)]
     if nameless:
         unseen.append(f"the certificates for {listed(nameless)}: clients choose the names")
     return tuple(made[probe] for probe in probes if probe in made), tuple(unseen)
@@ -336,13 +339,11 @@ async def _probe_all(
 def _probes(plan: Plan, on_demand: Mapping[DialAddress, str]) -> Iterator[tuple[_Probe, Route]]:
     shaken = {(x.address, x.proxy) for x in _handshakes(plan) if x.address not in on_demand}
     for route in plan.routes:
-        if route.backend:
-            for address in route.backend.addresses:
-                if (address, route.backend.proxy) not in shaken:
-                    yield _Probe(address, False, route.backend.proxy), route
-        if route.http:
-            for address in route.http.addresses:
-                yield _Probe(address, True, route.http.proxy), route
+        for protocol, backend in route.targets.items():
+            is_http = protocol == HTTP.name
+            for address in backend.addresses:
+                if is_http or (address, backend.proxy) not in shaken:
+                    yield _Probe(address, is_http, backend.proxy), route
 
 
 async def _probe(probe: _Probe, route: Route, own: Own, *, is_quiet: bool) -> Probed:

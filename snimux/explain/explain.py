@@ -16,13 +16,14 @@ from snimux.explain.input import Case
 from snimux.explain.refusal import Farewell, read
 from snimux.proto import hostname
 from snimux.proto.http_head import HTTP
+from snimux.proto.protocols import PROTOCOLS
 from snimux.proto.reason import Reason
-from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore
+from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore, Protocol
 from snimux.providers.base import Snapshot
 from snimux.providers.merge import Plan, title
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
-from snimux.routing.decide import Decision, Redirection, Refusal, Relaying, decide
+from snimux.routing.decide import Decision, EntryPoint, Redirection, Refusal, Relaying, decide
 from snimux.routing.networks import UNIX
 from snimux.routing.routes import Backend, Balance, Pattern, Route, RouteTable
 
@@ -137,7 +138,7 @@ def explain(
         case,
         source,
         decision,
-        tuple(_tried(hello, table, found.routes)),
+        tuple(_tried(hello, case.protocol, table, found.routes)),
         _origin(route, config, found) if route else "",
         *_dialled(decision.to, config, source),
         tuple(_also(route, found, sites)) if route else (),
@@ -169,12 +170,16 @@ def foresee(case: Case, config: Config, table: RouteTable, *, source: str | None
             behind = (case.size or hello.size) - hello.size
             decisions = [
                 decide(
-                    hello, _host(source), protocol, admission, table,
-                    behind=behind, https_port=https_port(config, _ports(config)),
+                    hello,
+                    _host(source),
+                    EntryPoint(protocol, None, admission),
+                    table,
+                    behind=behind,
+                    https_port=https_port(config, _ports(config)),
                     checks_host=source is not None,
                 )
                 for admission in admissions
-            ]  # fmt: skip
+            ]
             return _ending(next((x for x in decisions if not _is_at_listener(x)), decisions[0]))
 
 
@@ -232,13 +237,11 @@ def _ports(config: Config) -> list[int]:
 # --- the patterns
 
 
-def _tried(hello: Hello, table: RouteTable, routes: Iterable[Route]) -> Iterator[Tried]:
-    """The patterns in order; behind the one that is taken, those that have a route."""
-    is_plain = hello.request is not None
-    candidates = (
-        table.plain_candidates(hello.name) if is_plain else table.candidates(hello.name, hello.alpn)
-    )
-    fitting = list(dict.fromkeys(route.pattern for route in candidates))
+def _tried(
+    hello: Hello, protocol: Protocol, table: RouteTable, routes: Iterable[Route]
+) -> Iterator[Tried]:
+    """Yield the patterns in order; behind the one that is taken, those that have a route."""
+    fitting = list(dict.fromkeys(x.pattern for x in table.candidates(protocol, hello)))
     hosts = list(hostname.patterns_matching(hello.name))
     unfit: dict[str, dict[Pattern, Route]] = {host: {} for host in hosts}
     for route in routes:
@@ -246,27 +249,26 @@ def _tried(hello: Hello, table: RouteTable, routes: Iterable[Route]) -> Iterator
             unfit[route.pattern.host][route.pattern] = route
     is_taken = False
     for host in hosts:
-        asked = [Pattern(host, protocol) for protocol in (*hello.alpn, None)]
-        for pattern in dict.fromkeys([*asked[:-1], *unfit[host], asked[-1]]):
+        offered = [Pattern(host, x) for x in hello.alpn]
+        for pattern in dict.fromkeys([*offered, *unfit[host], Pattern(host)]):
             if pattern in unfit[host]:
-                yield _unfit(unfit[host][pattern], is_plain=is_plain)
+                yield _unfit(unfit[host][pattern], protocol)
             elif pattern in fitting:
                 is_first = pattern == fitting[0]
                 is_taken = is_taken or is_first
                 why = "" if is_first else _why_beaten(pattern, fitting[0])
                 yield Tried(pattern, Result.TAKEN if is_first else Result.BEATEN, why)
-            elif not is_taken and not (is_plain and pattern.alpn):
+            elif not is_taken:
                 yield Tried(pattern, Result.NO_ROUTE)
 
 
-def _unfit(route: Route, *, is_plain: bool) -> Tried:
+def _unfit(route: Route, protocol: Protocol) -> Tried:
     pattern = route.pattern
-    if is_plain:
-        return Tried(pattern, Result.OTHER_PROTOCOL, "for TLS alone")
-    if route.backend is None:
-        return Tried(pattern, Result.OTHER_PROTOCOL, "for plain HTTP alone")
-    protocol = (pattern.alpn or b"").decode("latin-1")
-    return Tried(pattern, Result.NOT_OFFERED, f"the client does not offer {protocol}")
+    if protocol.name not in route.targets:
+        names = " and ".join(PROTOCOLS[name].label for name in route.targets)
+        return Tried(pattern, Result.OTHER_PROTOCOL, f"for {names} alone")
+    alpn = (pattern.alpn or b"").decode("latin-1")
+    return Tried(pattern, Result.NOT_OFFERED, f"the client does not offer {alpn}")
 
 
 def _why_beaten(pattern: Pattern, by: Pattern) -> str:

@@ -74,7 +74,7 @@ class Acceptor:
             log: gets a line when there is no room, or nothing can be accepted.
             close: closes a listener.
         """
-        self.services = {service.protocol.name: service for service in services}
+        self.services = {service.entry.protocol.name: service for service in services}
         self.binds: list[_Bind] = []
         self.closing: list[trio.Event] = []  # one for each listener that is left out
         self.limits = limits
@@ -120,7 +120,8 @@ class Acceptor:
         self.binds = []
         for listener in generation.listeners:
             admission = generation.config.admission_of(listener.spec)
-            service = replace(self.services[listener.protocol], admission=admission)
+            service = self.services[listener.protocol]
+            service = replace(service, entry=replace(service.entry, admission=admission))
             bind = before.pop(listener.socket, None)
             if bind is None:
                 bind = _Bind(listener, service)

@@ -24,7 +24,7 @@ from snimux.proto.reason import Reason
 from snimux.proto.verdict import START, Foreign, Hello, Malformed, NeedMore, Protocol, Verdict
 from snimux.relay.interface import Relay
 from snimux.routing.access import Admission
-from snimux.routing.decide import Decision, Redirection, Refusal, Relaying, decide
+from snimux.routing.decide import Decision, EntryPoint, Redirection, Refusal, Relaying, decide
 
 V = TypeVar("V")
 
@@ -43,7 +43,7 @@ _LINGER_READ_SIZE = 64 * 1024
 class Service:
     """All that the connections of a listener share."""
 
-    protocol: Protocol
+    entry: EntryPoint
     current: Current
     """What is in effect: read anew for each step, so that it may change between two."""
     relay: Relay
@@ -53,8 +53,6 @@ class Service:
     """Counts each client among those of its source."""
     events: Observer
     """Hears of each connection when it begins, and when it has ended; raises nothing."""
-    admission: Admission | None = None
-    """Whom the listener lets in; None: everybody."""
     refresh: Callable[[], Awaitable[None]] | None = None
     """Awaited where a hello has no route: there may be one by then."""
 
@@ -70,7 +68,7 @@ async def serve(client: socket.socket, source: Endpoint | None, service: Service
     Resource handling: closes ``client``, whatever happens. Raises nothing but ``trio.Cancelled``.
     """
     started = trio.current_time()
-    outcome = Outcome(source, _label(service.protocol), started=started)
+    outcome = Outcome(source, _label(service.entry.protocol), started=started)
     service.events.accepted(outcome)
     try:
         with client:
@@ -91,10 +89,11 @@ async def _serve(
     received = bytearray()
     entry: Entry | None = UNCOUNTED
     refusal: Refusal | Redirection | None = None
-    if service.admission is not None and service.admission.believes(host_of(outcome.source)):
+    admission = service.entry.admission
+    if admission is not None and admission.believes(host_of(outcome.source)):
         refusal = await _read_proxy_header(client, received, outcome, deadline)
     if refusal is None:
-        refused = Reason.ACCESS_DENIED if _is_denied(outcome, service.admission) else None
+        refused = Reason.ACCESS_DENIED if _is_denied(outcome, admission) else None
         entry = service.limits.count(outcome.source, refused)
     if entry is None:
         outcome.is_silent = True
@@ -209,9 +208,8 @@ async def _decide(service: Service, hello: Hello, host: str | None, behind: int)
     for refresh in (service.refresh, None):
         now = service.current.value
         decision = decide(
-            hello, host, service.protocol, service.admission, now.table,
-            behind=behind, https_port=now.https_port,
-        )  # fmt: skip
+            hello, host, service.entry, now.table, behind=behind, https_port=now.https_port
+        )
         is_lost = isinstance(decision, Refusal) and decision.reason is Reason.NO_ROUTE
         if not is_lost or refresh is None or hello.name is None:
             break
@@ -226,7 +224,7 @@ async def _read_hello(
     limits = service.current.value.config.limits
 
     def peek(received: bytearray, since: NeedMore) -> Verdict:
-        return service.protocol.peek(received, since, limits.max_hello)
+        return service.entry.protocol.peek(received, since, limits.max_hello)
 
     verdict: Hello | Malformed | Foreign | Refusal
     verdict = await _read(client, received, peek, deadline)
@@ -279,7 +277,7 @@ def _label(protocol: Protocol) -> str | None:
 def _refuse(
     service: Service, reason: Reason, detail: str = "", hello: Hello | None = None
 ) -> Refusal:
-    return Refusal(reason, detail, service.protocol.farewell(reason, hello))
+    return Refusal(reason, detail, service.entry.protocol.farewell(reason, hello))
 
 
 def _proxy_header(client: socket.socket, outcome: Outcome, version: Version | None) -> bytes:

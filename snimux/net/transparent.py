@@ -27,7 +27,7 @@ _LACKS = (
 
 def missing(routes: Iterable[Route]) -> str | None:
     """Return why this process cannot serve the routes that are transparent; None if it can."""
-    transparent = (x for x in routes if any(y and y.transparent for y in (x.backend, x.http)))
+    transparent = (x for x in routes if any(y.transparent for y in x.backends))
     first = next(transparent, None)
     if first is None:
         return None

@@ -258,4 +258,4 @@ def _unexpected(detail: str) -> Malformed:
     return _refuse(Reason.UNEXPECTED_MESSAGE, detail)
 
 
-TLS = Protocol("tls", 443, peek, farewell)
+TLS = Protocol("tls", "TLS", 443, peek, farewell)

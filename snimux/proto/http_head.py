@@ -375,4 +375,4 @@ def _refuse(
 
 _LATE = farewell(Reason.HELLO_TIMEOUT)
 
-HTTP = Protocol("http", 80, peek, farewell, redirect)
+HTTP = Protocol("http", "plain HTTP", 80, peek, farewell, redirect)

@@ -93,15 +93,17 @@ START = NeedMore()
 class Protocol:
     """A protocol that can be told apart and routed by its first bytes.
 
-    ``peek(received, since, max_hello)`` takes every byte received so far, what the last peek
-    concluded (``START`` at first) and the bound in bytes on the message; it never raises.
-    ``farewell(reason, hello)`` gives the bytes that tell a client politely, or none; ``hello`` is
-    what it said, if that is known. ``redirect(hello, port)`` says where it can go for the same by
-    TLS, which is on that port; None if nowhere.
+    ``name`` is for programs, ``label`` for people. ``peek(received, since, max_hello)`` takes every
+    byte received so far, what the last peek concluded (``START`` at first) and the bound in bytes
+    on the message; it never raises. ``farewell(reason, hello)`` gives the bytes that tell a client
+    politely, or none; ``hello`` is what it said, if that is known. ``redirect(hello, port)`` says
+    where it can go for the same by TLS, which is on that port; None if nowhere. A protocol without
+    it has no redirects.
     """
 
     name: str
+    label: str
     default_port: int
     peek: Callable[[bytes | bytearray, NeedMore, int], Verdict]
     farewell: Callable[[Reason, Hello | None], bytes]
-    redirect: Callable[[Hello, int], Redirect | None] = lambda hello, port: None
+    redirect: Callable[[Hello, int], Redirect | None] | None = None

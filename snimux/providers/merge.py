@@ -11,6 +11,7 @@ from typing import Literal
 
 from snimux.config.model import Config
 from snimux.proto import hostname
+from snimux.proto.client_hello import TLS
 from snimux.providers.base import Claim, Site, Snapshot, Unrouted
 from snimux.routing.address import (
     AdminAddress,
@@ -21,7 +22,7 @@ from snimux.routing.address import (
     is_own,
     reserved_for,
 )
-from snimux.routing.routes import Backend, Pattern, Route
+from snimux.routing.routes import Backend, Pattern, Route, targets
 from snimux.routing.served import Served
 
 DEFAULT_ADMIN = TcpAddress("localhost", 2019)
@@ -113,7 +114,7 @@ def plan(
     loops, refused = [], []
     offers = [(name, route) for name, x in providers for route in _offers(x, auto=name in auto)]
     # A name is first of all who serves it by TLS: he answers for it on port 80, too.
-    offers.sort(key=lambda offer: offer[1].backend is None)
+    offers.sort(key=lambda offer: TLS.name not in offer[1].targets)
     within = functools.cache(partial(_within, lambda x: not is_own(x) and not reserved_for(x)))
     for name, offer in offers:
         pattern, host = offer.pattern, str(offer.pattern)
@@ -122,11 +123,12 @@ def plan(
             if what := reserved_for(address):
                 why = f"{title(name)} says {address}, which is {what}"
                 refused.append(Unrouted(host, why, host, (address,)))
-        route = replace(offer, backend=within(offer.backend), http=within(offer.http))
-        if offer.backend and not route.backend and any(map(reserved_for, offer.backend.addresses)):
+        route = replace(offer, targets=targets(**{k: within(x) for k, x in offer.targets.items()}))
+        lost = None if TLS.name in route.targets else offer.targets.get(TLS.name)
+        if lost and any(map(reserved_for, lost.addresses)):
             continue
-        if offer.backend and not route.backend:
-            why = f"{_listed(offer.backend.addresses)} is where snimux itself listens"
+        if lost:
+            why = f"{_listed(lost.addresses)} is where snimux itself listens"
             loops.append(Unrouted(host, why))
         elif not route.backends:
             continue
@@ -168,7 +170,7 @@ def _offers(snapshot: Snapshot, *, auto: bool) -> Iterator[Route]:
     # Whether the wrapper proxy_protocol works is not known from its being there: hence not v2.
     backend = functools.cache(partial(_backend, "auto" if auto else None))
     for site in snapshot.sites:
-        yield Route(Pattern(site.host), backend(site.https), backend(site.http))
+        yield Route(Pattern(site.host), targets(tls=backend(site.https), http=backend(site.http)))
     yield from snapshot.routes
 
 
@@ -176,9 +178,9 @@ def _backend(proxy: Literal["auto"] | None, listeners: Sequence[Served]) -> Back
     return Backend(tuple(x.address for x in listeners), proxy) if listeners else None
 
 
-def _within(is_allowed: Callable[[DialAddress], bool], backend: Backend | None) -> Backend | None:
+def _within(is_allowed: Callable[[DialAddress], bool], backend: Backend) -> Backend | None:
     """Return a backend with those of its addresses that are allowed; None if none is."""
-    if backend is None or all(map(is_allowed, backend.addresses)):
+    if all(map(is_allowed, backend.addresses)):
         return backend
     places = [place for place, x in enumerate(backend.addresses) if is_allowed(x)]
     addresses = tuple(backend.addresses[place] for place in places)
@@ -222,7 +224,7 @@ class _Above:
                 for x in by_host.get(host, ())
                 if host != own.host or (own.alpn is not None and x.pattern.alpn is None)
             ]
-            whole = (x for x in near if x.pattern.alpn is None and x.backend is not None)
+            whole = (x for x in near if x.pattern.alpn is None and TLS.name in x.targets)
             over = next(whole, None) or next((x for x in near if x.access is not None), None)
             if over is not None:
                 return replace(route, access=over.access, access_from=over.access_of)

@@ -9,7 +9,21 @@ from dataclasses import dataclass
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Protocol
 from snimux.routing.access import Admission
+from snimux.routing.address import ListenAddress
 from snimux.routing.routes import NO_SOURCE, Backend, Route, RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPoint:
+    """A place where clients come in, and what holds for all who come there."""
+
+    protocol: Protocol
+    address: ListenAddress | None = None
+    """As it is configured; None where that is not said."""
+    admission: Admission | None = None
+    """Whom it lets in; None: everybody."""
+    name: str | None = None
+    """By which routes say that they are for it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +59,7 @@ Decision = Relaying | Redirection | Refusal
 def decide(
     hello: Hello,
     host: str | None,
-    protocol: Protocol,
-    admission: Admission | None,
+    entry: EntryPoint,
     table: RouteTable,
     *,
     behind: int = 0,
@@ -58,24 +71,23 @@ def decide(
     Args:
         hello: what it asks for.
         host: its IP address in text; None for a UNIX socket.
-        protocol: the listener's.
-        admission: the listener's; None lets everybody in.
+        entry: where it came in.
         table: where its route is looked up.
         behind: how many bytes have come behind the hello.
         https_port: where clients find TLS.
         checks_host: False where nobody knows who the client is, and it is let in everywhere.
     """
+    protocol, admission = entry.protocol, entry.admission
     if checks_host and admission and not admission.access.admits_for(host, hello, behind):
         return _refuse(protocol, hello, Reason.ACCESS_DENIED)
-    is_plain = hello.request is not None
-    route = table.find_plain(hello.name) if is_plain else table.find(hello.name, hello.alpn)
+    route = table.find(protocol, hello, entry.name)
     if route is None:
         return _refuse(protocol, hello, Reason.NO_ROUTE)
     if checks_host and route.access and not route.access.admits_for(host, hello, behind):
         return _refuse(protocol, hello, Reason.ACCESS_DENIED, route)
-    to = route.http if is_plain else route.backend
+    to = route.targets.get(protocol.name)
     if to is None:
-        redirect = protocol.redirect(hello, https_port)
+        redirect = protocol.redirect and protocol.redirect(hello, https_port)
         if redirect is None:
             return _refuse(protocol, hello, Reason.NO_HTTP, route)
         return Redirection(redirect.location, redirect.farewell, route)

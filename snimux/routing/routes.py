@@ -1,18 +1,21 @@
-"""Which backend a hello goes to: an immutable table from (server name, ALPN) to a route.
+"""Find the route of a hello: an immutable table from (listener, protocol, hello) to a route.
 
 Exact beats longest suffix beats default; with the same host pattern, one that names an ALPN
-protocol beats one that does not, and matches only hellos that offer the protocol.
+protocol beats one that does not, and matches only hellos that offer the protocol; of two with the
+same host and ALPN protocol, the one for this listener alone beats the one for all.
 
 Knows names and addresses as values; nothing of sockets, and not where the routes were written.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from snimux.proto import hostname
 from snimux.proto.proxy_header import Version
+from snimux.proto.verdict import Hello, Protocol
 from snimux.routing.access import Access
 from snimux.routing.address import DialAddress, TcpAddress
 
@@ -32,13 +35,18 @@ class PatternError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A host pattern (see ``hostname``), and the ALPN protocol that must be offered, if any."""
+    """A host pattern (see ``hostname``), and what else a client must match."""
 
     host: str
     alpn: bytes | None = None
+    """The ALPN protocol that must be offered; None matches whatever is."""
+    listener: str | None = None
+    """The name of the listener where the client must come in; None matches all listeners."""
 
     def __str__(self) -> str:
-        return self.host if self.alpn is None else f"{self.host}/{self.alpn.decode('latin-1')}"
+        """Write it as HOST[@LISTENER][/ALPN]."""
+        at = "" if self.listener is None else f"@{self.listener}"
+        return self.host + at + ("" if self.alpn is None else f"/{self.alpn.decode('latin-1')}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +90,39 @@ NO_SOURCE = "transparent, and the client has no address of the family that the b
 """Why a client is refused for which a backend has no address."""
 
 
+Targets = Mapping[str, Backend]
+"""Backends by the name of the protocol that they are for."""
+
+
+@lru_cache(1024)
+def targets(**backends: Backend | None) -> Targets:
+    """Return the targets that there are: of 100,000 routes most share a few."""
+    return {protocol: backend for protocol, backend in backends.items() if backend is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Hellos that match the pattern go to the backend, and plain HTTP for the names to ``http``.
+    """Clients that match the pattern go to the target for the protocol that they speak.
 
-    Where there is no backend, hellos are not for this route; where there is no ``http``, requests
-    are redirected to https. One of both there is. ``access`` says who is served; None: everybody.
+    Where there is none they are redirected, if the protocol has that; else the route is not for
+    them. ``access`` says who is served; None: everybody.
     """
 
     pattern: Pattern
-    backend: Backend | None
-    http: Backend | None = None
+    targets: Targets
     access: Access | None = None
     access_from: Pattern | None = None
     """Of the route that ``access`` was written in, if it is another."""
 
     @property
     def access_of(self) -> Pattern | None:
-        """Of the route that ``access`` was written in; None where there is none."""
+        """The pattern of the route that ``access`` was written in; None where there is none."""
         return None if self.access is None else self.access_from or self.pattern
 
     @property
     def backends(self) -> tuple[Backend, ...]:
-        """Those that it has, of the two."""
-        return tuple(x for x in (self.backend, self.http) if x is not None)
+        """All targets."""
+        return tuple(self.targets.values())
 
 
 def parse_pattern(text: str) -> Pattern:
@@ -128,68 +145,70 @@ def parse_pattern(text: str) -> Pattern:
 
 
 class RouteTable:
-    """An immutable table of routes; look-ups cost the same however many there are."""
+    """An immutable table of routes; look-ups cost the same however many hosts there are."""
 
-    # Flat, for the collector looks through whatever holds others, and stops all the while.
-    __slots__ = ("_any", "_by_alpn", "_count", "_plain")
+    __slots__ = ("_by_host", "_count", "_routes")
 
     def __init__(self, routes: Iterable[Route] = ()) -> None:
-        """Routes with distinct patterns; of two with the same pattern the first counts."""
-        self._any: dict[str, Route] = {}
-        self._by_alpn: dict[str, dict[bytes, Route]] = {}
-        self._plain: dict[str, Route] = {}
-        patterns = set()
-        for route in routes:
-            patterns.add(route.pattern)
-            host, alpn = route.pattern.host, route.pattern.alpn
-            if alpn is None:
-                self._plain.setdefault(host, route)
-                if route.backend is not None:
-                    self._any.setdefault(host, route)
-            elif route.backend is not None:
-                self._by_alpn.setdefault(host, {}).setdefault(alpn, route)
-        self._count = len(patterns)
+        """Make a table of routes with distinct patterns; of two with the same the first counts."""
+        self._routes = tuple(routes)
+        # Nearly always there is one: a tuple of one would be one object more for the collector,
+        # which looks through all of them and stops everything meanwhile.
+        self._by_host: dict[str, Route | list[Route]] = {}
+        for route in self._routes:
+            same = self._by_host.setdefault(route.pattern.host, route)
+            if isinstance(same, list):
+                same.append(route)
+            elif same is not route:
+                self._by_host[route.pattern.host] = [same, route]
+        self._count = len({route.pattern for route in self._routes})
 
     def __len__(self) -> int:
-        """How many patterns have a route."""
+        """Return how many patterns have a route."""
         return self._count
 
     def __iter__(self) -> Iterator[Route]:
-        """Each route that something is for, once."""
-        yield from self._any.values()
-        for by_alpn in self._by_alpn.values():
-            yield from by_alpn.values()
-        for host, route in self._plain.items():
-            if self._any.get(host) is not route:
-                yield route
+        """Yield the routes in the order in which they were given."""
+        return iter(self._routes)
 
-    def find(self, name: str | None, alpn: Sequence[bytes]) -> Route | None:
-        """The route of a hello, or None.
+    def find(self, protocol: Protocol, hello: Hello, listener: str | None = None) -> Route | None:
+        """Return the route of a hello, or None.
 
         Args:
-            name: the canonical server name; None where the hello has none.
-            alpn: the protocols offered, in the client's order; where patterns for several of them
-                match, the client's first choice among them wins.
+            protocol: the one that the client speaks.
+            hello: what it says. Of its ALPN protocols, where patterns for several match, the first
+                that it names wins.
+            listener: the name of the listener where it came in, if that has one.
         """
-        return next(self.candidates(name, alpn), None)
+        return next(self.candidates(protocol, hello, listener), None)
 
-    def candidates(self, name: str | None, alpn: Sequence[bytes]) -> Iterator[Route]:
-        """Every route that a hello matches; it goes by the first. See ``find``."""
-        for host in hostname.patterns_matching(name):
-            by_alpn = self._by_alpn.get(host)
-            if by_alpn is not None:
-                yield from (by_alpn[protocol] for protocol in alpn if protocol in by_alpn)
-            route = self._any.get(host)
-            if route is not None:
-                yield route
+    def candidates(
+        self, protocol: Protocol, hello: Hello, listener: str | None = None
+    ) -> Iterator[Route]:
+        """Yield every route that a hello matches; it goes by the first. See ``find``."""
+        name, redirects = protocol.name, protocol.redirect is not None
+        for host in hostname.patterns_matching(hello.name):
+            routes = self._by_host.get(host)
+            if routes is None:
+                continue
+            same = (routes,) if isinstance(routes, Route) else _ordered(routes, hello.alpn)
+            for route in same:
+                pattern = route.pattern
+                if (
+                    (pattern.alpn is None or pattern.alpn in hello.alpn)
+                    and (pattern.listener is None or pattern.listener == listener)
+                    and (name in route.targets or (redirects and pattern.alpn is None))
+                ):
+                    yield route
 
-    def find_plain(self, name: str | None) -> Route | None:
-        """The route of a plain HTTP request for a canonical name, or None."""
-        return next(self.plain_candidates(name), None)
 
-    def plain_candidates(self, name: str | None) -> Iterator[Route]:
-        """Every route that a plain HTTP request matches; it goes by the first."""
-        for host in hostname.patterns_matching(name):
-            route = self._plain.get(host)
-            if route is not None:
-                yield route
+def _ordered(routes: Iterable[Route], alpn: Sequence[bytes]) -> list[Route]:
+    """Sort the routes of one host: by the client's order of protocols, then for one listener."""
+    places = {protocol: place for place, protocol in reversed([*enumerate(alpn)])}
+
+    def place(route: Route) -> tuple[int, bool]:
+        pattern = route.pattern
+        rank = len(alpn) if pattern.alpn is None else places.get(pattern.alpn, 0)
+        return rank, pattern.listener is None
+
+    return sorted(routes, key=place)

@@ -36,6 +36,7 @@ from snimux.providers.merge import planned
 from snimux.relay import portable
 from snimux.relay.interface import Relay
 from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
+from snimux.routing.decide import EntryPoint
 from snimux.runtime.background import in_thread
 from snimux.service.control import answer
 from snimux.service.generation import Current, Generation, basis, following
@@ -238,10 +239,10 @@ class _Server:
         if is_watched:  # where nobody looks, nothing is counted
             self.events.register(self.metrics, self.refusals)
         service = Service(
-            TLS, self.current, relay, self.pool, SourceLimits(limits, self.current), self.events,
-            refresh=self.discovery.refresh,
+            EntryPoint(TLS), self.current, relay, self.pool, SourceLimits(limits, self.current),
+            self.events, refresh=self.discovery.refresh,
         )  # fmt: skip
-        services = [service, replace(service, protocol=HTTP)]
+        services = [service, replace(service, entry=EntryPoint(HTTP))]
         self.acceptor = Acceptor(services, limits, log, close=succession.close)
         self.parts: tuple[_Part, ...] = (
             self.prober, self.pool, self.checker, self.discovery, self.acceptor,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from snimux.routing.access import Access
 from snimux.routing.address import parse_dial
 from snimux.routing.networks import Networks, parse_networks
-from snimux.routing.routes import Backend, Pattern, Route, parse_pattern
+from snimux.routing.routes import Backend, Pattern, Route, parse_pattern, targets
 from snimux.status.sample import (
     REFUSED_NAME,
     TLS_NAME,
@@ -251,11 +251,13 @@ def _served_routes(where: str, shown: Mapping[str, Any]) -> ServedRoutes:
 
 def _route(row: Mapping[str, Any], lists: Sequence[Access]) -> Route:
     pattern, number = parse_pattern(row["pattern"]), row.get("list")
-    backend, http = _backend(row["backend"], row["proxy"]), _backend(row["http"], row["http_proxy"])
+    to = targets(
+        tls=_backend(row["backend"], row["proxy"]), http=_backend(row["http"], row["http_proxy"])
+    )
     if number is None:
-        return Route(pattern, backend, http)
+        return Route(pattern, to)
     whose = parse_pattern(row["access_of"])
-    return Route(pattern, backend, http, lists[number], None if whose == pattern else whose)
+    return Route(pattern, to, lists[number], None if whose == pattern else whose)
 
 
 def _access(row: Mapping[str, Any]) -> Access:

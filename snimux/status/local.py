@@ -15,6 +15,8 @@ from snimux import __version__
 from snimux.backend.pool import Backends
 from snimux.frontend.limits import ConnectionLimits
 from snimux.net.listeners import Listener
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.routes import Backend, Route, RouteTable
@@ -201,13 +203,14 @@ class Local:
     def _route(self, route: Route) -> Piece:
         shown, down = self._server.current.value, self._server.pool.down
         provider = shown.plan.has.get(str(route.pattern))
-        addresses = [x for to in (route.backend, route.http) if to for x in to.addresses]
+        tls, http = (route.targets.get(x.name) for x in (TLS, HTTP))
+        addresses = [x for to in route.backends for x in to.addresses]
         return {
             "pattern": str(route.pattern),
-            "backend": _addresses(route.backend),
-            "proxy": route.backend and route.backend.proxy,
-            "http": _addresses(route.http),
-            "http_proxy": route.http and route.http.proxy,
+            "backend": _addresses(tls),
+            "proxy": tls and tls.proxy,
+            "http": _addresses(http),
+            "http_proxy": http and http.proxy,
             "source": "configuration" if provider is None else str(provider),
             "access_of": route.access_of and str(route.access_of),
             "not_answering": [str(x) for x in dict.fromkeys(addresses) if x in down],

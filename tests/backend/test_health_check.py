@@ -21,7 +21,7 @@ from snimux.frontend.access_log import AccessLog
 from snimux.frontend.events import Events
 from snimux.log import Log
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from tests.support.generations import Effects
 from tests.support.sockets import open_descriptors
 
@@ -30,7 +30,10 @@ A, B, C = (TcpAddress("127.0.0.1", port) for port in (1, 2, 3))
 
 def route(pattern: str, *addresses: DialAddress, **how: Any) -> Route:
     http = how.pop("http", None)
-    return Route(parse_pattern(pattern), Backend(addresses, **how) if addresses else None, http)
+    return Route(
+        parse_pattern(pattern),
+        targets(tls=Backend(addresses, **how) if addresses else None, http=http),
+    )
 
 
 def test_what_there_is_to_check() -> None:
@@ -47,7 +50,10 @@ def test_what_there_is_to_check() -> None:
     assert wanted(routes, tls) == {
         A: by_name, B: Wanted(), C: Wanted(), UnixAddress("/run/x"): Wanted("b.test"),
     }  # fmt: skip
-    own = [replace(routes[2], backend=Backend((A,), check="tls")), route("c.test", B, check="off")]
+    own = [
+        replace(routes[2], targets={**routes[2].targets, "tls": Backend((A,), check="tls")}),
+        route("c.test", B, check="off"),
+    ]
     assert wanted(own, off) == {A: Wanted("a.test")}
     assert wanted(own, tcp) == {A: Wanted("a.test"), C: Wanted()}
 

@@ -28,7 +28,7 @@ from snimux.net.loop import Own
 from snimux.net.resolver import Resolver
 from snimux.relay.interface import Tally
 from snimux.routing.address import DialAddress, TcpAddress
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from tests.support.generations import Effects, configured
 from tests.support.sockets import fin, open_descriptors, reset, send_all, tcp_pair
 
@@ -643,7 +643,9 @@ async def test_a_dial_from_before_it_came_back_says_nothing(autojump_clock: Mock
 
 async def test_an_exchange_keeps_what_stays(autojump_clock: MockClock) -> None:
     def route(*addresses: DialAddress) -> Route:
-        return Route(parse_pattern("a.test"), Backend(addresses, balance="round_robin"))
+        return Route(
+            parse_pattern("a.test"), targets(tls=Backend(addresses, balance="round_robin"))
+        )
 
     with places(3, listening=False) as (stays, goes, busy), places(1) as (up,):
         async with running() as run:

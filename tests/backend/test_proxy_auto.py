@@ -32,7 +32,7 @@ from snimux.backend.proxy_auto import Asked, Prober, Standing, asked, concluded,
 from snimux.log import Log
 from snimux.net.loop import Own
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from snimux.routing.served import ProxyProtocol, Served
 from tests.support import caddy, muxes
 from tests.support.caddy import Caddy, until
@@ -52,7 +52,7 @@ BUSY = Found(Silent(), Silent())
 
 def auto(pattern: str, *addresses: DialAddress, http: DialAddress | None = None) -> Route:
     plain = None if http is None else Backend((http,), "auto")
-    return Route(parse_pattern(pattern), Backend(addresses, "auto"), plain)
+    return Route(parse_pattern(pattern), targets(tls=Backend(addresses, "auto"), http=plain))
 
 
 def wrapper(
@@ -65,8 +65,10 @@ def wrapper(
 
 
 def test_what_there_is_to_ask() -> None:
-    given = Route(parse_pattern("v2.test"), Backend((TcpAddress("127.0.0.1", 1),), "v2"))
-    none = Route(parse_pattern("none.test"), Backend((TcpAddress("127.0.0.1", 2),)))
+    given = Route(
+        parse_pattern("v2.test"), targets(tls=Backend((TcpAddress("127.0.0.1", 1),), "v2"))
+    )
+    none = Route(parse_pattern("none.test"), targets(tls=Backend((TcpAddress("127.0.0.1", 2),))))
     listener = Served(THERE)
     routes = [
         given,

@@ -10,7 +10,7 @@ from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.address import AdminAddress, TcpAddress
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 
 STORY = ("secure.ciso.com=127.0.0.1:8443", "dao.ciso.com,traefik.ciso.com=127.0.0.1:8444")
 
@@ -187,8 +187,8 @@ def test_whose_lists_a_found_route_has_is_shown() -> None:
     access = Access(allow=Networks((parse_network("10.0.0.0/8"),)))
     to, above = Backend((TcpAddress("127.0.0.1", 1),)), parse_pattern("*.example")
     routes = (
-        Route(above, to, access=access),
-        Route(parse_pattern("a.example"), to, None, access, above),
+        Route(above, targets(tls=to), access=access),
+        Route(parse_pattern("a.example"), targets(tls=to), access, above),
     )
     lines = describe(load({}, needs_routes=False), Plan(routes, (), ()), {}, []).splitlines()
     assert lines[2:9] == [

@@ -13,7 +13,7 @@ from snimux.config.settings import SETTINGS
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import Activated, FdAddress, TcpAddress, UnixAddress, parse_listen
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 
 SECURE = TcpAddress("127.0.0.1", 8443)
 DAO = TcpAddress("127.0.0.1", 8444)
@@ -49,9 +49,9 @@ def test_the_storys_command_line() -> None:
     assert config == Config(
         (TcpAddress("", 443),),
         (
-            Route(parse_pattern("secure.ciso.com"), Backend((SECURE,))),
-            Route(parse_pattern("dao.ciso.com"), Backend((DAO,))),
-            Route(parse_pattern("traefik.ciso.com"), Backend((DAO,))),
+            Route(parse_pattern("secure.ciso.com"), targets(tls=Backend((SECURE,)))),
+            Route(parse_pattern("dao.ciso.com"), targets(tls=Backend((DAO,)))),
+            Route(parse_pattern("traefik.ciso.com"), targets(tls=Backend((DAO,)))),
         ),
         Limits(),
         "auto",
@@ -81,9 +81,9 @@ def test_every_flag() -> None:
     first = Backend((UnixAddress("/run/a.sock"), TcpAddress("localhost", 1)), "v1")
     last = Backend((TcpAddress("127.0.0.1", 2), TcpAddress("::1", 2)), "v1")
     assert config.routes == (
-        Route(parse_pattern("bücher.example"), first),
-        Route(parse_pattern("*.x.example/h2"), first),
-        Route(parse_pattern("*"), last),
+        Route(parse_pattern("bücher.example"), targets(tls=first)),
+        Route(parse_pattern("*.x.example/h2"), targets(tls=first)),
+        Route(parse_pattern("*"), targets(tls=last)),
     )
     assert config.listen == (TcpAddress("127.0.0.1", 8443), TcpAddress("::1", 0), FdAddress(3))
     assert config.limits == Limits(0.5, 65536, 3.0, math.inf, 7, 2, 0.0)
@@ -107,19 +107,19 @@ def test_the_example_file_says_every_key_and_every_default() -> None:
     assert [str(route.pattern) for route in config.routes] == [
         "secure.ciso.com", "dao.ciso.com", "traefik.ciso.com", "pool.ciso.com", "*",
     ]  # fmt: skip
-    assert config.routes[1].backend is not None
-    assert config.routes[1].backend.proxy == "v2"
-    assert config.routes[0].http == Backend((TcpAddress("127.0.0.1", 8080),))
-    assert config.routes[1].http is not None
-    assert config.routes[1].http.proxy == "v2"
-    assert config.routes[3].backend == Backend(
+    assert config.routes[1].targets.get("tls") is not None
+    assert config.routes[1].targets["tls"].proxy == "v2"
+    assert config.routes[0].targets.get("http") == Backend((TcpAddress("127.0.0.1", 8080),))
+    assert config.routes[1].targets.get("http") is not None
+    assert config.routes[1].targets["http"].proxy == "v2"
+    assert config.routes[3].targets.get("tls") == Backend(
         (TcpAddress("127.0.0.1", 8446), TcpAddress("127.0.0.1", 8447)),
         weights=(1, 2),
         balance="round_robin",
         wait=0,
         check="tls",
     )
-    assert config.routes[4].http is None
+    assert config.routes[4].targets.get("http") is None
 
 
 def test_what_is_said_of_backends() -> None:
@@ -134,8 +134,13 @@ def test_weights_that_nothing_heeds_are_a_mistake() -> None:
     (line,) = problems(weighted)
     assert line.startswith("the route of a has weights, which balance = first does not heed; ")
     for balance in ("round_robin", "least_conn", "ip_hash"):
-        assert from_file(f"balance = '{balance}'\n{weighted}").routes[0].http is not None
-        assert from_file(f"{weighted}balance = '{balance}'").routes[0].http is not None
+        assert (
+            from_file(f"balance = '{balance}'\n{weighted}").routes[0].targets.get("http")
+            is not None
+        )
+        assert (
+            from_file(f"{weighted}balance = '{balance}'").routes[0].targets.get("http") is not None
+        )
         assert load({"balance": balance}, "snimux.toml", weighted).backends.balance == balance
     (line,) = problems(f"balance = 'ip_hash'\n{weighted}balance = 'first'")
     assert "does not heed" in line
@@ -171,7 +176,7 @@ def test_flags_win_over_the_file() -> None:
     config = from_file(toml, listen=("127.0.0.1:2",), drain="6", route=("A.example=127.0.0.1:20",))
     assert config.listen == (TcpAddress("127.0.0.1", 2),)
     assert (config.limits.drain, config.limits.idle_timeout) == (6, 9)
-    assert {str(r.pattern): str(r.backend) for r in config.routes} == {
+    assert {str(r.pattern): str(r.targets.get("tls")) for r in config.routes} == {
         "a.example": "127.0.0.1:20",
         "b.example": "127.0.0.1:10",
     }
@@ -208,7 +213,7 @@ def test_the_port_at_which_clients_find_tls(
 
 def test_a_default_by_flag_replaces_the_files() -> None:
     config = from_file('default = "127.0.0.1:1"', default="127.0.0.1:2")
-    assert [str(route.backend) for route in config.routes] == ["127.0.0.1:2"]
+    assert [str(route.targets.get("tls")) for route in config.routes] == ["127.0.0.1:2"]
 
 
 SIDE = """
@@ -223,10 +228,10 @@ http_proxy = "v1"
 def test_a_route_may_have_an_http_side() -> None:
     config = from_file(SIDE)
     side = Backend((UnixAddress("/run/http.sock"), TcpAddress("127.0.0.1", 8080)), "v1")
-    assert [route.http for route in config.routes] == [side, side]
-    assert [route.backend for route in config.routes] == [Backend((SECURE,))] * 2
+    assert [route.targets.get("http") for route in config.routes] == [side, side]
+    assert [route.targets.get("tls") for route in config.routes] == [Backend((SECURE,))] * 2
     replaced = from_file(SIDE, route=("a.example=127.0.0.1:1",))
-    assert {str(route.pattern): route.http for route in replaced.routes} == {
+    assert {str(route.pattern): route.targets.get("http") for route in replaced.routes} == {
         "a.example": None,
         "*.b.example": side,
     }
@@ -297,7 +302,9 @@ def test_what_a_caddy_serves_is_automatic_unless_it_is_off() -> None:
     # a version is for the routes beside it
     beside = from_file(toml, caddy=caddys, proxy_protocol="v1", route=("a=x:1",))
     assert beside.without_proxy == {one}
-    assert beside.routes == (Route(parse_pattern("a"), Backend((TcpAddress("x", 1),), "v1")),)
+    assert beside.routes == (
+        Route(parse_pattern("a"), targets(tls=Backend((TcpAddress("x", 1),), "v1"))),
+    )
     (line,) = problems("", caddy=caddys, proxy_protocol="v2")
     assert "for --caddy it is auto or off" in line
 

@@ -13,7 +13,7 @@ from snimux.config.source import ConfigSource
 from snimux.routing.access import Access
 from snimux.routing.address import FdAddress, TcpAddress
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 
 
 def problems(source: ConfigSource) -> list[str]:
@@ -60,7 +60,9 @@ def test_flags_and_file_say_the_same_in_the_same_words() -> None:
         }  # fmt: skip
         assert (source.caddys, source.caddy_proxies) == ([TcpAddress("localhost", 2019)], {})
     assert typed.routes == written.routes
-    assert {str(pattern): str(route.backend) for pattern, route in typed.routes.items()} == {
+    assert {
+        str(pattern): str(route.targets.get("tls")) for pattern, route in typed.routes.items()
+    } == {
         "xn--bcher-kva.example": "unix//run/a.sock,localhost:1",
         "*.x.example/h2": "unix//run/a.sock,localhost:1",
         "*": "127.0.0.1:2",
@@ -89,7 +91,10 @@ def test_a_caddys_proxy_protocol_is_automatic_or_off() -> None:
 def test_a_route_may_be_for_plain_http_alone() -> None:
     source = read_toml("[[route]]\nhosts = 'a'\nhttp = '127.0.0.1:8080'")
     (route,) = source.routes.values()
-    assert (route.backend, route.http) == (None, Backend((TcpAddress("127.0.0.1", 8080),)))
+    assert (route.targets.get("tls"), route.targets.get("http")) == (
+        None,
+        Backend((TcpAddress("127.0.0.1", 8080),)),
+    )
 
 
 def test_a_header_may_be_automatic_or_off() -> None:
@@ -102,11 +107,11 @@ def test_a_header_may_be_automatic_or_off() -> None:
     http_proxy = "off"
     """
     (route,) = read_toml(toml).routes.values()
-    assert route.backend == Backend((TcpAddress("x", 1),), "auto")
-    assert route.http == Backend((TcpAddress("x", 2),))
+    assert route.targets.get("tls") == Backend((TcpAddress("x", 1),), "auto")
+    assert route.targets.get("http") == Backend((TcpAddress("x", 2),))
     typed = read_flags({"default": "x:1", "proxy_protocol": "auto"}).routes
     any_name = parse_pattern("*")
-    assert typed == {any_name: Route(any_name, Backend((TcpAddress("x", 1),), "auto"))}
+    assert typed == {any_name: Route(any_name, targets(tls=Backend((TcpAddress("x", 1),), "auto")))}
 
 
 def test_a_proxy_protocol_for_no_route_is_no_wish_that_could_be_heeded() -> None:
@@ -475,7 +480,7 @@ def test_a_route_may_be_transparent() -> None:
     toml = '[[route]]\nhosts = "{0}"\nto = "127.0.0.1:1"\nhttp = "[::1]:2"\ntransparent = {0}\n'
     source = read_toml(toml.format("true") + toml.format("false"))
     assert problems(source) == []
-    backends = [(x.backend, x.http) for x in source.routes.values()]
+    backends = [(x.targets.get("tls"), x.targets.get("http")) for x in source.routes.values()]
     assert [[x and x.transparent for x in pair] for pair in backends] == [[True] * 2, [False] * 2]
 
 
@@ -509,4 +514,4 @@ def test_who_is_denied_or_believed_may_be_nobody() -> None:
 
 def test_routes_to_the_same_place_have_one_backend() -> None:
     one, two = read_toml(ROUTE + ROUTE.replace("a.example", "b.example")).routes.values()
-    assert one.backend is two.backend
+    assert one.targets.get("tls") is two.targets.get("tls")

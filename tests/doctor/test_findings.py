@@ -36,7 +36,7 @@ from snimux.routing.address import (
     TcpAddress,
     UnixAddress,
 )
-from snimux.routing.routes import Backend, Pattern, Route
+from snimux.routing.routes import Backend, Pattern, Route, targets
 from snimux.routing.served import ProxyProtocol, Served
 from tests import caddyfiles
 
@@ -76,7 +76,7 @@ def caddy(
 
 
 def route(name: str, *addresses: DialAddress, proxy: Proxy = None) -> Route:
-    return Route(Pattern(name), Backend(addresses, proxy))
+    return Route(Pattern(name), targets(tls=Backend(addresses, proxy)))
 
 
 def facts(*caddys: Caddy, **rest: Any) -> Facts:
@@ -229,7 +229,7 @@ CASES: Sequence[tuple[str, Facts, list[tuple[str, Colour]]]] = [
     ("ages", contacts(contact(Certificate(("a.example",), 0.0, 1e300))), []),
     ("plain HTTP, down",
      facts(probed=(Probed("a.example", A, True, down="refused"),),
-           plan=Plan((Route(Pattern("a.example"), None, Backend((A,))),), (), ())),
+           plan=Plan((Route(Pattern("a.example"), targets(http=Backend((A,)))),), (), ())),
      [("backend-down", RED)]),
     ("plain HTTP, header not sent", facts(probed=(Probed("a.example", A, True, other_way=True),)),
      [("proxy-not-sent", RED)]),

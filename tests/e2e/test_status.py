@@ -20,7 +20,7 @@ import trio
 
 from snimux.providers.merge import Plan
 from snimux.routing.address import TcpAddress
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from snimux.service.generation import Current
 from snimux.status.api import Answers, Figures, Uptime, pages
 from snimux.status.checkup import Checkup
@@ -518,7 +518,10 @@ async def test_the_newest_routes_are_shown_be_they_few_or_many(
 ) -> None:
     def view(name: str, *, reloads: int = 0, unheard: int = 0, since: float = 0) -> Local:
         routes = [
-            Route(parse_pattern(f"{name}{number}.test"), Backend((TcpAddress("127.0.0.1", 1),)))
+            Route(
+                parse_pattern(f"{name}{number}.test"),
+                targets(tls=Backend((TcpAddress("127.0.0.1", 1),))),
+            )
             for number in range(3 if name == more else 1)
         ]
         silent = (TcpAddress("localhost", 2019),) * unheard

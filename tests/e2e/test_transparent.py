@@ -20,7 +20,7 @@ from snimux.backend.pool import Backends
 from snimux.net.dial import Dialled, NotDialled, dial
 from snimux.net.transparent import bind_as, missing
 from snimux.routing.address import TcpAddress
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from tests.support import muxes
 from tests.support.caddy import short_directory
 from tests.support.clients import environment
@@ -237,9 +237,10 @@ def test_without_the_capability_it_does_not_start_and_says_what_to_do(
 
 
 def test_it_is_for_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Route(parse_pattern("a.example"), Backend((TcpAddress("127.0.0.1", 1),)))
+    plain = Route(parse_pattern("a.example"), targets(tls=Backend((TcpAddress("127.0.0.1", 1),))))
     transparent = Route(
-        parse_pattern("b.example"), Backend((TcpAddress("127.0.0.1", 1),), transparent=True)
+        parse_pattern("b.example"),
+        targets(tls=Backend((TcpAddress("127.0.0.1", 1),), transparent=True)),
     )
     monkeypatch.setattr(sys, "platform", "darwin")
     assert missing([plain]) is None

@@ -25,6 +25,7 @@ from snimux.providers.merge import Plan, planned
 from snimux.relay import portable
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import AdminAddress, TcpAddress
+from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import Route
 from snimux.routing.served import Served
 from snimux.service.generation import Current
@@ -321,13 +322,12 @@ async def served(data: bytes, case: Case, config: Config, source: str) -> tuple[
     outcomes: list[Outcome] = []
     current = Current(in_effect(config, https_port=https_port(config, [8443])))
     service = Service(
-        case.protocol,
+        EntryPoint(case.protocol, None, config.admission),
         current,
         portable.relay,
         Backends(),
         SourceLimits(LocalLimits(9), current),
         keeping(outcomes),
-        config.admission,
     )
     near, client = socket.socketpair()
     near.setblocking(False)

@@ -29,6 +29,7 @@ from snimux.proto.client_hello import TLS, alert
 from snimux.proto.http_head import HTTP
 from snimux.relay.portable import relay
 from snimux.routing.address import TcpAddress
+from snimux.routing.decide import EntryPoint
 from snimux.service.generation import Current, Generation
 from tests.hellos import load
 from tests.support.generations import configured, in_effect
@@ -77,8 +78,8 @@ class Open:
         self.current = Current(self.generation(self.listeners))
         counts = SourceLimits(self.limits, self.current)
         events = keeping(self.outcomes, *self.observers, log=log)
-        service = Service(TLS, self.current, relay, Backends(), counts, events)
-        services = [service, replace(service, protocol=HTTP)]
+        service = Service(EntryPoint(TLS), self.current, relay, Backends(), counts, events)
+        services = [service, replace(service, entry=EntryPoint(HTTP))]
         self.acceptor = Acceptor(services, self.limits, log, close=self.close)
         self.acceptor.reconcile(self.current.value)
 

@@ -33,8 +33,9 @@ from snimux.relay import portable
 from snimux.relay.interface import End, Relay, Tally
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import TcpAddress, UnixAddress
+from snimux.routing.decide import EntryPoint
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from snimux.service.generation import Current
 from tests.hellos import load
 from tests.support.generations import configured, in_effect
@@ -137,10 +138,12 @@ async def serving(
         listener.listen(1)
     address = TcpAddress("127.0.0.1", listener.getsockname()[1])
     backend = Backend((address,), proxy, transparent=transparent)
-    route = Route(parse_pattern(pattern), backend)
+    route = Route(parse_pattern(pattern), targets(tls=backend))
     if http:
         nowhere = Backend((TcpAddress("127.0.0.1", 1),), "v2")
-        route = Route(parse_pattern(pattern), nowhere, backend if http_side else None)
+        route = Route(
+            parse_pattern(pattern), targets(tls=nowhere, http=backend if http_side else None)
+        )
     route = replace(route, access=access)
     run = Run(client, source, own, listener)
     pool = Backends()
@@ -151,8 +154,8 @@ async def serving(
         enter = Counted(refused).enter
     counts = Counting(enter) if enter else SourceLimits(LocalLimits(9), current)
     events = keeping(run.outcomes, *[watcher] if watcher else [])
-    protocol = HTTP if http else TLS
-    service = Service(protocol, current, relay, pool, counts, events, admission)
+    entry = EntryPoint(HTTP if http else TLS, admission=admission)
+    service = Service(entry, current, relay, pool, counts, events)
 
     async def work() -> None:
         with run.scope:
@@ -948,9 +951,11 @@ def test_what_clients_send_cannot_break_the_log_line() -> None:
 async def test_what_a_refused_client_sent_is_in_its_outcome(pattern: str) -> None:
     outcomes: list[Outcome] = []
     nobody = Backend((UnixAddress("/nobody/listens/here"),), "v2")
-    current = Current(in_effect(configured([Route(parse_pattern(pattern), nobody)])))
+    current = Current(in_effect(configured([Route(parse_pattern(pattern), targets(tls=nobody))])))
     counts = SourceLimits(LocalLimits(9), current)
-    service = Service(TLS, current, portable.relay, Backends(), counts, keeping(outcomes))
+    service = Service(
+        EntryPoint(TLS), current, portable.relay, Backends(), counts, keeping(outcomes)
+    )
     near, client = await unix_pair()
     with client:
         await send_all(client, HELLO + b"behind")

@@ -24,7 +24,8 @@ from snimux.config.model import Config, Limits
 from snimux.frontend.limits import LocalLimits
 from snimux.log import Log
 from snimux.net.listeners import open_listeners
-from snimux.proto.client_hello import alert
+from snimux.proto.client_hello import TLS, alert
+from snimux.proto.verdict import Hello
 from snimux.providers.base import Fault, Lost, Provider, Publish, Site, Snapshot, Unrouted
 from snimux.providers.caddy.sites import Sites
 from snimux.providers.discovery import Discovery
@@ -39,7 +40,7 @@ from snimux.routing.address import (
     UnixAddress,
     is_own,
 )
-from snimux.routing.routes import Backend, Route, RouteTable, parse_pattern
+from snimux.routing.routes import Backend, Route, RouteTable, parse_pattern, targets
 from snimux.routing.served import Served
 from snimux.service.generation import Generation
 from snimux.service.reload import File, Source
@@ -54,7 +55,9 @@ from tests.support.sockets import read
 HELLO = next(hello.data for hello in load_hellos() if hello.slug == "curl")
 
 ONE, TWO = UnixAddress("/run/one"), TcpAddress("localhost", 2020)
-EXPLICIT = Route(parse_pattern("explicit.example"), Backend((TcpAddress("127.0.0.1", 1),)))
+EXPLICIT = Route(
+    parse_pattern("explicit.example"), targets(tls=Backend((TcpAddress("127.0.0.1", 1),)))
+)
 
 
 def sites(*hosts: str, port: int = 8443) -> Sites:
@@ -94,11 +97,11 @@ class Told:
 
     def port(self, name: str) -> int | None:
         """Where a name goes."""
-        route = self.table.find(name, ())
+        route = self.table.find(TLS, Hello(name, (), ech=False, size=0))
         if route is None:
             return None
-        assert route.backend is not None
-        (address,) = route.backend.addresses
+        assert route.targets.get("tls") is not None
+        (address,) = route.targets["tls"].addresses
         assert isinstance(address, TcpAddress)
         return address.port
 
@@ -114,7 +117,7 @@ async def test_the_table_is_what_the_caddys_serve_beside_what_was_written() -> N
     await told.discovery.hear(ONE, sites("b.example", port=3))
     assert [told.port(f"{x}.example") for x in ("a", "b", "c", "explicit")] == [2, 3, None, 1]
     assert table is not told.table
-    assert table.find("a.example", ()) is None
+    assert table.find(TLS, Hello("a.example", (), ech=False, size=0)) is None
 
 
 async def test_with_another_configuration_what_is_known_of_those_that_stay_is_kept() -> None:

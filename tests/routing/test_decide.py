@@ -12,9 +12,9 @@ from snimux.proto.http_head import HTTP
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Protocol, Request
 from snimux.routing.access import Access, Admission
-from snimux.routing.decide import Redirection, Refusal, Relaying, decide
+from snimux.routing.decide import EntryPoint, Redirection, Refusal, Relaying, decide
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Pattern, Route, RouteTable
+from snimux.routing.routes import Pattern, Route, RouteTable, targets
 from tests.support.drawn import ACCESS, ACME, NAMES, NOBODY, PATHS, PROTOCOLS, SOURCES, routes
 
 CHALLENGE = re.compile(r"/\.well-known/acme-challenge/[\w-]+")
@@ -28,11 +28,9 @@ def rank(route: Route, hello: Hello, protocol: Protocol) -> tuple[float, ...] | 
     one = ["", r"[^.]+\.", r"(?:[^.]+\.)+"][stars] + re.escape(host.lstrip("*."))
     if host != "*" and not re.fullmatch(one, hello.name or "-"):
         return None
-    if protocol is HTTP:
-        is_for_it = alpn is None
-    else:
-        is_for_it = route.backend is not None and (alpn is None or alpn in hello.alpn)
-    if not is_for_it:
+    if not (protocol.name in route.targets or protocol is HTTP):
+        return None
+    if alpn is not None and alpn not in hello.alpn:
         return None
     return (host == "*", -len(labels), stars, 99 if alpn is None else hello.alpn.index(alpn))
 
@@ -80,9 +78,10 @@ def test_it_is_what_a_look_through_all_routes_says(
     https_port: int,
 ) -> None:
     protocol = HTTP if hello.request else TLS
+    admission = None if access is None else Admission(access)
+    entry = EntryPoint(protocol, None, admission)
     decision = decide(
-        hello, None if source == "unix" else source, protocol,
-        None if access is None else Admission(access), RouteTable(written),
+        hello, None if source == "unix" else source, entry, RouteTable(written),
         behind=behind, https_port=https_port, checks_host=source is not None,
     )  # fmt: skip
     ranked = [(rank(x, hello, protocol), x) for x in written]
@@ -100,7 +99,7 @@ def test_it_is_what_a_look_through_all_routes_says(
     if route is None or decision.route is None:
         return
     is_let_in = admits(route[1].access, source, hello, behind)
-    to = route[1].http if protocol is HTTP else route[1].backend
+    to = route[1].targets.get(protocol.name)
     match decision:
         case Refusal(Reason.ACCESS_DENIED, "", _):
             assert not is_let_in
@@ -115,7 +114,8 @@ def test_it_is_what_a_look_through_all_routes_says(
             assert detail
         case Refusal(reason, "", farewell):
             assert (reason, to) == (Reason.NO_HTTP, None)
-            assert protocol.redirect(hello, https_port) is None
+            assert HTTP.redirect
+            assert HTTP.redirect(hello, https_port) is None
             assert farewell == protocol.farewell(reason, hello)
         case Redirection(location):
             assert to is None
@@ -128,10 +128,11 @@ def test_it_is_what_a_look_through_all_routes_says(
 @pytest.mark.parametrize("is_route", [False, True])
 def test_what_is_behind_a_validation_is_not_exempt_with_it(behind: int, is_route: bool) -> None:
     exempt = Access(deny=Networks((parse_network("192.0.2.0/24"),)), acme_exempt=True)
-    route = Route(Pattern("a"), NOBODY, NOBODY, exempt if is_route else None)
+    route = Route(Pattern("a"), targets(tls=NOBODY, http=NOBODY), exempt if is_route else None)
     request = Request("GET", "a", "/.well-known/acme-challenge/x", closes=True)
     decision = decide(
-        Hello("a", (), False, 9, request), "192.0.2.7", HTTP,
-        None if is_route else Admission(exempt), RouteTable([route]), behind=behind,
+        Hello("a", (), False, 9, request), "192.0.2.7",
+        EntryPoint(HTTP, None, None if is_route else Admission(exempt)),
+        RouteTable([route]), behind=behind,
     )  # fmt: skip
     assert isinstance(decision, Refusal if behind else Relaying)

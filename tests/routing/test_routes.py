@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snimux.proto.client_hello import TLS
 from snimux.proto.hostname import patterns_matching
+from snimux.proto.http_head import HTTP
+from snimux.proto.verdict import Hello
 from snimux.routing.address import TcpAddress, UnixAddress, parse_dial
 from snimux.routing.routes import (
     Backend,
@@ -15,19 +18,24 @@ from snimux.routing.routes import (
     Route,
     RouteTable,
     parse_pattern,
+    targets,
 )
 
 
 def table_of(*patterns: str) -> RouteTable:
     """A table in which each pattern's backend is told by its port: the pattern's place."""
     return RouteTable(
-        Route(parse_pattern(text), Backend((TcpAddress("127.0.0.1", port),)))
+        Route(parse_pattern(text), targets(tls=Backend((TcpAddress("127.0.0.1", port),))))
         for port, text in enumerate(patterns, 1)
     )
 
 
+def hello(name: str | None, *alpn: bytes) -> Hello:
+    return Hello(name, alpn, ech=False, size=0)
+
+
 def winner(table: RouteTable, name: str | None, *alpn: bytes) -> str | None:
-    route = table.find(name, alpn)
+    route = table.find(TLS, hello(name, *alpn))
     return None if route is None else str(route.pattern)
 
 
@@ -48,12 +56,12 @@ def test_the_most_specific_pattern_wins_wherever_it_stands() -> None:
 def test_a_table_lists_each_route_once() -> None:
     backend = Backend((TcpAddress("127.0.0.1", 1),))
     routes = [
-        Route(parse_pattern("a.example"), backend, backend),
-        Route(parse_pattern("a.example/h2"), backend),
-        Route(parse_pattern("*"), backend),
+        Route(parse_pattern("a.example"), targets(tls=backend, http=backend)),
+        Route(parse_pattern("a.example/h2"), targets(tls=backend)),
+        Route(parse_pattern("*"), targets(tls=backend)),
         # one pattern, TLS here and plain HTTP there
-        Route(parse_pattern("b.example"), None, backend),
-        Route(parse_pattern("b.example"), backend),
+        Route(parse_pattern("b.example"), targets(http=backend)),
+        Route(parse_pattern("b.example"), targets(tls=backend)),
     ]
     assert sorted(map(repr, RouteTable(routes))) == sorted(map(repr, routes))
     assert list(RouteTable(())) == []
@@ -144,21 +152,21 @@ def test_the_table_agrees_with_what_patterns_mean(patterns: set[str], name: str)
 
 def test_a_route_for_plain_http_alone_is_none_for_hellos() -> None:
     backend = Backend((TcpAddress("127.0.0.1", 8080),))
-    plain = Route(parse_pattern("a.example"), None, backend)
-    default = Route(parse_pattern("*"), backend)
+    plain = Route(parse_pattern("a.example"), targets(http=backend))
+    default = Route(parse_pattern("*"), targets(tls=backend))
     table = RouteTable([plain, default])
-    assert table.find("a.example", ()) == default
-    assert table.find_plain("a.example") == plain
-    assert table.find_plain("b.example") == table.find_plain(None) == default
+    assert table.find(TLS, hello("a.example")) == default
+    assert table.find(HTTP, hello("a.example")) == plain
+    assert table.find(HTTP, hello("b.example")) == table.find(HTTP, hello(None)) == default
     table = RouteTable([plain])
-    assert table.find("a.example", ()) is None
-    assert table.find_plain("b.example") is None
+    assert table.find(TLS, hello("a.example")) is None
+    assert table.find(HTTP, hello("b.example")) is None
 
 
 def test_plain_http_knows_no_alpn() -> None:
     backend = Backend((TcpAddress("127.0.0.1", 8080),))
-    table = RouteTable([Route(parse_pattern("a.example/h2"), backend)])
-    assert table.find_plain("a.example") is None
+    table = RouteTable([Route(parse_pattern("a.example/h2"), targets(tls=backend))])
+    assert table.find(HTTP, hello("a.example")) is None
 
 
 def test_a_table_knows_how_many_patterns_it_has() -> None:
@@ -182,7 +190,7 @@ BACKEND = Backend((TcpAddress("127.0.0.1", 8443),))
 ROUTES = st.builds(
     Route,
     st.builds(Pattern, PATTERNS, st.sampled_from([None, None, b"h2", b"h3"])),
-    st.sampled_from([None, BACKEND]),
+    st.sampled_from([{}, {"tls": BACKEND}]),
 )
 
 
@@ -195,19 +203,24 @@ def test_the_candidates_are_all_that_match_and_the_first_is_found(
     routes: list[Route], name: str | None, alpn: list[bytes]
 ) -> None:
     table = RouteTable(routes)
-    candidates = list(table.candidates(name, alpn))
-    by_pattern = {route.pattern: route for route in routes if route.backend}
-    order = [Pattern(host, x) for host in patterns_matching(name) for x in (*alpn, None)]
+    candidates = list(table.candidates(TLS, hello(name, *alpn)))
+    by_pattern = {route.pattern: route for route in routes if route.targets.get("tls")}
+    order = [
+        Pattern(host, x) for host in patterns_matching(name) for x in dict.fromkeys((*alpn, None))
+    ]
     assert candidates == [by_pattern[x] for x in order if x in by_pattern]
-    assert table.find(name, alpn) == (candidates[0] if candidates else None)
-    plain = list(table.plain_candidates(name))
+    assert table.find(TLS, hello(name, *alpn)) == (candidates[0] if candidates else None)
+    plain = list(table.candidates(HTTP, hello(name)))
     by_host = {route.pattern.host: route for route in routes if route.pattern.alpn is None}
     assert plain == [by_host[host] for host in patterns_matching(name) if host in by_host]
-    assert table.find_plain(name) == (plain[0] if plain else None)
+    assert table.find(HTTP, hello(name)) == (plain[0] if plain else None)
 
 
 def test_a_table_has_few_objects_for_the_collector_to_look_through() -> None:
-    routes = [Route(parse_pattern(f"h{number}.example"), Backend(())) for number in range(1000)]
+    routes = [
+        Route(parse_pattern(f"h{number}.example"), targets(tls=Backend(())))
+        for number in range(1000)
+    ]
     before = len(gc.get_objects())
     table = RouteTable(routes)
     assert len(gc.get_objects()) - before < 100

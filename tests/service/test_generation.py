@@ -7,15 +7,15 @@ from snimux.config.model import BackendDefaults
 from snimux.net.listeners import open_listeners
 from snimux.providers.merge import Plan
 from snimux.routing.address import TcpAddress, UnixAddress
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from snimux.routing.served import Served
 from snimux.service.generation import Current, basis, following
 from tests.support.generations import configured, in_effect
 
 WRITTEN, SAID = TcpAddress("127.0.0.1", 1), TcpAddress("127.0.0.1", 2)
-ROUTE = Route(parse_pattern("written.example"), Backend((WRITTEN,), "v2"))
+ROUTE = Route(parse_pattern("written.example"), targets(tls=Backend((WRITTEN,), "v2")))
 NEWS = Plan(
-    (ROUTE, Route(parse_pattern("said.example"), Backend((SAID,), "auto"))), (), (),
+    (ROUTE, Route(parse_pattern("said.example"), targets(tls=Backend((SAID,), "auto")))), (), (),
     listeners={SAID: Served(SAID)}, discovered=frozenset({SAID}),
 )  # fmt: skip
 

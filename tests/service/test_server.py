@@ -27,7 +27,7 @@ from snimux.proto.proxy_header import build
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import TcpAddress, UnixAddress, parse_listen
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, Check, Route, parse_pattern
+from snimux.routing.routes import Backend, Check, Route, parse_pattern, targets
 from snimux.service.control import Order, send
 from snimux.service.generation import basis
 from snimux.service.server import serve, status
@@ -95,7 +95,7 @@ async def running(
         if is_loop:
             address = TcpAddress("localhost", listeners[0].socket.getsockname()[1])
         backends = BackendDefaults(wait=0, check=check, fall=1)
-        route = Route(parse_pattern("secure.ciso.com"), Backend((address,)))
+        route = Route(parse_pattern("secure.ciso.com"), targets(tls=Backend((address,))))
         config = Config(
             (), (route,), limits, relay, "json", level, admission=admission, backends=backends
         )

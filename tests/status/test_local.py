@@ -20,7 +20,7 @@ from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.address import TcpAddress, UnixAddress
 from snimux.routing.networks import parse_networks
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from snimux.service.generation import Current
 from snimux.status import local as module
 from snimux.status.local import Local
@@ -32,7 +32,7 @@ ONE, TWO, ADMIN = (TcpAddress("127.0.0.1", port) for port in (1, 2, 2019))
 
 
 def route(pattern: str, http: Backend | None = None) -> Route:
-    return Route(parse_pattern(pattern), Backend((ONE, TWO), "v2"), http)
+    return Route(parse_pattern(pattern), targets(tls=Backend((ONE, TWO), "v2"), http=http))
 
 
 def viewing(*routes: Route, **process: Any) -> Local:
@@ -47,7 +47,7 @@ def serving(plan: Plan, **process: Any) -> Process:
 
 
 def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
-    plain = Route(parse_pattern("plain.example"), None, Backend((ONE,)))
+    plain = Route(parse_pattern("plain.example"), targets(http=Backend((ONE,))))
     view = viewing(route("a.example", Backend((TWO,), "auto")), route("found.example/h2"), plain)
     total, pieces = json.loads(json.dumps(list(view.tell("routes"))))
     assert total == {"generation": [0, 0, 0], "total": 3}
@@ -175,7 +175,10 @@ async def test_what_is_told_every_second_is_of_each_a_little(mock_clock: MockClo
 
 def test_capitals_do_not_matter_where_routes_are_looked_for() -> None:
     to = Backend((UnixAddress("/run/Caddy.sock"),))
-    view = viewing(Route(parse_pattern("a.example"), to), Route(parse_pattern("b.example/Foo"), to))
+    view = viewing(
+        Route(parse_pattern("a.example"), targets(tls=to)),
+        Route(parse_pattern("b.example/Foo"), targets(tls=to)),
+    )
     for wanted, total in (("caddy.sock", 2), ("/foo", 1)):
         *_, piece = view.tell(f"find {wanted}")
         assert piece["total"] == total

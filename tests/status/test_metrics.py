@@ -13,7 +13,7 @@ from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Request
 from snimux.relay.interface import End
 from snimux.routing.address import TcpAddress
-from snimux.routing.routes import Backend, Route, parse_pattern
+from snimux.routing.routes import Backend, Route, parse_pattern, targets
 from snimux.status import metrics as module
 from snimux.status.metrics import (
     REST,
@@ -35,7 +35,7 @@ def outcome(name: str = "a.example", **known: Any) -> Outcome:
 def relayed(figures: Metrics, pattern: str = "a.example", **known: Any) -> Outcome:
     """A connection that is being relayed."""
     at = outcome(backend=str(ONE), **known)
-    at.route = Route(parse_pattern(pattern), Backend((ONE,)))
+    at.route = Route(parse_pattern(pattern), targets(tls=Backend((ONE,))))
     figures.accepted(at)
     return at
 

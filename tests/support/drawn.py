@@ -8,7 +8,7 @@ from snimux.proto import tls_schema
 from snimux.routing.access import Access
 from snimux.routing.address import UnixAddress
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, Pattern, Route
+from snimux.routing.routes import Backend, Pattern, Route, targets
 
 LABELS = st.sampled_from(["a", "b", "c"])
 NAMES = st.lists(LABELS, min_size=1, max_size=3).map(".".join)
@@ -44,7 +44,9 @@ def routes(draw: st.DrawFn) -> list[Route]:
         somewhere = draw(st.sampled_from([NOBODY, NOBODY, UNSEEN]))
         backend = None if which == "http" else somewhere
         access = draw(st.none() | st.none() | ACCESS)
-        found.append(Route(pattern, backend, None if which == "tls" else somewhere, access))
+        found.append(
+            Route(pattern, targets(tls=backend, http=None if which == "tls" else somewhere), access)
+        )
     return found
 
 

@@ -16,7 +16,7 @@ from snimux.providers.merge import plan
 from snimux.routing.access import Access
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
 from snimux.routing.networks import Networks, parse_network
-from snimux.routing.routes import Backend, Pattern, Route, parse_pattern
+from snimux.routing.routes import Backend, Pattern, Route, parse_pattern, targets
 from snimux.routing.served import ProxyProtocol, Served
 from tests import caddyfiles
 from tests.caddyfiles import Adapted
@@ -279,7 +279,7 @@ def check(value: Any) -> None:
         assert len(unrouted.what) + len(unrouted.why) < 2000
     assert read(json.loads(json.dumps(value))) == found
     for route in plan([(FIRST, found)], [], lambda _: False).routes:
-        backend = route.backend or route.http
+        backend = route.targets.get("tls") or route.targets.get("http")
         assert backend is not None
         assert backend.addresses
 
@@ -305,9 +305,9 @@ def test_a_name_of_two_caddys_goes_to_the_first_listed_and_is_told() -> None:
     one, two = sites("a.example", "b.example"), sites("b.example", "c.example", port=8444)
     found = plan([(FIRST, one), (SECOND, two)], [], never)
     assert found.routes == (
-        Route(Pattern("a.example"), to(8443), http=to(8080)),
-        Route(Pattern("b.example"), to(8443), http=to(8080)),
-        Route(Pattern("c.example"), to(8444), http=to(8080)),
+        Route(Pattern("a.example"), targets(tls=to(8443), http=to(8080))),
+        Route(Pattern("b.example"), targets(tls=to(8443), http=to(8080))),
+        Route(Pattern("c.example"), targets(tls=to(8444), http=to(8080))),
     )
     assert found.claims == (Claim("b.example", FIRST, SECOND),)
     assert found.has == {"a.example": FIRST, "b.example": FIRST, "c.example": SECOND}
@@ -317,8 +317,8 @@ def test_a_name_of_two_caddys_goes_to_the_first_listed_and_is_told() -> None:
 
 
 def test_explicit_routes_win() -> None:
-    explicit = Route(parse_pattern("a.example"), to(1))
-    other = Route(parse_pattern("a.example/h2"), to(2))
+    explicit = Route(parse_pattern("a.example"), targets(tls=to(1)))
+    other = Route(parse_pattern("a.example/h2"), targets(tls=to(2)))
     found = plan([(FIRST, sites("a.example")), (SECOND, sites("a.example"))], [explicit], never)
     assert found.routes == (explicit,)
     assert not found.has
@@ -330,7 +330,7 @@ def test_a_site_where_snimux_itself_listens_is_left_out() -> None:
     here = TcpAddress("127.0.0.1", 443)
     one, two = sites("a.example", port=443), sites("a.example", port=8444)
     found = plan([(FIRST, one), (SECOND, two)], [], lambda address: address == here)
-    assert found.routes == (Route(Pattern("a.example"), to(8444), http=to(8080)),)
+    assert found.routes == (Route(Pattern("a.example"), targets(tls=to(8444), http=to(8080))),)
     assert found.loops == (Unrouted("a.example", "127.0.0.1:443 is where snimux itself listens"),)
     assert not found.claims
 
@@ -341,7 +341,9 @@ def test_of_several_addresses_only_snimuxs_own_are_left_out() -> None:
     found = plan(
         [(FIRST, Sites((Site("a.example", https, (Served(own[1]),)),)))], [], own.__contains__
     )
-    assert found.routes == (Route(Pattern("a.example"), Backend((UnixAddress("/run/x.sock"),))),)
+    assert found.routes == (
+        Route(Pattern("a.example"), targets(tls=Backend((UnixAddress("/run/x.sock"),)))),
+    )
     assert not found.loops
 
 
@@ -385,12 +387,12 @@ PLAIN = Sites((Site("a.example", (), (Served(TcpAddress("127.0.0.1", 8081)),)),)
 
 def test_a_site_in_plain_only_has_a_route_for_that() -> None:
     found = plan([(FIRST, PLAIN)], [], never)
-    assert found.routes == (Route(Pattern("a.example"), None, to(8081)),)
+    assert found.routes == (Route(Pattern("a.example"), targets(http=to(8081))),)
 
 
 def test_who_serves_a_name_by_tls_has_it_in_plain_too() -> None:
     found = plan([(FIRST, PLAIN), (SECOND, sites("a.example"))], [], never)
-    assert found.routes == (Route(Pattern("a.example"), to(8443), to(8080)),)
+    assert found.routes == (Route(Pattern("a.example"), targets(tls=to(8443), http=to(8080))),)
     assert found.claims == (Claim("a.example", has=SECOND, wants=FIRST),)
 
 
@@ -399,15 +401,16 @@ def test_a_site_in_plain_only_that_is_where_snimux_listens_is_nowhere() -> None:
 
 
 def test_what_is_automatic_and_what_is_known_of_its_addresses() -> None:
-    explicit = Route(parse_pattern("x.example"), to(1))
+    explicit = Route(parse_pattern("x.example"), targets(tls=to(1)))
     two = sites("b.example", port=8444, http=None)
     found = plan([(FIRST, sites("a.example")), (SECOND, two)], [explicit], never, auto={FIRST})
     assert found.routes == (
         explicit,
         Route(
-            Pattern("a.example"), replace(to(8443), proxy="auto"), replace(to(8080), proxy="auto")
+            Pattern("a.example"),
+            targets(tls=replace(to(8443), proxy="auto"), http=replace(to(8080), proxy="auto")),
         ),
-        Route(Pattern("b.example"), to(8444)),
+        Route(Pattern("b.example"), targets(tls=to(8444))),
     )
     ports = (8443, 8080, 8444)
     addresses = [TcpAddress("127.0.0.1", port) for port in ports]
@@ -467,7 +470,9 @@ OFFICE, HOME, NOBODY = (
 
 
 def written(pattern: str, access: Access | None = None, *, only_http: bool = False) -> Route:
-    return Route(parse_pattern(pattern), None if only_http else to(1), to(2), access)
+    return Route(
+        parse_pattern(pattern), targets(tls=None if only_http else to(1), http=to(2)), access
+    )
 
 
 @pytest.mark.parametrize(
@@ -505,7 +510,7 @@ def test_a_found_route_has_the_lists_of_what_would_have_its_name(
     host: str, explicit: list[Route], access: Access | None, whose: str
 ) -> None:
     (route,) = plan([(FIRST, sites(host))], explicit, never).routes[len(explicit) :]
-    assert (route.backend, route.http) == (to(8443), to(8080))
+    assert (route.targets.get("tls"), route.targets.get("http")) == (to(8443), to(8080))
     assert route.access == access
     assert str(route.access_of or "") == str(route.access_from or "") == whose
 
