@@ -16,6 +16,7 @@ from fuzz.target import Target
 from snimux.config.load import load
 from snimux.config.model import Config, ConfigError
 from snimux.config.settings import SETTINGS
+from snimux.proto.client_hello import TLS
 from snimux.routing.address import parse_dial
 from snimux.routing.routes import parse_pattern
 
@@ -57,7 +58,7 @@ def check(data: bytes) -> int:
 def _is_said_well(found: Config | tuple[str, ...]) -> int:
     if isinstance(found, Config):
         _is_in_order(found)
-        return 10 + len(found.routes) + len(found.caddys) + len(found.listen)
+        return 10 + len(found.routes) + len(found.caddys) + len(found.addresses(TLS))
     assert found
     for line in found:
         assert line.isprintable(), line
@@ -91,7 +92,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _is_in_order(config: Config) -> None:
-    assert config.listen
+    assert config.addresses(TLS)
     assert config.routes or config.caddys
     for route in config.routes:
         assert parse_pattern(str(route.pattern)) == route.pattern

@@ -57,19 +57,18 @@ def describe(
 
 def _listeners(config: Config, plan: Plan, width: int) -> Iterator[str]:
     yield "listen"
-    for address in config.listen:
-        yield f"  {address}"
-        yield from _admission(config.admission_of(address))
-    for http in config.http:
-        yield f"  {http!s:{width}}      plain HTTP"
-        yield from _admission(config.admission_of(http))
-    if not config.http and any(HTTP.name in route.targets for route in plan.routes):
+    for entry in config.entrypoints:
+        label = "" if entry.protocol is TLS else entry.protocol.label
+        yield f"  {entry.address!s:{width}}      {label}".rstrip()
+        yield from _admission(entry.admission)
+    if not config.addresses(HTTP) and any(HTTP.name in route.targets for route in plan.routes):
         yield f"  {'off':{width}}      plain HTTP"
     if config.status is not None:
         yield f"  {config.status!s:{width}}      status"
 
 
 def _routes(config: Config, plan: Plan, width: int) -> Iterator[str]:
+    has_http = bool(config.addresses(HTTP))
     yield "routes"
     for route in plan.routes:
         unicode = hostname.for_people(route.pattern.host)
@@ -77,7 +76,7 @@ def _routes(config: Config, plan: Plan, width: int) -> Iterator[str]:
         tls, plain = (route.targets.get(x.name) for x in (TLS, HTTP))
         to = _backend(tls, config.backends, note) if tls else "no TLS, plain HTTP only"
         yield f"  {route.pattern!s:{width}}  ->  {to}"
-        http = "redirected to https" if config.http and route.pattern.alpn is None else ""
+        http = "redirected to https" if has_http and route.pattern.alpn is None else ""
         if plain:
             http = _backend(plain, config.backends)
         if http:
@@ -87,7 +86,7 @@ def _routes(config: Config, plan: Plan, width: int) -> Iterator[str]:
             yield f"    as {route.access_from}, which is above it"
     if all(str(route.pattern) != hostname.ANY for route in plan.routes):
         refused = "refused with the alert unrecognized_name"
-        yield f"  {'all else':{width}}  ->  {refused}{', or with 404' if config.http else ''}"
+        yield f"  {'all else':{width}}  ->  {refused}{', or with 404' if has_http else ''}"
 
 
 def _unrouted(plan: Plan, snapshots: Mapping[AdminAddress, Snapshot]) -> list[str]:

@@ -16,6 +16,8 @@ from snimux.config.from_toml import read_toml
 from snimux.config.load import load
 from snimux.config.model import ConfigError
 from snimux.doctor import caddyfile
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 
 _EPILOG = """--listen, --http and --caddy go into the file; other settings are for you to add.
 Without --output the file alone is on standard output, and what is to be done on standard error.
@@ -71,7 +73,7 @@ def command(
         fail(1, "no Caddy is running here that can be seen; start them, or name one: --caddy ADDR")
     places = caddyfile.places(facts)
     written = read_toml(text or "")
-    for key, has in (("listen", bool(written.listen)), ("http", written.http is not None)):
+    for key, has in (("listen", TLS.name in written.listen), ("http", HTTP.name in written.listen)):
         if merged[key] and has:
             fail(2, f"--{key}: {merged['config']} has {key} already: change it there")
     is_new = text is None

@@ -6,17 +6,18 @@ Knows nothing of how a configuration is put into effect, nor of what is running.
 from dataclasses import dataclass, fields, replace
 
 from snimux.config.model import Config
+from snimux.config.source import LISTEN_KEYS
+from snimux.proto.protocols import PROTOCOLS
+from snimux.proto.verdict import Protocol
+from snimux.routing.address import ListenAddress
 
 # What a running process cannot change: how many of it there are, what moves its bytes, and where it
 # is looked at.
 _FIXED = ("workers", "relay", "status", "keep_refused")
 
-_COMPARED = (
-    "listen", "http", "caddys", "without_proxy", "admission", "admissions", "log_format",
-    "log_level", "watch",
-)  # fmt: skip
+_COMPARED = ("caddys", "without_proxy", "admission", "log_format", "log_level", "watch")
 # What the keys are called together.
-_AS_ONE = {"caddys": "caddy", "without_proxy": "caddy", "admissions": "admission"}
+_AS_ONE = {"caddys": "caddy", "without_proxy": "caddy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,14 @@ def difference(before: Config, after: Config) -> Difference:
     """Return what is different in a configuration from the one before it."""
     old = {route.pattern: route for route in before.routes}
     new = {route.pattern: route for route in after.routes}
+    protocols = [(PROTOCOLS[name], key) for name, key in LISTEN_KEYS.items()]
+    keys = [key for x, key in protocols if _names(before, x) != _names(after, x)]
     different = [x for x in _COMPARED if getattr(before, x) != getattr(after, x)]
-    keys = [_AS_ONE.get(key, key) for key in different]
+    keys += [_AS_ONE.get(key, key) for key in different]
+    if any(
+        before.entry_at(x.address, x.protocol).admission != x.admission for x in after.entrypoints
+    ):
+        keys.append("admission")
     for one, other in ((before.limits, after.limits), (before.backends, after.backends)):
         names = [field.name for field in fields(one)]
         keys += [name for name in names if getattr(one, name) != getattr(other, name)]
@@ -48,6 +55,10 @@ def difference(before: Config, after: Config) -> Difference:
         settings=tuple(dict.fromkeys(keys)),
         needs_restart=tuple(x for x in _FIXED if getattr(before, x) != getattr(after, x)),
     )
+
+
+def _names(config: Config, protocol: Protocol) -> list[tuple[ListenAddress | None, str | None]]:
+    return [(x.address, x.name) for x in config.entrypoints if x.protocol is protocol]
 
 
 def in_effect(before: Config, after: Config) -> Config:

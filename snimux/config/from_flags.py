@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from snimux.config.settings import SETTINGS, choice, shown
-from snimux.config.source import PROXIES, ConfigSource, read_setting
+from snimux.config.source import LISTEN_KEYS, PROXIES, ConfigSource, read_setting
 from snimux.proto import hostname
 from snimux.routing.routes import targets
 
@@ -15,9 +15,9 @@ def read_flags(flags: Mapping[str, Any]) -> ConfigSource:
     proxy = flags.get("proxy_protocol")
     if proxy is not None:
         proxy = source.attempt("--proxy-protocol", choice(*PROXIES), proxy)
-    source.add_listen("--listen", flags.get("listen") or ())
-    if flags.get("http"):
-        source.add_http("--http", flags["http"])
+    for protocol, key in LISTEN_KEYS.items():
+        if flags.get(key):
+            source.add_listen(protocol, f"--{key}", flags[key])
     for key in ("allow", "deny", "proxy_from"):
         if flags.get(key):
             flag = "--" + key.replace("_", "-")

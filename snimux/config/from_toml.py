@@ -11,6 +11,7 @@ from snimux.config import hints
 from snimux.config.settings import SETTINGS, choice, shown, weight
 from snimux.config.source import (
     CADDY_PROXIES,
+    LISTEN_KEYS,
     NOT_EXEMPT,
     OFF,
     PROXIES,
@@ -19,6 +20,7 @@ from snimux.config.source import (
     read_setting,
 )
 from snimux.proto import hostname
+from snimux.proto.client_hello import TLS
 from snimux.routing.access import Access
 from snimux.routing.address import AddressError, TcpAddress, parse_listen
 from snimux.routing.routes import Backend, targets
@@ -34,7 +36,7 @@ _NAMED_AS_FLAGS = "keys are named as the flags are; snimux --help lists these"
 _ACCESS_KEYS = ("allow", "deny", "acme_exempt")
 _RULE_KEYS = (*_ACCESS_KEYS, "proxy_from")
 _FILE_KEYS = (
-    "listen", "http", "route", "default", "caddy", *(setting.key for setting in SETTINGS),
+    *LISTEN_KEYS.values(), "route", "default", "caddy", *(setting.key for setting in SETTINGS),
     *_RULE_KEYS,
 )  # fmt: skip
 _OF_A_BACKEND = tuple(x for x in SETTINGS if x.key in ("balance", "wait", "check"))
@@ -87,10 +89,9 @@ def read_toml(toml: str) -> ConfigSource:
         source.problems.append("not TOML that can be read: nested too deep")
         return source
     _check_keys(source, "", document, _FILE_KEYS)
-    if "listen" in document:
-        source.add_listen("listen", _read_listen(source, "listen", document["listen"]))
-    if "http" in document:
-        source.add_http("http", _read_listen(source, "http", document["http"]))
+    for protocol, key in LISTEN_KEYS.items():
+        if key in document:
+            source.add_listen(protocol, key, _read_listen(source, key, document[key]))
     source.rules = _read_rules(source, "", document, _RULE_KEYS)
     for number, table in enumerate(_tables(source, "route", document), 1):
         _read_route(source, f"route {number}", table)
@@ -112,8 +113,9 @@ def _read_listen(source: ConfigSource, key: str, value: object) -> list[str]:
     if isinstance(value, int) and not isinstance(value, bool):
         source.problems.append(f'{key}: {value} is not a string; perhaps ":{value}"')
         return []
-    if value == [] or (value is False and key == "http"):
-        instead = 'write http = "off"' if key == "http" else "leave it out for :443"
+    is_tls = key == LISTEN_KEYS[TLS.name]
+    if value == [] or (value is False and not is_tls):
+        instead = "leave it out for :443" if is_tls else f'write {key} = "off"'
         source.problems.append(f"{key}: {shown(value)} has no address; {instead}")
         return []
     if not all(isinstance(item, str | dict) for item in values):

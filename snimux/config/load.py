@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import combinations
 from typing import Any
 
 from snimux.config.from_flags import read_flags
 from snimux.config.from_toml import read_toml
 from snimux.config.model import BackendDefaults, Config, ConfigError, Limits
 from snimux.config.settings import SETTINGS
-from snimux.config.source import NOT_EXEMPT, OFF, ConfigSource
+from snimux.config.source import LISTEN_KEYS, NOT_EXEMPT, OFF, ConfigSource
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
+from snimux.proto.protocols import PROTOCOLS
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import (
     Activated,
@@ -23,6 +25,7 @@ from snimux.routing.address import (
     overlaps,
     parse_listen,
 )
+from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import Pattern, Route
 
 _DEFAULT_LISTEN = f":{TLS.default_port}"
@@ -67,15 +70,13 @@ def load(
     routes = {**from_file.routes, **from_flags.routes}
     caddys = tuple(dict.fromkeys([*from_flags.caddys, *from_file.caddys]))
     caddy_proxies = {**from_file.caddy_proxies, **from_flags.caddy_proxies}
-    default = [] if activated else [parse_listen(_DEFAULT_LISTEN)]
-    listen = from_flags.listen or from_file.listen or default
-    http = from_file.http if from_flags.http is None else from_flags.http
-    is_http_said = http is not None
-    if http is None:
-        http = [] if activated else _default_http(listen, routes.values(), caddys)
-    elif not http and any(x.protocol == HTTP.name for x in activated):
-        problems.append("http: off, but a socket for plain HTTP was handed over: leave out one")
-    listen, http = _with_activated(listen, http, activated)
+    listen = from_file.listen | from_flags.listen
+    is_http_said = HTTP.name in listen
+    if activated:
+        listen = _with_activated(listen, activated, problems)
+    else:
+        tls = listen.setdefault(TLS.name, [parse_listen(_DEFAULT_LISTEN)])
+        listen.setdefault(HTTP.name, _default_http(tls, routes.values(), caddys))
     handed_over = tuple(x.address for x in activated)
     rules, own_rules = _rules(from_flags, from_file, activated, problems)
     defaults = {x.key: x.parse(x.default) for x in SETTINGS}
@@ -84,7 +85,7 @@ def load(
     # Of what is wrong with the whole only the first kind is said, and none where a part is wrong.
     if problems := (
         problems
-        or _problems_together(listen, http, handed_over, routes.values())
+        or _problems_together(listen, handed_over, routes.values())
         or [_NO_ROUTES] * (needs_routes and not (routes or caddys))
         or _problems_of_numbers(from_file.own_rules if has_numbers else ())
         or _problems_of_weights(routes.values(), settings["balance"])
@@ -92,16 +93,18 @@ def load(
         raise ConfigError(problems)
     rest, for_backends = ({x: settings.pop(x) for x in y} for y in (_NO_LIMITS, _FOR_BACKENDS))
     return Config(
-        tuple(listen),
+        tuple(
+            EntryPoint(PROTOCOLS[protocol], x, _admission(rules | own_rules.get(x, {})))
+            for protocol, addresses in listen.items()
+            for x in addresses
+        ),
         tuple(routes.values()),
         Limits(**settings),
-        http=tuple(http),
         caddys=caddys,
         without_proxy=frozenset(x for x, proxy in caddy_proxies.items() if proxy == OFF),
         handed_over=handed_over,
         backends=BackendDefaults(**for_backends),
         admission=_admission(rules),
-        admissions={address: _admission(rules | own) for address, own in own_rules.items()},
         is_http_said=is_http_said,
         written=_written(from_flags, from_file, file_name),
         **rest,
@@ -122,10 +125,12 @@ def with_caddys(config: Config, caddys: Iterable[AdminAddress]) -> Config:
 
     Nobody typed these, so nothing of them is a problem of the configuration.
     """
-    caddys, http = tuple(dict.fromkeys(caddys)), config.http
+    caddys, entries = tuple(dict.fromkeys(caddys)), config.entrypoints
     if not config.is_http_said:
-        http = tuple(_default_http(config.listen, config.routes, caddys))
-    return replace(config, caddys=caddys, http=http)
+        http = _default_http(config.addresses(TLS), config.routes, caddys)
+        entries = tuple(x for x in entries if x.protocol is not HTTP)
+        entries += tuple(config.entry_at(address, HTTP) for address in http)
+    return replace(config, caddys=caddys, entrypoints=entries)
 
 
 _Rules = dict[str, Any]
@@ -165,19 +170,24 @@ def _admission(rules: _Rules) -> Admission | None:
 
 
 def _with_activated(
-    listen: Sequence[ListenAddress], http: Sequence[ListenAddress], activated: Sequence[Activated]
-) -> tuple[list[ListenAddress], list[ListenAddress]]:
-    """Put sockets that were handed over before the addresses that they do not cover."""
-    # Those that are listed by number are what they are listed as.
-    unlisted = [x for x in activated if x.descriptor not in (*listen, *http)]
+    listen: Mapping[str, Sequence[ListenAddress]],
+    activated: Sequence[Activated],
+    problems: list[str],
+) -> dict[str, list[ListenAddress]]:
+    """Return by protocol the sockets that were handed over, and the addresses that they lack.
 
-    def joined(addresses: Sequence[ListenAddress], protocol: str) -> list[ListenAddress]:
-        sockets = [x for x in unlisted if x.protocol == protocol]
-        covered = [x.address for x in sockets]
-        besides = [address for address in addresses if not is_covered(address, covered)]
-        return [*(x.descriptor for x in sockets), *besides]
-
-    return joined(listen, TLS.name), joined(http, HTTP.name)
+    What is listed by its number is for the protocol that it is listed for.
+    """
+    if listen.get(HTTP.name) == [] and any(x.protocol == HTTP.name for x in activated):
+        problems.append("http: off, but a socket for plain HTTP was handed over: leave out one")
+    listed = {address for addresses in listen.values() for address in addresses}
+    united = {}
+    for name in PROTOCOLS:
+        own = [x for x in activated if x.protocol == name and x.descriptor not in listed]
+        covered = [x.address for x in own]
+        rest = (x for x in listen.get(name, ()) if not is_covered(x, covered))
+        united[name] = [*(x.descriptor for x in own), *rest]
+    return united
 
 
 def _default_http(
@@ -215,22 +225,23 @@ def _problems_of_weights(routes: Iterable[Route], balance: str) -> list[str]:
 
 
 def _problems_together(
-    listen: Sequence[ListenAddress],
-    http: Sequence[ListenAddress],
+    listen: Mapping[str, Sequence[ListenAddress]],
     handed_over: Sequence[ListenAddress],
     routes: Iterable[Route],
 ) -> list[str]:
+    entries = [(name, address) for name, addresses in listen.items() for address in addresses]
     problems = [
-        f"http: {address} is covered by {other} already, where TLS is listened for"
-        for address in http
-        for other in listen
-        if overlaps(address, other)
+        f"{LISTEN_KEYS[name]}: {address} is covered by {other} already, where "
+        f"{PROTOCOLS[first].label} is listened for"
+        for (first, other), (name, address) in combinations(entries, 2)
+        if name != first and overlaps(address, other)
     ]
+    own = [*(address for _, address in entries), *handed_over]
     return problems + [
         f"the route of {route.pattern} goes to {address}, where snimux itself listens: "
         "each connection would come back to it without end"
         for route in routes
         for backend in route.backends
         for address in backend.addresses
-        if is_own((*listen, *http, *handed_over), address)
+        if is_own(own, address)
     ]

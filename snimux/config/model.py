@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
+from snimux.proto.verdict import Protocol
 from snimux.routing.access import Admission
 from snimux.routing.address import AdminAddress, FdAddress, ListenAddress, TcpAddress
+from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import Balance, Check, Pattern, Route
 
 
@@ -59,14 +61,13 @@ class BackendDefaults:
 class Config:
     """The whole configuration."""
 
-    listen: tuple[ListenAddress, ...]
+    entrypoints: tuple[EntryPoint, ...]
+    """Where to listen, each for one protocol."""
     routes: tuple[Route, ...]
     limits: Limits
     relay: str
     log_format: str
     log_level: str
-    http: tuple[ListenAddress, ...] = ()
-    """Where to listen for plain HTTP."""
     caddys: tuple[AdminAddress, ...] = ()
     """Where to ask for further routes; the first has a name that several have."""
     workers: int | None = 1
@@ -80,22 +81,27 @@ class Config:
     keep_refused: int = 100
     """Of how many that are refused, what they sent is kept."""
     handed_over: tuple[ListenAddress, ...] = ()
-    """Where what was handed over listens; ``listen`` and ``http`` have the descriptors."""
+    """Where what was handed over listens; ``entrypoints`` have the descriptors."""
     backends: BackendDefaults = BackendDefaults()
     admission: Admission | None = None
-    """Whom listeners let in that are not in ``admissions``; None: everybody."""
-    admissions: Mapping[ListenAddress, Admission | None] = field(default_factory=dict)
-    """The same by listener, for those that have rules of their own."""
+    """Whom listeners let in that are no entry points; None: everybody."""
     is_http_said: bool = field(default=False, compare=False)
-    """Whether ``http`` is what was written, off included, and not what follows from the rest."""
+    """Whether it says where to listen for plain HTTP, or not to."""
     written: Mapping[Pattern, str] = field(default_factory=dict, compare=False)
     """Where each of the routes is written."""
 
-    def admission_of(self, listener: ListenAddress | None) -> Admission | None:
-        """Return whom a listener lets in, by its address as configured; None: everybody."""
-        if listener is None:
-            return self.admission
-        return self.admissions.get(listener, self.admission)
+    def addresses(self, protocol: Protocol | None = None) -> tuple[ListenAddress, ...]:
+        """Return where to listen: for one protocol, or for all."""
+        entries = (x for x in self.entrypoints if protocol in (None, x.protocol))
+        return tuple(x.address for x in entries if x.address is not None)
+
+    def entry_at(self, address: ListenAddress | None, protocol: Protocol = TLS) -> EntryPoint:
+        """Return the entry point at an address, or what holds where there is none.
+
+        Of those at port 0 the protocol tells them apart.
+        """
+        here = (x for x in self.entrypoints if (x.address, x.protocol) == (address, protocol))
+        return next(here, EntryPoint(protocol, address, self.admission))
 
 
 def https_port(config: Config, ports: Sequence[int]) -> int:
@@ -105,11 +111,12 @@ def https_port(config: Config, ports: Sequence[int]) -> int:
     port: then something stands before it. Else it is the first of the ports that are listened on.
 
     Args:
-        config: the whole.
-        ports: those of ``config.listen`` in order, with what port 0 became.
+        config: what was told.
+        ports: those of the entry points for TLS in order, with what port 0 became.
     """
-    handed_over = any(isinstance(address, FdAddress) for address in config.listen)
-    own = [address.port for address in config.listen if isinstance(address, TcpAddress)]
-    if handed_over or TLS.default_port in own:
+    addresses = config.addresses(TLS)
+    if any(isinstance(x, FdAddress) for x in addresses) or TLS.default_port in (
+        x.port for x in addresses if isinstance(x, TcpAddress)
+    ):
         return TLS.default_port
     return next(iter(ports), TLS.default_port)

@@ -34,6 +34,8 @@ NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
 _SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
 PROXIES = ("v1", "v2", "auto", OFF)
 CADDY_PROXIES = ("auto", OFF)
+LISTEN_KEYS = {name: "listen" if name == TLS.name else name for name in PROTOCOLS}
+"""By protocol: the key and the flag for where to listen."""
 TARGET_KEYS = {
     name: ("to", "proxy") if name == TLS.name else (name, f"{name}_proxy") for name in PROTOCOLS
 }
@@ -45,9 +47,8 @@ class ConfigSource:
     """The flags, or a file: what it says, and what is wrong with it."""
 
     problems: list[str] = field(default_factory=list)
-    listen: list[ListenAddress] = field(default_factory=list)
-    http: list[ListenAddress] | None = None
-    """None: not given; empty: off."""
+    listen: dict[str, list[ListenAddress]] = field(default_factory=dict)
+    """By protocol, where to listen: empty is off, and none is not said."""
     rules: dict[str, Any] = field(default_factory=dict)
     """Whom listeners let in, by key; for those that do not say it themselves."""
     own_rules: dict[ListenAddress, dict[str, Any]] = field(default_factory=dict)
@@ -74,16 +75,13 @@ class ConfigSource:
         parsed = [self.attempt(where, parse, value) for value in values]
         return [value for value in parsed if value is not None]
 
-    def add_listen(self, where: str, values: Iterable[str]) -> None:
-        """Listen there for TLS."""
-        self.listen += self.listeners(where, values)
-
-    def add_http(self, where: str, values: Sequence[str]) -> None:
-        """Listen there for plain HTTP; nowhere where it is off."""
-        if OFF in values and len(values) > 1:
-            self.problems.append(f"{where}: off goes alone, without an address")
-        addresses = [value for value in values if value != OFF]
-        self.http = self.listeners(where, addresses)
+    def add_listen(self, protocol: str, where: str, values: Sequence[str]) -> None:
+        """Listen there for a protocol; nowhere where it is off, which TLS never is."""
+        if protocol != TLS.name and OFF in values:
+            if len(values) > 1:
+                self.problems.append(f"{where}: off goes alone, without an address")
+            values = [value for value in values if value != OFF]
+        self.listen[protocol] = self.listeners(where, values)
 
     def listeners(self, where: str, values: Iterable[str]) -> list[ListenAddress]:
         """Return the addresses, which must not overlap."""

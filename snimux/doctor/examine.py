@@ -84,8 +84,8 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
     probed, more_unseen = await _probe_all(plan, on_demand, own)
     return Facts(
         now=time.time(),
-        tls=config.listen,
-        http=config.http,
+        tls=config.addresses(TLS),
+        http=config.addresses(HTTP),
         plan=plan,
         ports=seen.ports,
         caddys=tuple(caddys),

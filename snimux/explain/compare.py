@@ -14,6 +14,7 @@ from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.providers.merge import Plan
 from snimux.routing.address import TcpAddress
+from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import RouteTable
 from snimux.status.client import RefusedHello, ServedRoutes
 from snimux.status.refused import LONGEST
@@ -27,8 +28,10 @@ def as_config(running: ServedRoutes, config: Config) -> tuple[Config, Plan]:
         for route in running.routes
     }
     # Whether it listens for plain HTTP it does not say; what has come was listened for.
-    http = config.http or (TcpAddress("", HTTP.default_port),)
-    return replace(config, written=written, http=http), Plan(running.routes, (), ())
+    entries = config.entrypoints
+    if not config.addresses(HTTP):
+        entries += (EntryPoint(HTTP, TcpAddress("", HTTP.default_port), config.admission),)
+    return replace(config, written=written, entrypoints=entries), Plan(running.routes, (), ())
 
 
 @dataclass(frozen=True, slots=True)

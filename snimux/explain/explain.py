@@ -12,17 +12,18 @@ from enum import StrEnum
 
 from snimux.backend.balance import by_source
 from snimux.config.model import Config, https_port
+from snimux.config.source import LISTEN_KEYS
 from snimux.explain.input import Case
 from snimux.explain.refusal import Farewell, read
 from snimux.proto import hostname
-from snimux.proto.http_head import HTTP
+from snimux.proto.client_hello import TLS
 from snimux.proto.protocols import PROTOCOLS
 from snimux.proto.reason import Reason
 from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore, Protocol
 from snimux.providers.base import Snapshot
 from snimux.providers.merge import Plan, title
 from snimux.routing.access import Access
-from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress
+from snimux.routing.address import AdminAddress, DialAddress, TcpAddress
 from snimux.routing.decide import Decision, EntryPoint, Redirection, Refusal, Relaying, decide
 from snimux.routing.networks import UNIX
 from snimux.routing.routes import Backend, Balance, Pattern, Route, RouteTable
@@ -152,9 +153,12 @@ def foresee(case: Case, config: Config, table: RouteTable, *, source: str | None
     Where several listeners could be meant, it is one that lets the client in.
     """
     protocol = case.protocol
-    if protocol is HTTP and not config.http:
-        return Ending(End.NOT_LISTENED, detail="snimux does not listen for plain HTTP: see --http")
-    admissions = [config.admission_of(listener) for listener in _listeners(case, config)]
+    entries = _entries(case, config)
+    if not entries:
+        flag = LISTEN_KEYS[protocol.name]
+        words = f"snimux does not listen for {protocol.label}: see --{flag}"
+        return Ending(End.NOT_LISTENED, detail=words)
+    admissions = [entry.admission for entry in entries]
     if source is not None and all(x and x.denies(_host(source)) for x in admissions):
         # That is known before the client says anything.
         return _refused(Reason.ACCESS_DENIED, "", protocol.farewell(Reason.ACCESS_DENIED, None))
@@ -168,18 +172,14 @@ def foresee(case: Case, config: Config, table: RouteTable, *, source: str | None
             return _refused(reason, f"{case.size or 0} bytes came", farewell)
         case Hello() as hello:
             behind = (case.size or hello.size) - hello.size
+            port = https_port(config, _ports(config))
             decisions = [
                 decide(
-                    hello,
-                    _host(source),
-                    EntryPoint(protocol, None, admission),
-                    table,
-                    behind=behind,
-                    https_port=https_port(config, _ports(config)),
-                    checks_host=source is not None,
+                    hello, _host(source), entry, table,
+                    behind=behind, https_port=port, checks_host=source is not None,
                 )
-                for admission in admissions
-            ]
+                for entry in entries
+            ]  # fmt: skip
             return _ending(next((x for x in decisions if not _is_at_listener(x)), decisions[0]))
 
 
@@ -199,10 +199,15 @@ def _ending(decision: Decision) -> Ending:
             return _refused(reason, detail, farewell, refused)
 
 
-def _listeners(case: Case, config: Config) -> Sequence[ListenAddress]:
-    """Return the listeners that a client may come to; those of its port if that is said."""
-    listen = config.http if case.protocol is HTTP else config.listen
-    return [x for x in listen if isinstance(x, TcpAddress) and x.port == case.port] or listen
+def _entries(case: Case, config: Config) -> Sequence[EntryPoint]:
+    """Return where a client may come in; at its port if that is said."""
+    entries = [x for x in config.entrypoints if x.protocol is case.protocol]
+    return [x for x in entries if _port(x) == case.port] or entries
+
+
+def _port(entry: EntryPoint) -> int:
+    """Return the port of an entry point; 0 is any, and what is no port may be any."""
+    return entry.address.port if isinstance(entry.address, TcpAddress) else 0
 
 
 def _host(source: str | None) -> str | None:
@@ -231,7 +236,7 @@ def _dialled(
 
 
 def _ports(config: Config) -> list[int]:
-    return [x.port for x in config.listen if isinstance(x, TcpAddress) and x.port]
+    return [port for x in config.entrypoints if x.protocol is TLS and (port := _port(x))]
 
 
 # --- the patterns
@@ -300,12 +305,10 @@ def _also(
 
 
 def _hints_at_port(case: Case, config: Config) -> Iterator[str]:
-    listen = config.http if case.protocol is HTTP else config.listen
-    ports = [x.port for x in listen if isinstance(x, TcpAddress)]
-    # Port 0 is any, and what is no port may be any.
-    is_known = len(ports) == len(listen) and all(ports)
-    if case.port is not None and is_known and listen and case.port not in ports:
-        where = ", ".join(map(str, listen))
+    entries = [x for x in config.entrypoints if x.protocol is case.protocol]
+    ports = [_port(x) for x in entries]
+    if case.port is not None and ports and all(ports) and case.port not in ports:
+        where = ", ".join(str(x.address) for x in entries)
         yield f"port {case.port} is none at which snimux listens for that ({where})"
 
 
@@ -313,7 +316,7 @@ def _hints_at_source(
     case: Case, config: Config, route: Route | None, source: str | None
 ) -> Iterator[str]:
     """What depends on who the client is."""
-    listeners = [(x, config.admission_of(x)) for x in _listeners(case, config)]
+    listeners = [(x.address, x.admission) for x in _entries(case, config)]
     lists = [(f"those of {x}", admission.access) for x, admission in listeners if admission]
     if route is not None and route.access is not None:
         above = f" above {route.pattern}" if route.access_from else ""

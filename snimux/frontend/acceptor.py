@@ -119,9 +119,9 @@ class Acceptor:
         before = {bind.listener.socket: bind for bind in self.binds}
         self.binds = []
         for listener in generation.listeners:
-            admission = generation.config.admission_of(listener.spec)
             service = self.services[listener.protocol]
-            service = replace(service, entry=replace(service.entry, admission=admission))
+            entry = generation.config.entry_at(listener.spec, service.entry.protocol)
+            service = replace(service, entry=entry)
             bind = before.pop(listener.socket, None)
             if bind is None:
                 bind = _Bind(listener, service)

@@ -51,7 +51,7 @@ class Plan:
 
 def planned(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Plan:
     """Return the routes of a configuration, with those of what its providers serve."""
-    own = (*config.listen, *config.http, *config.handed_over)
+    own = (*config.addresses(), *config.handed_over)
     # Thousands of sites have but a few addresses.
     merged = plan(
         [(address, snapshots.get(address) or Snapshot()) for address in config.caddys],

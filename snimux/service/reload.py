@@ -22,6 +22,8 @@ from snimux.config.from_toml import LARGEST
 from snimux.config.model import Config, ConfigError, Limits
 from snimux.log import Field, Log
 from snimux.net.listeners import Listener, ListenError, besides, open_listeners
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.routing.address import parse_listen
 from snimux.runtime.background import giving_way
 from snimux.runtime.files import read, read_shared
@@ -156,7 +158,7 @@ class Reloader:
         if text == self.text:
             return Difference()
         config, changes = await in_thread(self._parse, text, abandon_on_cancel=True)
-        arguments = config.listen, config.http, self.target.listeners
+        arguments = config.addresses(TLS), config.addresses(HTTP), self.target.listeners
         # Names may have to be looked up. Not abandoned, for somebody has to close them.
         listeners = await in_thread(open_listeners, *arguments)
         try:

@@ -23,6 +23,8 @@ from snimux.frontend.limits import LocalLimits
 from snimux.log import Field, Log
 from snimux.net.listeners import ListenError, open_listeners
 from snimux.net.transparent import missing
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.relay.pipes import MOST
 from snimux.runtime.background import freeze
 from snimux.runtime.clock import RunningClock
@@ -111,7 +113,9 @@ def run(
     source = file and Source(replace(file, parse=_permitted(file.parse)), limit, _settle_many)
     status_at = [] if config.status is None else [config.status]
     try:
-        opened = open_listeners(config.listen, config.http, inherited.listeners, status=status_at)
+        opened = open_listeners(
+            config.addresses(TLS), config.addresses(HTTP), inherited.listeners, status=status_at
+        )
     except ListenError as error:
         raise StartError(str(error)) from None
     status = [listener for listener in opened if listener.protocol == "status"]

@@ -61,5 +61,13 @@ def test_what_a_running_process_cannot_change_stays() -> None:
 
 def test_all_of_a_configuration_is_compared() -> None:
     # what was handed over is there from the start; two are no news beside http and routes
-    apart = {"routes", "limits", "backends", "handed_over", "is_http_said", "written"}
+    apart = {
+        "routes",
+        "limits",
+        "backends",
+        "handed_over",
+        "is_http_said",
+        "written",
+        "entrypoints",
+    }
     assert {x.name for x in fields(Config)} == apart | {*_COMPARED, *_FIXED}

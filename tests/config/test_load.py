@@ -10,8 +10,11 @@ import pytest
 from snimux.config.load import load, with_caddys
 from snimux.config.model import BackendDefaults, Config, ConfigError, Limits, https_port
 from snimux.config.settings import SETTINGS
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import Activated, FdAddress, TcpAddress, UnixAddress, parse_listen
+from snimux.routing.decide import EntryPoint
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Route, parse_pattern, targets
 
@@ -47,7 +50,7 @@ def test_the_storys_command_line() -> None:
         }
     )
     assert config == Config(
-        (TcpAddress("", 443),),
+        (EntryPoint(TLS, TcpAddress("", 443)),),
         (
             Route(parse_pattern("secure.ciso.com"), targets(tls=Backend((SECURE,)))),
             Route(parse_pattern("dao.ciso.com"), targets(tls=Backend((DAO,)))),
@@ -85,7 +88,11 @@ def test_every_flag() -> None:
         Route(parse_pattern("*.x.example/h2"), targets(tls=first)),
         Route(parse_pattern("*"), targets(tls=last)),
     )
-    assert config.listen == (TcpAddress("127.0.0.1", 8443), TcpAddress("::1", 0), FdAddress(3))
+    assert config.addresses(TLS) == (
+        TcpAddress("127.0.0.1", 8443),
+        TcpAddress("::1", 0),
+        FdAddress(3),
+    )
     assert config.limits == Limits(0.5, 65536, 3.0, math.inf, 7, 2, 0.0)
     assert (config.log_format, config.log_level) == ("json", "debug")
 
@@ -99,11 +106,11 @@ def test_the_example_file_says_every_key_and_every_default() -> None:
         "hosts", "to", "proxy", "http", "http_proxy", "balance", "wait", "check",
     }  # fmt: skip
     config = from_file(EXAMPLE)
-    assert config.http == (TcpAddress("", 80),)
+    assert config.addresses(HTTP) == (TcpAddress("", 80),)
     assert config == from_file(EXAMPLE.replace('http = [":80"]', ""))
     assert config.limits == Limits()
     assert config.backends == BackendDefaults()
-    assert config.listen == load(flags()).listen
+    assert config.addresses(TLS) == load(flags()).addresses(TLS)
     assert [str(route.pattern) for route in config.routes] == [
         "secure.ciso.com", "dao.ciso.com", "traefik.ciso.com", "pool.ciso.com", "*",
     ]  # fmt: skip
@@ -147,9 +154,9 @@ def test_weights_that_nothing_heeds_are_a_mistake() -> None:
 
 
 def test_beside_port_443_a_caddy_has_port_80_too() -> None:
-    assert load({"caddy": ("localhost:2019",)}).http == (TcpAddress("", 80),)
-    assert load({"caddy": ("localhost:2019",), "listen": (":8443",)}).http == ()
-    assert load({"caddy": ("localhost:2019",), "http": ("off",)}).http == ()
+    assert load({"caddy": ("localhost:2019",)}).addresses(HTTP) == (TcpAddress("", 80),)
+    assert load({"caddy": ("localhost:2019",), "listen": (":8443",)}).addresses(HTTP) == ()
+    assert load({"caddy": ("localhost:2019",), "http": ("off",)}).addresses(HTTP) == ()
 
 
 def test_with_a_caddy_no_route_is_needed() -> None:
@@ -174,7 +181,7 @@ def test_flags_win_over_the_file() -> None:
     to = "127.0.0.1:10"
     """
     config = from_file(toml, listen=("127.0.0.1:2",), drain="6", route=("A.example=127.0.0.1:20",))
-    assert config.listen == (TcpAddress("127.0.0.1", 2),)
+    assert config.addresses(TLS) == (TcpAddress("127.0.0.1", 2),)
     assert (config.limits.drain, config.limits.idle_timeout) == (6, 9)
     assert {str(r.pattern): str(r.targets.get("tls")) for r in config.routes} == {
         "a.example": "127.0.0.1:20",
@@ -263,7 +270,7 @@ def test_where_plain_http_is_listened_for(
     listen: tuple[str, ...], toml: str, given_http: tuple[str, ...], http: str
 ) -> None:
     config = from_file(toml, listen=listen, http=given_http)
-    assert " ".join(map(str, config.http)) == http
+    assert " ".join(map(str, config.addresses(HTTP))) == http
 
 
 @pytest.mark.parametrize(
@@ -310,7 +317,7 @@ def test_what_a_caddy_serves_is_automatic_unless_it_is_off() -> None:
 
 
 def test_listeners_that_do_not_overlap_are_fine() -> None:
-    assert len(load(flags(listen=("0.0.0.0:1", "[::]:1"))).listen) == 2
+    assert len(load(flags(listen=("0.0.0.0:1", "[::]:1"))).addresses(TLS)) == 2
 
 
 def test_without_a_route_there_is_nothing_to_do() -> None:
@@ -323,7 +330,7 @@ def test_without_a_route_there_is_nothing_to_do() -> None:
 
 
 def test_where_no_route_is_needed_the_rest_counts() -> None:
-    assert load({}, needs_routes=False).listen == (TcpAddress("", 443),)
+    assert load({}, needs_routes=False).addresses(TLS) == (TcpAddress("", 443),)
     with pytest.raises(ConfigError, match="no port"):
         load({"listen": ["443"]}, needs_routes=False)
 
@@ -364,7 +371,7 @@ def test_caddys_that_were_found_are_as_if_they_were_given() -> None:
     found = [TcpAddress("localhost", 2019), TcpAddress("localhost", 2019)]
     assert with_caddys(load({}, needs_routes=False), found) == load({"caddy": ("localhost:2019",)})
     off = load({"http": ("off",)}, needs_routes=False)
-    assert with_caddys(off, found).http == ()
+    assert with_caddys(off, found).addresses(HTTP) == ()
 
 
 # --- sockets that were handed over
@@ -376,12 +383,12 @@ CADDY = {"caddy": ("localhost:2019",)}
 
 def test_what_was_handed_over_is_instead_of_the_defaults() -> None:
     config = load(CADDY, activated=[TLS_443, HTTP_80])
-    assert config.listen == (FdAddress(3),)
-    assert config.http == (FdAddress(4),)
+    assert config.addresses(TLS) == (FdAddress(3),)
+    assert config.addresses(HTTP) == (FdAddress(4),)
     assert config.handed_over == (TcpAddress("", 443), TcpAddress("", 80))
     # nothing is opened beside: it would need the privilege that this is there to do without
-    assert load(CADDY, activated=[TLS_443]).http == ()
-    assert load(CADDY, activated=[HTTP_80]).listen == ()
+    assert load(CADDY, activated=[TLS_443]).addresses(HTTP) == ()
+    assert load(CADDY, activated=[HTTP_80]).addresses(TLS) == ()
 
 
 @pytest.mark.parametrize(
@@ -401,24 +408,24 @@ def test_a_given_address_is_listened_on_besides_unless_it_is_covered(
         for number, host in enumerate(there, 3)
     ]
     config = load(flags(listen=given), activated=sockets)
-    listed = [str(address) for address in config.listen]
+    listed = [str(address) for address in config.addresses(TLS)]
     assert listed == [f"fd/{number + 3}" for number in range(len(there))] + besides
 
 
 def test_a_socket_for_one_protocol_does_not_cover_the_others_address() -> None:
     config = load(flags(listen=[":443"], http=[":80"]), activated=[HTTP_80])
-    assert config.listen == (TcpAddress("", 443),)
-    assert config.http == (FdAddress(4),)
+    assert config.addresses(TLS) == (TcpAddress("", 443),)
+    assert config.addresses(HTTP) == (FdAddress(4),)
     unix = Activated(FdAddress(3), "tls", UnixAddress("/run/x"))
-    assert load(flags(listen=["unix//run/x"]), activated=[unix]).listen == (FdAddress(3),)
+    assert load(flags(listen=["unix//run/x"]), activated=[unix]).addresses(TLS) == (FdAddress(3),)
 
 
 def test_what_is_listed_by_number_is_what_it_is_listed_as() -> None:
     config = load(flags(listen=["fd/4"], http=["fd/3"]), activated=[TLS_443, HTTP_80])
-    assert config.listen == (FdAddress(4),)
-    assert config.http == (FdAddress(3),)
+    assert config.addresses(TLS) == (FdAddress(4),)
+    assert config.addresses(HTTP) == (FdAddress(3),)
     one = load(flags(listen=["fd/3"]), activated=[TLS_443, HTTP_80])
-    assert (one.listen, one.http) == ((FdAddress(3),), (FdAddress(4),))
+    assert (one.addresses(TLS), one.addresses(HTTP)) == ((FdAddress(3),), (FdAddress(4),))
 
 
 def test_off_and_a_socket_for_plain_http_contradict_each_other() -> None:
@@ -426,7 +433,7 @@ def test_off_and_a_socket_for_plain_http_contradict_each_other() -> None:
         load(flags(http=["off"]), activated=[TLS_443, HTTP_80])
     words = "http: off, but a socket for plain HTTP was handed over: leave out one"
     assert caught.value.problems == (words,)
-    assert load(flags(http=["off"]), activated=[TLS_443]).http == ()
+    assert load(flags(http=["off"]), activated=[TLS_443]).addresses(HTTP) == ()
 
 
 @pytest.mark.parametrize("listed", [[], ["fd/3"]])
@@ -455,14 +462,14 @@ def test_what_a_listener_says_itself_wins_and_flags_win_over_the_file() -> None:
         """
     config = load({}, "f", toml + ROUTED)
     everybody = admission("10.0.0.0/8", "10.0.0.2")
-    assert config.admission_of(parse_listen(":443")) == everybody
-    assert config.admission_of(None) == everybody
+    assert config.entry_at(parse_listen(":443")).admission == everybody
+    assert config.entry_at(None).admission == everybody
     own = admission("10.0.0.0/8", "10.0.0.1", acme_exempt=True)
-    assert config.admission_of(parse_listen(":8443")) == own
+    assert config.entry_at(parse_listen(":8443")).admission == own
     config = load({"deny": ("10.0.0.3",)}, "f", toml + ROUTED)
-    assert config.admission_of(parse_listen(":443")) == admission("10.0.0.0/8", "10.0.0.3")
-    assert config.admission_of(parse_listen(":8443")) == own
-    assert load({}, "f", ROUTED).admission_of(parse_listen(":443")) is None
+    assert config.entry_at(parse_listen(":443")).admission == admission("10.0.0.0/8", "10.0.0.3")
+    assert config.entry_at(parse_listen(":8443")).admission == own
+    assert load({}, "f", ROUTED).entry_at(parse_listen(":443")).admission is None
 
 
 def test_a_balancer_is_believed_at_all_listeners_or_at_one() -> None:
@@ -471,23 +478,23 @@ def test_a_balancer_is_believed_at_all_listeners_or_at_one() -> None:
     assert config.admission == Admission(proxy_from=trusted)
     toml = 'listen = [":81", {address = ":82", proxy_from = ["10.0.0.1", "unix"], deny = "::1"}]'
     config = load({}, "f", toml + ROUTED)
-    assert config.admission_of(parse_listen(":81")) is None
+    assert config.entry_at(parse_listen(":81")).admission is None
     denied = Networks((parse_network("::1"),))
     own = Admission(Access(deny=denied), trusted)
-    assert config.admission_of(parse_listen(":82")) == own
+    assert config.entry_at(parse_listen(":82")).admission == own
 
 
 def test_the_rules_of_an_address_are_those_of_the_socket_that_was_handed_over_for_it() -> None:
     handed = Activated(FdAddress(3), "tls", parse_listen(":443"))
     config = load({}, "f", OWN.format(":443") + ROUTED, activated=[handed])
-    assert config.listen == (FdAddress(3),)
-    assert config.admission_of(FdAddress(3)) == admission("10.0.0.0/8")
+    assert config.addresses(TLS) == (FdAddress(3),)
+    assert config.entry_at(FdAddress(3)).admission == admission("10.0.0.0/8")
     both = [Activated(FdAddress(3 + x), "tls", parse_listen(("0.0.0.0:443", "[::]:443")[x]))
             for x in (0, 1)]  # fmt: skip
     config = load({}, "f", OWN.format(":443") + ROUTED, activated=both)
-    assert config.admission_of(FdAddress(4)) == admission("10.0.0.0/8")
+    assert config.entry_at(FdAddress(4)).admission == admission("10.0.0.0/8")
     config = load({}, "f", OWN.format("fd/3") + ROUTED, activated=[handed])
-    assert config.admission_of(FdAddress(3)) == admission("10.0.0.0/8")
+    assert config.entry_at(FdAddress(3)).admission == admission("10.0.0.0/8")
 
 
 def test_workers_do_not_know_rules_by_a_descriptor_s_number() -> None:
@@ -502,7 +509,7 @@ def test_workers_do_not_know_rules_by_a_descriptor_s_number() -> None:
     # a worker has another number for what was handed to its supervisor
     handed = Activated(FdAddress(7), "tls", parse_listen(":443"))
     config = load({"workers": "2"}, "f", OWN.format(":443") + ROUTED, activated=[handed])
-    assert config.admission_of(FdAddress(7)) == admission("10.0.0.0/8")
+    assert config.entry_at(FdAddress(7)).admission == admission("10.0.0.0/8")
 
 
 @pytest.mark.parametrize(

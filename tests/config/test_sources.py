@@ -53,8 +53,8 @@ def test_flags_and_file_say_the_same_in_the_same_words() -> None:
     )
     for source in (typed, written):
         assert problems(source) == []
-        assert source.listen == [TcpAddress("127.0.0.1", 8443), FdAddress(3)]
-        assert source.http == [TcpAddress("", 80)]
+        listen = [TcpAddress("127.0.0.1", 8443), FdAddress(3)]
+        assert source.listen == {"tls": listen, "http": [TcpAddress("", 80)]}
         assert source.settings == {
             "hello_timeout": 0.5, "max_hello": 65536, "idle_timeout": math.inf,
         }  # fmt: skip
@@ -76,7 +76,7 @@ def test_what_is_not_given_is_not_said() -> None:
         == read_toml("")
         == ConfigSource()
     )
-    assert read_flags({"http": ("off",)}).http == read_toml("http = 'off'").http == []
+    assert read_flags({"http": ("off",)}).listen == read_toml("http = 'off'").listen == {"http": []}
 
 
 def test_a_caddys_proxy_protocol_is_automatic_or_off() -> None:
@@ -389,8 +389,8 @@ def test_listeners_may_be_strings_and_tables_each_with_rules_of_its_own() -> Non
         """
     source = read_toml(mixed)
     assert problems(source) == []
-    assert source.listen == [TcpAddress("", 443), TcpAddress("127.0.0.1", 8443)]
-    assert source.http == [TcpAddress("", 80)]
+    listen = [TcpAddress("", 443), TcpAddress("127.0.0.1", 8443)]
+    assert source.listen == {"tls": listen, "http": [TcpAddress("", 80)]}
     assert source.rules == {"allow": networks("10.0.0.0/8")}
     assert source.own_rules == {
         TcpAddress("127.0.0.1", 8443): {"deny": networks("10.1.0.0/16", unix=True)},

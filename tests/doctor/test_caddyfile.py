@@ -20,6 +20,8 @@ from snimux.doctor.caddyfile import (
     toml,
 )
 from snimux.doctor.facts import Caddy, Facts, Port, Process
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.providers.base import Site
 from snimux.providers.caddy.sites import Sites, TlsServer
 from snimux.providers.merge import Plan
@@ -144,9 +146,12 @@ def test_the_file_is_one_that_snimux_reads() -> None:
     found = [Place(Caddy(admin, process=PROCESS), admin, 1, 2) for admin in admins]
     config = load({}, "f", toml([TcpAddress("", 443)], [TcpAddress("::1", 80)], found))
     assert config.caddys == admins
-    assert (config.listen, config.http) == ((TcpAddress("", 443),), (TcpAddress("::1", 80),))
+    assert (config.addresses(TLS), config.addresses(HTTP)) == (
+        (TcpAddress("", 443),),
+        (TcpAddress("::1", 80),),
+    )
     assert "http" not in toml([TcpAddress("", 443)], None, [])
-    assert load({}, "f", toml([TcpAddress("", 443)], [], found)).http == ()
+    assert load({}, "f", toml([TcpAddress("", 443)], [], found)).addresses(HTTP) == ()
 
 
 def test_a_path_that_cannot_be_printed_ends_no_comment() -> None:

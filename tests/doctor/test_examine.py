@@ -23,6 +23,8 @@ from snimux.doctor.examine import examine
 from snimux.doctor.facts import Process
 from snimux.doctor.host import Running, Survey
 from snimux.doctor.judge import diagnose
+from snimux.proto.client_hello import TLS
+from snimux.proto.http_head import HTTP
 from snimux.routing.address import TcpAddress, UnixAddress
 from tests.support import caddy, muxes
 from tests.support.caddy import Caddy, short_directory, until
@@ -470,7 +472,9 @@ async def test_init_keeps_what_is_said_of_port_80(said: str, tmp_path: Path) -> 
     args = [said, str(file)] if said == "--config" else [said]
     done = await _init("--no-search", "--caddy", "localhost:1", *args)
     assert b'\nhttp = "off"\n' in done.stdout
-    assert load({}, "f", done.stdout.decode()).http == ()  # the file alone, for `init > FILE`
+    assert (
+        load({}, "f", done.stdout.decode()).addresses(HTTP) == ()
+    )  # the file alone, for `init > FILE`
     assert b"# Then restart each Caddy" in done.stderr
 
 
@@ -499,7 +503,7 @@ async def test_init_keeps_all_that_a_file_has_and_adds_what_it_has_not(tmp_path:
     assert text.count("[[caddy]]") == 2
     assert file.stat().st_mode & 0o777 == 0o640
     config = load({}, "f", text)
-    assert (len(config.routes), len(config.listen), config.http) == (1, 2, ())
+    assert (len(config.routes), len(config.addresses(TLS)), config.addresses(HTTP)) == (1, 2, ())
 
 
 async def test_init_says_what_it_would_have_to_change_in_a_file(tmp_path: Path) -> None:

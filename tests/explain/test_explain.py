@@ -309,11 +309,15 @@ def test_a_balancer_that_is_believed_is_a_hint() -> None:
 
 
 def config_of(written: list[Route], access: Access) -> Config:
-    listen, http = (TcpAddress("", 8443),), (TcpAddress("", 8080),)
+    admission = Admission(access)
+    entries = tuple(
+        EntryPoint(protocol, TcpAddress("", port), admission)
+        for protocol, port in ((TLS, 8443), (HTTP, 8080))
+    )
     where = {route.pattern: "--route" for route in written}
     return Config(
-        listen, tuple(written), Limits(), "portable", "json", "info", http,
-        admission=Admission(access), written=where,
+        entries, tuple(written), Limits(), "portable", "json", "info",
+        admission=admission, written=where,
     )  # fmt: skip
 
 

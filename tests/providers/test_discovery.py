@@ -40,6 +40,7 @@ from snimux.routing.address import (
     UnixAddress,
     is_own,
 )
+from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import Backend, Route, RouteTable, parse_pattern, targets
 from snimux.routing.served import Served
 from snimux.service.generation import Generation
@@ -80,7 +81,7 @@ class Told:
 
     def __init__(self, *caddys: AdminAddress) -> None:
         self.stream = io.StringIO()
-        listen = (TcpAddress("", 443),)
+        listen = (EntryPoint(TLS, TcpAddress("", 443)),)
         config = Config(listen, (EXPLICIT,), Limits(), "auto", "json", "info", caddys=caddys)
         self.table = RouteTable(config.routes)
         log = Log(self.stream, form="json")
@@ -178,7 +179,9 @@ def autosaved(host: str) -> str:
 def test_what_was_handed_over_is_snimuxs_own() -> None:
     address = TcpAddress("localhost", 2019)
     handed_over = (TcpAddress("", 8443),)
-    config = Config((FdAddress(3),), (), Limits(), "auto", "json", "info", caddys=(address,))
+    config = Config(
+        (EntryPoint(TLS, FdAddress(3)),), (), Limits(), "auto", "json", "info", caddys=(address,)
+    )
     assert len(planned(config, {address: sites("a.test")}).routes) == 1
     found = planned(replace(config, handed_over=handed_over), {address: sites("a.test")})
     assert [loop.what for loop in found.loops] == ["a.test"]
@@ -225,7 +228,7 @@ class Held:
     """A discovery that makes its routes no faster than it is let, and what it has made."""
 
     def __init__(self, *caddys: AdminAddress) -> None:
-        listen = (TcpAddress("", 443),)
+        listen = (EntryPoint(TLS, TcpAddress("", 443)),)
         config = Config(listen, (), Limits(), "auto", "json", "info", caddys=caddys)
         self.free = threading.Event()
         self.begun: list[Config] = []
@@ -350,7 +353,9 @@ def test_an_address_of_many_sites_is_compared_once(monkeypatch: pytest.MonkeyPat
         return is_own(listen, dial)
 
     monkeypatch.setattr("snimux.providers.merge.is_own", recording)
-    config = Config((TcpAddress("", 443),), (), Limits(), "auto", "json", "info", caddys=(ONE,))
+    config = Config(
+        (EntryPoint(TLS, TcpAddress("", 443)),), (), Limits(), "auto", "json", "info", caddys=(ONE,)
+    )
     names = [f"{number}.example" for number in range(1000)]
     many = Sites(tuple(Site(name, *2 * (sites(name).sites[0].https,)) for name in names))
     assert len(planned(config, {ONE: many}).routes) == 1000
@@ -377,7 +382,7 @@ async def test_a_server_makes_its_routes_in_a_thread(
     text.write_text(toml)
     read = partial(load_config, {}, "toml")
     source = Source(File(str(text), toml, read), lambda limits: 100)
-    listeners = open_listeners(config.listen)
+    listeners = open_listeners(config.addresses(TLS))
     async with trio.open_nursery() as nursery:
         places = LocalLimits(100)
         run = partial(serve, config, places, listeners, Log(log, form="json"), source=source)
@@ -449,7 +454,7 @@ def slow(asked: list[AdminAddress], seconds: Mapping[AdminAddress, float]) -> Di
     def provider(address: AdminAddress) -> Provider:
         return Slow(address, seconds[address], asked)
 
-    listen = (TcpAddress("", 443),)
+    listen = (EntryPoint(TLS, TcpAddress("", 443)),)
     config = Config(listen, (), Limits(), "auto", "json", "info", caddys=tuple(seconds))
     log = Log(io.StringIO(), form="json")
     return Discovery(config, merged, lambda made: None, log, provider=provider)

@@ -23,6 +23,7 @@ from snimux.config.load import load
 from snimux.config.model import Config
 from snimux.log import Log
 from snimux.net.listeners import Listener, besides, open_listeners
+from snimux.proto.client_hello import TLS
 from snimux.routing.address import TcpAddress
 from snimux.runtime.filewatch import look
 from snimux.service.control import Lines, Order, receive
@@ -118,7 +119,7 @@ async def trying(directory: Path, manager: Manager | None = None) -> AsyncIterat
     write(path, FIRST)
     parse = partial(load, {"drain": "7"}, "f")
     config = parse(FIRST)
-    target = Noted(config, open_listeners(config.listen))
+    target = Noted(config, open_listeners(config.addresses(TLS)))
     stream = io.StringIO()
     source = Source(File(str(path), FIRST, parse, look(str(path))), lambda _: 1)
     log = Log(stream, form="json")
@@ -335,7 +336,7 @@ def following() -> Iterator[tuple[Follower, Noted, socket.socket]]:
     """A worker's part, and its supervisor's end; no descriptor is left open after it."""
     before = open_descriptors()
     config = load({}, "f", FIRST)
-    (first,) = open_listeners(config.listen)
+    (first,) = open_listeners(config.addresses(TLS))
     target = Noted(config, [Listener(first.socket, number=5)])
     source = Source(File("f", FIRST, partial(load, {}, "f")), lambda _: 1)
     ends = socket.socketpair()

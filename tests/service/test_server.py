@@ -22,10 +22,11 @@ from snimux.config.model import BackendDefaults, Config, Limits
 from snimux.frontend.limits import LocalLimits
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
-from snimux.proto.client_hello import alert
+from snimux.proto.client_hello import TLS, alert
 from snimux.proto.proxy_header import build
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import TcpAddress, UnixAddress, parse_listen
+from snimux.routing.decide import EntryPoint
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Check, Route, parse_pattern, targets
 from snimux.service.control import Order, send
@@ -132,7 +133,8 @@ def test_redirects_go_to_the_port_that_clients_find(
     # where the port is 443 or unknown, what is bound here stands for it
     bound = open_listeners([TcpAddress("127.0.0.1", 0) for _ in tcp], [TcpAddress("127.0.0.1", 0)])
     try:
-        config = Config(addresses, (), Limits(), "auto", "json", "info")
+        entries = tuple(EntryPoint(TLS, x) for x in addresses)
+        config = Config(entries, (), Limits(), "auto", "json", "info")
         own = bound[0].socket.getsockname()[1]
         found = basis(config, bound[::-1], 1, ()).https_port
         assert found == (own if port is None else port)

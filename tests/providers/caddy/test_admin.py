@@ -20,6 +20,7 @@ from trio.testing import MockClock
 
 from snimux.config.model import Config, Limits
 from snimux.log import Log
+from snimux.proto.client_hello import TLS
 from snimux.providers.base import News, Snapshot
 from snimux.providers.caddy.admin import AdminError, CaddyProvider, SharedError, _read_file, look
 from snimux.providers.caddy.read import read
@@ -27,6 +28,7 @@ from snimux.providers.caddy.sites import Sites
 from snimux.providers.discovery import Discovery
 from snimux.providers.merge import Plan, planned
 from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
+from snimux.routing.decide import EntryPoint
 from tests.support import caddy
 from tests.support.caddy import short_directory, until
 
@@ -387,7 +389,7 @@ class Merged(NamedTuple):
 async def following(address: AdminAddress) -> AsyncIterator[trio.MemoryReceiveChannel[Line]]:
     """What is said of a Caddy that is followed."""
     stream = Lines()
-    listen = (TcpAddress("", 443),)
+    listen = (EntryPoint(TLS, TcpAddress("", 443)),)
     config = Config(listen, (), Limits(), "auto", "json", "info", caddys=(address,))
 
     def make(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Merged:
