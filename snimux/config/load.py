@@ -95,8 +95,8 @@ def load(
     return Config(
         tuple(
             EntryPoint(PROTOCOLS[protocol], x, _admission(rules | own_rules.get(x, {})))
-            for protocol, addresses in listen.items()
-            for x in addresses
+            for protocol in PROTOCOLS
+            for x in listen.get(protocol, ())
         ),
         tuple(routes.values()),
         Limits(**settings),
@@ -229,7 +229,7 @@ def _problems_together(
     handed_over: Sequence[ListenAddress],
     routes: Iterable[Route],
 ) -> list[str]:
-    entries = [(name, address) for name, addresses in listen.items() for address in addresses]
+    entries = [(name, address) for name in PROTOCOLS for address in listen.get(name, ())]
     problems = [
         f"{LISTEN_KEYS[name]}: {address} is covered by {other} already, where "
         f"{PROTOCOLS[first].label} is listened for"
