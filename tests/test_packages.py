@@ -26,7 +26,7 @@ PURE = (
     "proto", "text", "extras", "routing", "config", "providers.merge", "providers.caddy.read",
     "providers.caddy.sites", "status.client", "status.sample", "doctor.facts", "doctor.findings",
     "doctor.caddyfile", "doctor.ports", "doctor.caddys", "doctor.backends", "doctor.judge",
-    "explain.input", "explain.capture", "explain.refusal", "explain.explain",
+    "explain.input", "explain.capture", "explain.refusal", "explain.foresee", "explain.explain",
     "top.tree", "top.columns",
 )  # fmt: skip
 WORLD = {"trio", "socket", "time", "datetime", "logging", "asyncio", "selectors", "subprocess"}

@@ -59,7 +59,8 @@ def _listeners(config: Config, plan: Plan, width: int) -> Iterator[str]:
     yield "listen"
     for entry in config.entrypoints:
         label = "" if entry.protocol is TLS else entry.protocol.label
-        yield f"  {entry.address!s:{width}}      {label}".rstrip()
+        name = "" if entry.name is None else f"  ({entry.name})"
+        yield f"  {f'{entry.address}{name}':{width}}      {label}".rstrip()
         yield from _admission(entry.admission)
     if not config.addresses(HTTP) and any(HTTP.name in route.targets for route in plan.routes):
         yield f"  {'off':{width}}      plain HTTP"

@@ -52,6 +52,11 @@ _LARGEST_CAPTURE = 4 * 1024 * 1024
     multiple=True,
     help="the ALPN protocols that the client offers, in its order  [default: none]",
 )
+@click.option(
+    "--listener",
+    metavar="NAME",
+    help="the name of the listener where the client comes in  [default: the first that fits]",
+)
 @click.option("--from", "source", metavar="IP|unix", help="where the client comes from")
 @click.option(
     "--hello",
@@ -71,6 +76,7 @@ def command(
     *,
     name: str | None,
     alpn: Sequence[str],
+    listener: str | None,
     source: str | None,
     hello: str | None,
     refused: str | None,
@@ -106,6 +112,8 @@ def command(
         config, plan = as_config(running, config)
         if client is not None:
             more_faults = [f"--status: {running.where}: it does not show whom listeners let in"]
+    if listener is not None:
+        case = replace(case, listener=_listener(listener, case, config))
     explained = explanation.explain(case, config, plan, snapshots, source=client)
     explained = replace(explained, hints=(*explained.hints, *faults, *more_faults))
     route = explained.decision.route
@@ -133,6 +141,15 @@ def _case(name: str | None, alpn: Sequence[str], hello: str | None, max_hello: i
     received, form = capture.read(_read_capture(hello))
     case = cases.of_bytes(received, max_hello, f"--hello {hello}, {form}")
     return case if named is None else cases.of_both(named, case)
+
+
+def _listener(name: str, case: cases.Case, config: Config) -> str:
+    entries = [x for x in config.entrypoints if x.protocol is case.protocol]
+    names = [x.name for x in entries if x.name is not None]
+    if name not in names:
+        known = f"there are {', '.join(dict.fromkeys(names))}" if names else "none has a name"
+        fail(2, f"--listener: no listener for {case.protocol.label} is called {name!r}; {known}")
+    return name
 
 
 def _source(text: str) -> str:

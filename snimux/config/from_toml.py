@@ -41,11 +41,12 @@ _FILE_KEYS = (
 )  # fmt: skip
 _OF_A_BACKEND = tuple(x for x in SETTINGS if x.key in ("balance", "wait", "check"))
 _ROUTE_KEYS = (
-    "hosts", *(key for keys in TARGET_KEYS.values() for key in keys), "transparent", *_ACCESS_KEYS,
+    "hosts", "listen", *(key for keys in TARGET_KEYS.values() for key in keys), "transparent",
+    *_ACCESS_KEYS,
     *(setting.key for setting in _OF_A_BACKEND)
 )  # fmt: skip
 _ADDRESS_KEYS = ("address", "weight")
-_LISTEN_KEYS = ("address", *_RULE_KEYS)
+_LISTEN_KEYS = ("address", "name", *_RULE_KEYS)
 _CADDY_KEYS = ("admin", "proxy")
 # Where a key goes that is in the wrong table.
 _PLACES: tuple[tuple[Sequence[str], str], ...] = (
@@ -91,7 +92,7 @@ def read_toml(toml: str) -> ConfigSource:
     _check_keys(source, "", document, _FILE_KEYS)
     for protocol, key in LISTEN_KEYS.items():
         if key in document:
-            source.add_listen(protocol, key, _read_listen(source, key, document[key]))
+            source.add_listen(protocol, key, _read_listen(source, protocol, document[key]))
     source.rules = _read_rules(source, "", document, _RULE_KEYS)
     for number, table in enumerate(_tables(source, "route", document), 1):
         _read_route(source, f"route {number}", table)
@@ -107,13 +108,14 @@ def read_toml(toml: str) -> ConfigSource:
     return source
 
 
-def _read_listen(source: ConfigSource, key: str, value: object) -> list[str]:
-    """Read the addresses to listen on; each may be in a table with rules of its own."""
+def _read_listen(source: ConfigSource, protocol: str, value: object) -> list[str]:
+    """Return the addresses to listen on; each may be in a table with a name and rules."""
+    key = LISTEN_KEYS[protocol]
     values = value if isinstance(value, list) and value else [value]
     if isinstance(value, int) and not isinstance(value, bool):
         source.problems.append(f'{key}: {value} is not a string; perhaps ":{value}"')
         return []
-    is_tls = key == LISTEN_KEYS[TLS.name]
+    is_tls = protocol == TLS.name
     if value == [] or (value is False and not is_tls):
         instead = "leave it out for :443" if is_tls else f'write {key} = "off"'
         source.problems.append(f"{key}: {shown(value)} has no address; {instead}")
@@ -122,7 +124,7 @@ def _read_listen(source: ConfigSource, key: str, value: object) -> list[str]:
         form = f"a string or a list of strings, or tables, each headed [[{key}]]"
         source.problems.append(f"{key}: {shown(value)} is not {form}")
         return []
-    addresses = []
+    addresses: list[str] = []
     for number, item in enumerate(values, 1):
         if isinstance(item, str):
             addresses.append(item)
@@ -130,6 +132,11 @@ def _read_listen(source: ConfigSource, key: str, value: object) -> list[str]:
         where = f"{key} {number}"
         keys = item.keys() | _check_keys(source, f"{where}: ", item, _LISTEN_KEYS)
         rules = _read_rules(source, f"{where}: ", item, _RULE_KEYS)
+        if "name" in item and (name := source.attempt(f"{where}: name", _name, item["name"])):
+            rules["name"] = name
+            first = source.names.setdefault(protocol, {}).setdefault(name, where)
+            if first != where:
+                source.problems.append(f"{where}: name: {name} is given twice, first in {first}")
         address = item.get("address")
         if "address" in keys - item.keys():
             continue
@@ -139,8 +146,19 @@ def _read_listen(source: ConfigSource, key: str, value: object) -> list[str]:
             continue
         addresses.append(address)
         with contextlib.suppress(AddressError):  # which is noted with the others
-            source.own_rules[parse_listen(address)] = rules
+            again = source.own_rules.setdefault((protocol, parse_listen(address)), rules)
+            if again != rules:  # at port 0 there may be several
+                source.problems.append(f"{where}: {address} has another name or other rules above")
     return addresses
+
+
+def _name(value: object) -> str:
+    """Read the name of a listener. Of these characters none ends it where patterns are shown."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
+        raise ValueError(
+            f"{shown(value)} is no name: up to 63 letters, digits, dots, - and _, such as internal"
+        )
+    return value
 
 
 def _read_rules(
@@ -200,6 +218,10 @@ def _read_route(source: ConfigSource, where: str, table: Mapping[str, object]) -
         at = f"{where}: transparent"
         backends = {key: _transparent(source, at, backend) for key, backend in backends.items()}
     access = _read_access(source, where, table)
+    listeners: Sequence[str | None] = [None]
+    if "listen" in table:
+        names = _strings(source, f"{where}: listen", table["listen"])
+        listeners = list(dict.fromkeys(names)) or [None]
     said: dict[str, Any] = {
         x.key: source.attempt(f"{where}: {x.key}", x.parse, table[x.key])
         for x in _OF_A_BACKEND
@@ -208,7 +230,7 @@ def _read_route(source: ConfigSource, where: str, table: Mapping[str, object]) -
     if "hosts" in table:
         if said:
             backends = {key: replace(backend, **said) for key, backend in backends.items()}
-        source.add_route(where, hosts, targets(**backends), access)
+        source.add_route(where, hosts, targets(**backends), access, listeners)
 
 
 def _read_backend(
@@ -300,7 +322,7 @@ def _check_keys(
 def _elsewhere(key: str) -> str | None:
     """Return where a key goes that is in the wrong table; None if it is no key at all."""
     guess = hints.key(key, [each for keys, _ in _PLACES for each in keys])
-    if guess != key and guess in ("hosts", "to", "address"):
+    if guess == "name" or (guess != key and guess in ("hosts", "to", "address")):
         return None  # by words that may mean anything
     places = [place for keys, place in _PLACES if guess in keys]
     called = "it" if guess == key else guess

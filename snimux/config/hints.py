@@ -27,6 +27,7 @@ _KEYS = {
     "server": _TO, "servers": _TO, "dial": _TO, "address": ("to", "admin"), "addresses": _TO,
     "host": _HOSTS, "name": ("hosts",), "names": ("hosts",), "domain": ("hosts",),
     "domains": ("hosts",), "sni": ("hosts",), "server_name": ("hosts",), "hostname": ("hosts",),
+    "listener": ("listen",), "listeners": ("listen",), "entrypoints": ("listen",),
     "port": ("address",), "bind": ("address", "listen"), "url": ("admin", *_TO), "api": ("admin",),
     "proxy_protocol": ("proxy",), "send_proxy": ("proxy",), "weights": ("weight",),
     "accept_proxy": ("proxy_from",), "maxconn": ("max_connections",),

@@ -9,7 +9,7 @@ from snimux.config.from_flags import read_flags
 from snimux.config.from_toml import read_toml
 from snimux.config.model import BackendDefaults, Config, ConfigError, Limits
 from snimux.config.settings import SETTINGS
-from snimux.config.source import LISTEN_KEYS, NOT_EXEMPT, OFF, ConfigSource
+from snimux.config.source import LISTEN_KEYS, NOT_EXEMPT, OFF, ConfigSource, problems_of_listeners
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.protocols import PROTOCOLS
@@ -65,6 +65,7 @@ def load(
         ConfigError: with every problem of flags, file and the two together.
     """
     from_file = read_toml(toml or "")
+    from_file.problems += problems_of_listeners(from_file, from_file.names)
     from_flags = read_flags(flags)
     problems = from_flags.problems + [f"{file_name}: {line}" for line in from_file.problems]
     routes = {**from_file.routes, **from_flags.routes}
@@ -79,8 +80,8 @@ def load(
         listen.setdefault(HTTP.name, _default_http(tls, routes.values(), caddys))
     handed_over = tuple(x.address for x in activated)
     rules, own_rules = _rules(from_flags, from_file, activated, problems)
-    defaults = {x.key: x.parse(x.default) for x in SETTINGS}
-    settings = defaults | from_file.settings | from_flags.settings
+    settings = {x.key: x.parse(x.default) for x in SETTINGS}
+    settings |= from_file.settings | from_flags.settings
     has_numbers = has_workers or settings["workers"] != 1
     # Of what is wrong with the whole only the first kind is said, and none where a part is wrong.
     if problems := (
@@ -93,11 +94,7 @@ def load(
         raise ConfigError(problems)
     rest, for_backends = ({x: settings.pop(x) for x in y} for y in (_NO_LIMITS, _FOR_BACKENDS))
     return Config(
-        tuple(
-            EntryPoint(PROTOCOLS[protocol], x, _admission(rules | own_rules.get(x, {})))
-            for protocol in PROTOCOLS
-            for x in listen.get(protocol, ())
-        ),
+        _entrypoints(listen, rules, own_rules),
         tuple(routes.values()),
         Limits(**settings),
         caddys=caddys,
@@ -141,18 +138,19 @@ def _rules(
     from_file: ConfigSource,
     activated: Sequence[Activated],
     problems: list[str],
-) -> tuple[_Rules, dict[ListenAddress, _Rules]]:
-    """Return the rules for all listeners, and those that some have besides, by address."""
+) -> tuple[_Rules, dict[tuple[str, ListenAddress], _Rules]]:
+    """Return the rules for all listeners, and what some have besides, a name among it."""
     rules = from_file.rules | from_flags.rules
     own_rules = dict(from_file.own_rules)
-    for address, own in from_file.own_rules.items():
+    for (_, address), own in from_file.own_rules.items():
         for x in activated:
             if is_covered(x.address, [address]):
-                own_rules[x.descriptor] = own
+                own_rules |= {(protocol, x.descriptor): own for protocol in PROTOCOLS}
             elif is_covered(address, [x.address]):
                 problems.append(
-                    f"listen: {address} has rules of its own, but all that comes to {x.address} "
-                    "comes to one socket, which was handed over: give the rules to that address"
+                    f"listen: {address} has a name or rules of its own, but all that comes to "
+                    f"{x.address} comes to one socket, which was handed over: give them to that "
+                    "address"
                 )
     everywhere = [rules, *(rules | own for own in own_rules.values())]
     exempt = [x for x in everywhere if x.get("acme_exempt")]
@@ -161,9 +159,23 @@ def _rules(
     return rules, own_rules
 
 
+def _entrypoints(
+    listen: Mapping[str, Iterable[ListenAddress]],
+    rules: _Rules,
+    own_rules: Mapping[tuple[str, ListenAddress], _Rules],
+) -> tuple[EntryPoint, ...]:
+    entries = []
+    for name, protocol in PROTOCOLS.items():
+        for address in listen.get(name, ()):
+            own = own_rules.get((name, address), {})
+            entry = EntryPoint(protocol, address, _admission(rules | own), own.get("name"))
+            entries.append(entry)
+    return tuple(entries)
+
+
 def _admission(rules: _Rules) -> Admission | None:
     """Return whom rules let in; None: everybody."""
-    lists = {key: value for key, value in rules.items() if key != "proxy_from"}
+    lists = {key: value for key, value in rules.items() if key not in ("proxy_from", "name")}
     if not rules.keys() & {"allow", "deny", "proxy_from"}:
         return None
     return Admission(Access(**lists), rules.get("proxy_from"))
@@ -204,12 +216,12 @@ def _default_http(
     return []
 
 
-def _problems_of_numbers(own_rules: Iterable[ListenAddress]) -> list[str]:
+def _problems_of_numbers(own_rules: Iterable[tuple[str, ListenAddress]]) -> list[str]:
     """Rules that workers would not find: each of them has a number of its own for a descriptor."""
     return [
-        f"listen: {address} has rules of its own, which workers do not know by its number: give "
-        "them to the address that it listens on, or to all listeners"
-        for address in own_rules
+        f"listen: {address} has a name or rules of its own, which workers do not know by its "
+        "number: give them to the address that it listens on, or the rules to all listeners"
+        for _, address in own_rules
         if isinstance(address, FdAddress)
     ]
 

@@ -1,8 +1,8 @@
 """Gather what one source of the configuration says, the flags or a file, and what is wrong."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, cast
 
@@ -51,8 +51,10 @@ class ConfigSource:
     """By protocol, where to listen: empty is off, and none is not said."""
     rules: dict[str, Any] = field(default_factory=dict)
     """Whom listeners let in, by key; for those that do not say it themselves."""
-    own_rules: dict[ListenAddress, dict[str, Any]] = field(default_factory=dict)
-    """What some listeners say themselves."""
+    own_rules: dict[tuple[str, ListenAddress], dict[str, Any]] = field(default_factory=dict)
+    """By protocol and address, what some listeners say themselves; "name" among it."""
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By protocol, the names of listeners, and where each is written."""
     routes: dict[Pattern, Route] = field(default_factory=dict)
     places: dict[Pattern, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -127,9 +129,11 @@ class ConfigSource:
         hosts: Sequence[str],
         to: Targets,
         access: Access | None = None,
+        listeners: Sequence[str | None] = (None,),
     ) -> None:
-        """Route each of the patterns so, where none is given twice."""
-        for pattern in self.attempt_all(where, parse_pattern, hosts):
+        """Route each of the patterns so, at some listeners or all, where none is given twice."""
+        patterns = self.attempt_all(where, parse_pattern, hosts)
+        for pattern in (replace(x, listener=name) for x in patterns for name in listeners):
             if HTTP.name in to and pattern.alpn is not None:
                 self.problems.append(
                     f"{where}: http: plain HTTP has no ALPN protocol, so it cannot be for "
@@ -144,6 +148,39 @@ class ConfigSource:
                 )
             self.places.setdefault(pattern, where)
             self.routes.setdefault(pattern, Route(pattern, to, access))
+
+
+def problems_of_listeners(source: ConfigSource, names: Mapping[str, Iterable[str]]) -> list[str]:
+    """Say which routes are for listeners that there are not.
+
+    Args:
+        source: the routes, and where they are written.
+        names: by protocol, those that listeners have.
+    """
+    named = {protocol: set(names.get(protocol, ())) for protocol in PROTOCOLS}
+    problems: dict[str, None] = {}
+    everywhere = sorted(set().union(*named.values()))
+    listed = f"there are {', '.join(everywhere)}" if everywhere else "none has a name"
+    own: dict[str, set[str]] = {}
+    for pattern in source.routes:
+        if pattern.listener is not None:
+            own.setdefault(source.places[pattern], set()).add(pattern.listener)
+    for pattern, route in source.routes.items():
+        if (name := pattern.listener) is None:
+            continue
+        place = source.places[pattern]
+        if name not in everywhere:
+            problems[f"{place}: listen: no listener has the name {shown(name)}; {listed}"] = None
+            continue
+        for protocol in route.targets:
+            if not own[place] & (named[protocol] | own[place] - set(everywhere)):
+                key, label = TARGET_KEYS[protocol][0], PROTOCOLS[protocol].label
+                problems[
+                    f"{place}: {key}: is for {label}, and none of the listeners of this route is "
+                    f"({', '.join(sorted(own[place]))}); give one of [[{LISTEN_KEYS[protocol]}]] "
+                    "the name, or leave it out"
+                ] = None
+    return list(problems)
 
 
 # Of 100,000 routes most lead to the same few.

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from snimux.config.model import Config
-from snimux.explain.explain import Ending, Explanation, foresee
+from snimux.explain.explain import Explanation
+from snimux.explain.foresee import Ending, foresee
 from snimux.explain.input import Case, of_bytes
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
+from snimux.proto.protocols import PROTOCOLS
 from snimux.providers.merge import Plan
 from snimux.routing.address import TcpAddress
 from snimux.routing.decide import EntryPoint
@@ -29,6 +31,9 @@ def as_config(running: ServedRoutes, config: Config) -> tuple[Config, Plan]:
     }
     # Whether it listens for plain HTTP it does not say; what has come was listened for.
     entries = config.entrypoints
+    names = {route.pattern.listener: None for route in running.routes if route.pattern.listener}
+    for protocol in PROTOCOLS.values():
+        entries += tuple(EntryPoint(protocol, None, config.admission, name) for name in names)
     if not config.addresses(HTTP):
         entries += (EntryPoint(HTTP, TcpAddress("", HTTP.default_port), config.admission),)
     return replace(config, written=written, entrypoints=entries), Plan(running.routes, (), ())

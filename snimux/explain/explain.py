@@ -5,27 +5,24 @@ which connections go. Asks nobody: what the Caddys serve is given; which backend
 they are spoken to, others know.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 
 from snimux.backend.balance import by_source
-from snimux.config.model import Config, https_port
-from snimux.config.source import LISTEN_KEYS
+from snimux.config.model import Config
+from snimux.explain.foresee import End, Ending, endings, entries_for, foresee, host_of, port_of
 from snimux.explain.input import Case
-from snimux.explain.refusal import Farewell, read
 from snimux.proto import hostname
-from snimux.proto.client_hello import TLS
 from snimux.proto.protocols import PROTOCOLS
 from snimux.proto.reason import Reason
-from snimux.proto.verdict import Foreign, Hello, Malformed, NeedMore, Protocol
+from snimux.proto.verdict import Hello
 from snimux.providers.base import Snapshot
 from snimux.providers.merge import Plan, title
 from snimux.routing.access import Access
-from snimux.routing.address import AdminAddress, DialAddress, TcpAddress
-from snimux.routing.decide import Decision, EntryPoint, Redirection, Refusal, Relaying, decide
-from snimux.routing.networks import UNIX
+from snimux.routing.address import AdminAddress, DialAddress
+from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import Backend, Balance, Pattern, Route, RouteTable
 
 # Names that are like the one that has no route: more would not be read.
@@ -42,6 +39,8 @@ class Result(StrEnum):
     """Its route is for an ALPN protocol that the client does not offer."""
     OTHER_PROTOCOL = "other-protocol"
     """Its route is for plain HTTP alone, or for TLS alone."""
+    OTHER_LISTENER = "other-listener"
+    """Its route is for another listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +50,6 @@ class Tried:
     pattern: Pattern
     result: Result
     why: str = ""
-
-
-class End(StrEnum):
-    """How it ends for the client."""
-
-    RELAYED = "relayed"
-    REDIRECTED = "redirected"
-    REFUSED = "refused"
-    NOT_LISTENED = "not-listened"
-    """snimux is not there for that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """An end, and why: ``to`` where relayed, ``location`` where redirected."""
-
-    end: End
-    route: Route | None = None
-    to: Backend | None = None
-    location: str = ""
-    reason: Reason | None = None
-    detail: str = ""
-    farewell: Farewell | None = None
-    """What snimux itself tells the client, if it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +105,8 @@ def explain(
     decision = foresee(case, config, table, source=source)
     hello, route = case.verdict, decision.route
     hints = [*_hints_at_port(case, config), *_hints_at_source(case, config, route, source)]
-    is_at_door = decision.reason is Reason.ACCESS_DENIED and route is None
-    if not isinstance(hello, Hello) or decision.end is End.NOT_LISTENED or is_at_door:
+    hints += _hints_at_listeners(decision, endings(case, config, table, source))
+    if not isinstance(hello, Hello) or decision.entry is None or decision.is_at_listener:
         return Explanation(case, source, decision, hints=tuple(hints))
     if decision.reason is Reason.NO_ROUTE:
         hints += _hints_at_routes(hello, found, sites)
@@ -139,84 +114,12 @@ def explain(
         case,
         source,
         decision,
-        tuple(_tried(hello, case.protocol, table, found.routes)),
+        tuple(_tried(hello, decision.entry, table, found.routes)),
         _origin(route, config, found) if route else "",
         *_dialled(decision.to, config, source),
         tuple(_also(route, found, sites)) if route else (),
         tuple(hints),
     )
-
-
-def foresee(case: Case, config: Config, table: RouteTable, *, source: str | None = None) -> Ending:
-    """Return how it ends for a client, by the decision that a connection makes.
-
-    Where several listeners could be meant, it is one that lets the client in.
-    """
-    protocol = case.protocol
-    entries = _entries(case, config)
-    if not entries:
-        flag = LISTEN_KEYS[protocol.name]
-        words = f"snimux does not listen for {protocol.label}: see --{flag}"
-        return Ending(End.NOT_LISTENED, detail=words)
-    admissions = [entry.admission for entry in entries]
-    if source is not None and all(x and x.denies(_host(source)) for x in admissions):
-        # That is known before the client says anything.
-        return _refused(Reason.ACCESS_DENIED, "", protocol.farewell(Reason.ACCESS_DENIED, None))
-    match case.verdict:
-        case Malformed(reason, detail, farewell):
-            return _refused(reason, detail, farewell)
-        case Foreign(reason):
-            return _refused(reason, "", b"")
-        case NeedMore(farewell=farewell):
-            reason = Reason.HELLO_CUT_SHORT if case.size else Reason.NO_BYTES
-            return _refused(reason, f"{case.size or 0} bytes came", farewell)
-        case Hello() as hello:
-            behind = (case.size or hello.size) - hello.size
-            port = https_port(config, _ports(config))
-            decisions = [
-                decide(
-                    hello, _host(source), entry, table,
-                    behind=behind, https_port=port, checks_host=source is not None,
-                )
-                for entry in entries
-            ]  # fmt: skip
-            return _ending(next((x for x in decisions if not _is_at_listener(x)), decisions[0]))
-
-
-def _is_at_listener(decision: Decision) -> bool:
-    """Return whether a listener refuses, before a route is looked up."""
-    is_denied = isinstance(decision, Refusal) and decision.reason is Reason.ACCESS_DENIED
-    return is_denied and decision.route is None
-
-
-def _ending(decision: Decision) -> Ending:
-    match decision:
-        case Relaying(route, to):
-            return Ending(End.RELAYED, route, to)
-        case Redirection(location, farewell, route):
-            return Ending(End.REDIRECTED, route, location=location, farewell=read(farewell))
-        case Refusal(reason, detail, farewell, refused):
-            return _refused(reason, detail, farewell, refused)
-
-
-def _entries(case: Case, config: Config) -> Sequence[EntryPoint]:
-    """Return where a client may come in; at its port if that is said."""
-    entries = [x for x in config.entrypoints if x.protocol is case.protocol]
-    return [x for x in entries if _port(x) == case.port] or entries
-
-
-def _port(entry: EntryPoint) -> int:
-    """Return the port of an entry point; 0 is any, and what is no port may be any."""
-    return entry.address.port if isinstance(entry.address, TcpAddress) else 0
-
-
-def _host(source: str | None) -> str | None:
-    """Return a client's address as lists have it."""
-    return None if source == UNIX else source
-
-
-def _refused(reason: Reason, detail: str, farewell: bytes, route: Route | None = None) -> Ending:
-    return Ending(End.REFUSED, route, reason=reason, detail=detail, farewell=read(farewell))
 
 
 def _dialled(
@@ -226,7 +129,7 @@ def _dialled(
     if to is None:
         return (), "first"
     balance = to.balance or config.backends.balance
-    host = _host(source)
+    host = host_of(source)
     addresses = to.addresses if source is None else to.addresses_for(host)
     if balance == "ip_hash" and host is not None:
         weights = to.weights or (1,) * len(to.addresses)
@@ -235,18 +138,15 @@ def _dialled(
     return addresses, balance
 
 
-def _ports(config: Config) -> list[int]:
-    return [port for x in config.entrypoints if x.protocol is TLS and (port := _port(x))]
-
-
 # --- the patterns
 
 
 def _tried(
-    hello: Hello, protocol: Protocol, table: RouteTable, routes: Iterable[Route]
+    hello: Hello, entry: EntryPoint, table: RouteTable, routes: Iterable[Route]
 ) -> Iterator[Tried]:
     """Yield the patterns in order; behind the one that is taken, those that have a route."""
-    fitting = list(dict.fromkeys(x.pattern for x in table.candidates(protocol, hello)))
+    candidates = table.candidates(entry.protocol, hello, entry.name)
+    fitting = list(dict.fromkeys(route.pattern for route in candidates))
     hosts = list(hostname.patterns_matching(hello.name))
     unfit: dict[str, dict[Pattern, Route]] = {host: {} for host in hosts}
     for route in routes:
@@ -254,22 +154,27 @@ def _tried(
             unfit[route.pattern.host][route.pattern] = route
     is_taken = False
     for host in hosts:
-        offered = [Pattern(host, x) for x in hello.alpn]
-        for pattern in dict.fromkeys([*offered, *unfit[host], Pattern(host)]):
+        offered, plain = [Pattern(host, x) for x in hello.alpn], Pattern(host)
+        own = {x: replace(x, listener=entry.name) for x in (*offered, plain)}
+        ranked = [pattern for x in offered for pattern in (own[x], x)]
+        for pattern in dict.fromkeys([*ranked, *unfit[host], own[plain], plain]):
             if pattern in unfit[host]:
-                yield _unfit(unfit[host][pattern], protocol)
+                yield _unfit(unfit[host][pattern], entry)
             elif pattern in fitting:
                 is_first = pattern == fitting[0]
                 is_taken = is_taken or is_first
                 why = "" if is_first else _why_beaten(pattern, fitting[0])
                 yield Tried(pattern, Result.TAKEN if is_first else Result.BEATEN, why)
-            elif not is_taken:
+            elif not is_taken and pattern.listener is None:
                 yield Tried(pattern, Result.NO_ROUTE)
 
 
-def _unfit(route: Route, protocol: Protocol) -> Tried:
+def _unfit(route: Route, entry: EntryPoint) -> Tried:
     pattern = route.pattern
-    if protocol.name not in route.targets:
+    if pattern.listener not in (None, entry.name):
+        why = f"for clients that come to {pattern.listener}"
+        return Tried(pattern, Result.OTHER_LISTENER, why)
+    if entry.protocol.name not in route.targets:
         names = " and ".join(PROTOCOLS[name].label for name in route.targets)
         return Tried(pattern, Result.OTHER_PROTOCOL, f"for {names} alone")
     alpn = (pattern.alpn or b"").decode("latin-1")
@@ -279,6 +184,8 @@ def _unfit(route: Route, protocol: Protocol) -> Tried:
 def _why_beaten(pattern: Pattern, by: Pattern) -> str:
     if pattern.host != by.host:
         return f"{by.host} is more specific"
+    if pattern.alpn == by.alpn:
+        return f"{by} is for this listener"
     if pattern.alpn is None:
         return f"{by} has a protocol that the client offers"
     return f"the client prefers {(by.alpn or b'').decode('latin-1')}"
@@ -306,17 +213,30 @@ def _also(
 
 def _hints_at_port(case: Case, config: Config) -> Iterator[str]:
     entries = [x for x in config.entrypoints if x.protocol is case.protocol]
-    ports = [_port(x) for x in entries]
+    ports = [port_of(x) for x in entries]
     if case.port is not None and ports and all(ports) and case.port not in ports:
         where = ", ".join(str(x.address) for x in entries)
         yield f"port {case.port} is none at which snimux listens for that ({where})"
+
+
+def _hints_at_listeners(ending: Ending, endings: Iterable[Ending]) -> Iterator[str]:
+    """Yield at which other listeners that could be meant the client goes elsewhere."""
+    gist = (ending.end, ending.to, ending.route and ending.route.pattern)
+    for other in endings:
+        entry, route = other.entry, other.route and other.route.pattern
+        if entry is None or other.is_at_listener or (other.end, other.to, route) == gist:
+            continue
+        to = other.to or (other.location and f"redirected to {other.location}") or "refused"
+        by = f", by {route}" if route else ""
+        name = f"{entry.name}: --listener {entry.name}" if entry.name else entry.address
+        yield f"at another listener it is {to}{by} ({name})"
 
 
 def _hints_at_source(
     case: Case, config: Config, route: Route | None, source: str | None
 ) -> Iterator[str]:
     """What depends on who the client is."""
-    listeners = [(x.address, x.admission) for x in _entries(case, config)]
+    listeners = [(x.address, x.admission) for x in entries_for(case, config)]
     lists = [(f"those of {x}", admission.access) for x, admission in listeners if admission]
     if route is not None and route.access is not None:
         above = f" above {route.pattern}" if route.access_from else ""
@@ -326,11 +246,11 @@ def _hints_at_source(
             continue
         if source is None:
             yield f"allow and deny, {whose}, look at the client's address: give --from IP"
-        elif not access.admits(_host(source)):
+        elif not access.admits(host_of(source)):
             exempt = ", but for validations by ACME" if access.acme_exempt else ""
             yield f"allow and deny, {whose}, do not let {source} in{exempt}"
     for listener, admission in listeners:
-        if admission and source is not None and admission.believes(_host(source)):
+        if admission and source is not None and admission.believes(host_of(source)):
             yield (
                 f"at {listener} connections from {source} begin with a PROXY protocol header "
                 "(proxy_from): --from is then for the client that it names"

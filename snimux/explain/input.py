@@ -55,6 +55,8 @@ class Case:
     """How it was read."""
     port: int | None = None
     """Where the client asks, if that was said."""
+    listener: str | None = None
+    """The name of the listener where the client comes in, if that was said."""
     size: int | None = None
     """How many bytes came; None where none were looked at."""
 

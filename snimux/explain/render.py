@@ -9,7 +9,8 @@ from typing import Any
 
 from snimux.backend.proxy_auto import Remark
 from snimux.explain.compare import Beside
-from snimux.explain.explain import End, Explanation, Result
+from snimux.explain.explain import Explanation, Result
+from snimux.explain.foresee import End
 from snimux.explain.refusal import Farewell
 from snimux.proto import hostname
 from snimux.proto.verdict import Hello
@@ -27,6 +28,7 @@ _RESULTS = {
     Result.BEATEN: "not needed",
     Result.NOT_OFFERED: "not for this",
     Result.OTHER_PROTOCOL: "not for this",
+    Result.OTHER_LISTENER: "not for this",
 }
 
 
@@ -57,6 +59,8 @@ def _parts(
         yield "hello", [_shown_hello(explained.hello)]
     if explained.source is not None:
         yield "from", [explained.source]
+    if decision.entry is not None and decision.entry.name is not None:
+        yield "listener", [f"{decision.entry.name}, at {decision.entry.address}"]
     yield "patterns", list(_shown_patterns(explained))
     if decision.to is not None:
         yield "dial", list(_shown_addresses(explained, decision.to, remarks))
@@ -156,6 +160,7 @@ def as_json(
             "alpn": _alpn(hello) if hello else [],
             "ech": bool(hello and hello.ech),
             "source": explained.source,
+            "listener": decision.entry and decision.entry.name,
             "patterns": [
                 {"pattern": str(x.pattern), "result": x.result, "why": x.why}
                 for x in explained.tried

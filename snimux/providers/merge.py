@@ -137,17 +137,7 @@ def plan(
         elif pattern not in routes:
             has[host] = name
             routes[pattern] = route
-    # What somebody has written is an exception from the configuration alone, not from its like.
-    written = dict.fromkeys(
-        route.pattern
-        for name, snapshot in providers
-        for route in snapshot.routes
-        if has.get(str(route.pattern)) == name
-    )
-    routes |= {pattern: above.with_lists(routes[pattern]) for pattern in written}
-    above.add(routes[pattern] for pattern in written)
-    sites = [pattern for pattern in routes if str(pattern) in has and pattern not in written]
-    routes |= {pattern: above.with_lists(routes[pattern]) for pattern in sites}
+    _close(routes, has, above, providers)
     return Plan(
         tuple(routes.values()),
         tuple(claims),
@@ -163,6 +153,30 @@ def plan(
         ),
         tuple(refused),
     )
+
+
+def _close(
+    routes: dict[Pattern, Route],
+    has: dict[str, AdminAddress],
+    above: "_Above",
+    providers: Iterable[tuple[AdminAddress, Snapshot]],
+) -> None:
+    """Give routes of providers the lists above them; and those that one listener alone has."""
+    # What somebody has written is an exception from the configuration alone, not from its like.
+    written = dict.fromkeys(
+        route.pattern
+        for name, snapshot in providers
+        for route in snapshot.routes
+        if has.get(str(route.pattern)) == name
+    )
+    sites = [pattern for pattern in routes if str(pattern) in has and pattern not in written]
+    for patterns in (written, sites):
+        closed = [(x, pattern) for pattern in patterns for x in above.close(routes[pattern])]
+        for route, pattern in closed:
+            if route.pattern == pattern or route.pattern not in routes:
+                routes[route.pattern] = route
+                has[str(route.pattern)] = has[str(pattern)]
+        above.add(route for route, _ in closed)
 
 
 def _offers(snapshot: Snapshot, *, auto: bool) -> Iterator[Route]:
@@ -203,11 +217,23 @@ class _Above:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.by_host: dict[str, list[Route]] = {}
+        self.listeners: dict[str, None] = {}  # in order
         self.add(routes)
 
     def add(self, routes: Iterable[Route]) -> None:
         for route in routes:
             self.by_host.setdefault(route.pattern.host, []).append(route)
+            if route.pattern.listener is not None:
+                self.listeners[route.pattern.listener] = None
+
+    def close(self, route: Route) -> Iterator[Route]:
+        """Yield a route with the lists above it; and one for each listener where others are."""
+        general = self.with_lists(route)
+        yield general
+        for name in self.listeners if route.pattern.listener is None else ():
+            own = self.with_lists(replace(route, pattern=replace(route.pattern, listener=name)))
+            if own.access != general.access:
+                yield own
 
     def with_lists(self, route: Route) -> Route:
         """Give a route that has none the lists, if any, of what would have hellos in its place.
@@ -222,8 +248,10 @@ class _Above:
             near = [
                 x
                 for x in by_host.get(host, ())
-                if host != own.host or (own.alpn is not None and x.pattern.alpn is None)
+                if x.pattern.listener in (None, own.listener)
+                and (host != own.host or (own.alpn is not None and x.pattern.alpn is None))
             ]
+            near.sort(key=lambda x: x.pattern.listener is None)
             whole = (x for x in near if x.pattern.alpn is None and TLS.name in x.targets)
             over = next(whole, None) or next((x for x in near if x.access is not None), None)
             if over is not None:

@@ -125,8 +125,12 @@ class Route:
         return tuple(self.targets.values())
 
 
-def parse_pattern(text: str) -> Pattern:
-    """A pattern as typed: ``HOST`` or ``HOST/ALPN``, such as ``*.example`` or ``*/h2``.
+def parse_pattern(text: str, listener: str | None = None) -> Pattern:
+    """Read a pattern as typed: ``HOST`` or ``HOST/ALPN``, such as ``*.example`` or ``*/h2``.
+
+    Args:
+        text: what was typed.
+        listener: the name of the listener that it is for; None is for all.
 
     Raises:
         PatternError: it is none.
@@ -139,9 +143,21 @@ def parse_pattern(text: str) -> Pattern:
     if slash and not re.fullmatch(r"[!-+\-.-~]{1,255}", alpn):
         raise PatternError("behind the / goes an ALPN protocol, such as h2 or acme-tls/1")
     try:
-        return Pattern(hostname.pattern_from_user(host), alpn.encode("ascii") if slash else None)
+        host = hostname.pattern_from_user(host)
+        return Pattern(host, alpn.encode("ascii") if slash else None, listener)
     except hostname.HostnameError as error:
         raise PatternError(str(error)) from None
+
+
+def read_pattern(text: str) -> Pattern:
+    """Read a pattern as ``str`` writes it, with the name of its listener.
+
+    Raises:
+        PatternError: it is none.
+    """
+    host, slash, alpn = text.partition("/")
+    host, at, listener = host.partition("@")
+    return parse_pattern(host + slash + alpn, listener if at else None)
 
 
 class RouteTable:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from snimux.routing.access import Access
 from snimux.routing.address import parse_dial
 from snimux.routing.networks import Networks, parse_networks
-from snimux.routing.routes import Backend, Pattern, Route, parse_pattern, targets
+from snimux.routing.routes import Backend, Pattern, Route, read_pattern, targets
 from snimux.status.sample import (
     REFUSED_NAME,
     TLS_NAME,
@@ -204,7 +204,7 @@ class ServedRoutes:
     """The routes that have lists of networks which it does not show."""
 
 
-_ROUTE_KEYS = ("pattern", "backend", "proxy", "http", "http_proxy", "list")
+_ROUTE_KEYS = ("pattern", "listen", "backend", "proxy", "http", "http_proxy", "list")
 
 
 def read_routes(where: str, page: bytes) -> ServedRoutes:
@@ -250,13 +250,13 @@ def _served_routes(where: str, shown: Mapping[str, Any]) -> ServedRoutes:
 
 
 def _route(row: Mapping[str, Any], lists: Sequence[Access]) -> Route:
-    pattern, number = parse_pattern(row["pattern"]), row.get("list")
+    pattern, number = read_pattern(row["pattern"]), row.get("list")
     to = targets(
         tls=_backend(row["backend"], row["proxy"]), http=_backend(row["http"], row["http_proxy"])
     )
     if number is None:
         return Route(pattern, to)
-    whose = parse_pattern(row["access_of"])
+    whose = read_pattern(row["access_of"])
     return Route(pattern, to, lists[number], None if whose == pattern else whose)
 
 

@@ -207,6 +207,7 @@ class Local:
         addresses = [x for to in route.backends for x in to.addresses]
         return {
             "pattern": str(route.pattern),
+            "listen": route.pattern.listener,
             "backend": _addresses(tls),
             "proxy": tls and tls.proxy,
             "http": _addresses(http),

@@ -45,6 +45,26 @@ def test_routes_are_shown_as_they_are_understood() -> None:
     ]
 
 
+def test_listeners_and_the_routes_for_them_are_shown_by_name() -> None:
+    toml = """
+        listen = [":443", { address = ":8443", name = "internal" }]
+        http = { address = ":80", name = "internal" }
+        [[route]]
+        hosts = "a.example"
+        listen = "internal"
+        to = "127.0.0.1:1"
+        """
+    lines = described(load({}, "snimux.toml", toml))
+    assert lines[:6] == [
+        "listen",
+        "  :443",
+        "  :8443  (internal)",
+        "  :80  (internal)                   plain HTTP",
+        "routes",
+        "  a.example@internal            ->  127.0.0.1:1",
+    ]
+
+
 def test_what_is_transparent_is_said() -> None:
     file = '[[route]]\nhosts = "*"\nto = "127.0.0.1:1"\nproxy = "v2"\ntransparent = true'
     assert "  *                             ->  127.0.0.1:1  (PROXY protocol v2, transparent)" in (

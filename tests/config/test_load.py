@@ -503,8 +503,8 @@ def test_workers_do_not_know_rules_by_a_descriptor_s_number() -> None:
         with pytest.raises(ConfigError) as caught:
             load({"workers": workers}, "f", OWN.format("fd/3") + ROUTED, activated=[handed])
         assert caught.value.problems == (
-            "listen: fd/3 has rules of its own, which workers do not know by its number: give them "
-            "to the address that it listens on, or to all listeners",
+            "listen: fd/3 has a name or rules of its own, which workers do not know by its "
+            "number: give them to the address that it listens on, or the rules to all listeners",
         )
     # a worker has another number for what was handed to its supervisor
     handed = Activated(FdAddress(7), "tls", parse_listen(":443"))
@@ -515,8 +515,8 @@ def test_workers_do_not_know_rules_by_a_descriptor_s_number() -> None:
 @pytest.mark.parametrize(
     ("toml", "line"),
     [
-        (OWN.format("10.0.0.1:443"), "listen: 10.0.0.1:443 has rules of its own, but all that "
-         "comes to :443 comes to one socket, which was handed over: give the rules to that "
+        (OWN.format("10.0.0.1:443"), "listen: 10.0.0.1:443 has a name or rules of its own, "
+         "but all that comes to :443 comes to one socket, which was handed over: give them to that "
          "address"),
         ("acme_exempt = true", "acme_exempt: is for allow and deny, and there is neither"),
     ],

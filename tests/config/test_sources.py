@@ -393,8 +393,8 @@ def test_listeners_may_be_strings_and_tables_each_with_rules_of_its_own() -> Non
     assert source.listen == {"tls": listen, "http": [TcpAddress("", 80)]}
     assert source.rules == {"allow": networks("10.0.0.0/8")}
     assert source.own_rules == {
-        TcpAddress("127.0.0.1", 8443): {"deny": networks("10.1.0.0/16", unix=True)},
-        TcpAddress("", 80): {"allow": networks("::1"), "acme_exempt": True},
+        ("tls", TcpAddress("127.0.0.1", 8443)): {"deny": networks("10.1.0.0/16", unix=True)},
+        ("http", TcpAddress("", 80)): {"allow": networks("::1"), "acme_exempt": True},
     }
     flags = {"allow": ("10.0.0.0/8", "::1"), "deny": ("10.0.0.1",), "proxy_from": ("unix",)}
     typed = read_flags(flags)
@@ -409,7 +409,7 @@ def test_listeners_may_be_strings_and_tables_each_with_rules_of_its_own() -> Non
 def test_one_listener_may_be_a_table_of_its_own() -> None:
     source = read_toml('[listen]\naddress = ":443"\ndeny = "10.0.0.1"')
     assert problems(source) == []
-    assert source.own_rules == {TcpAddress("", 443): {"deny": networks("10.0.0.1")}}
+    assert source.own_rules == {("tls", TcpAddress("", 443)): {"deny": networks("10.0.0.1")}}
 
 
 def test_a_route_says_whom_it_serves() -> None:

@@ -1,6 +1,7 @@
 """``explain.explain``: each step is told, and what it says is what ``connection`` does."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 import trio
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from snimux.backend.pool import Backends
 from snimux.config.load import load
 from snimux.config.model import Config, Limits, https_port
-from snimux.explain.explain import End, Explanation, Result, explain
+from snimux.explain.explain import Explanation, Result, explain
+from snimux.explain.foresee import End
 from snimux.explain.input import Case, of_bytes, of_name
 from snimux.frontend.connection import Service, serve
 from snimux.frontend.limits import LocalLimits
@@ -244,6 +246,39 @@ ACCESS_TOML = """
     to = ["127.0.0.1:1", "127.0.0.1:2"]
     transparent = true
     """
+
+
+LISTEN_TOML = """
+    listen = [{ address = ":443", name = "public" }, { address = ":8443", name = "internal" }]
+    [[route]]
+    hosts = ["a.example", "a.example/h2"]
+    to = "127.0.0.1:1"
+    [[route]]
+    hosts = "a.example"
+    listen = "internal"
+    to = "127.0.0.1:2"
+    """
+
+
+def test_the_listener_is_said_or_that_of_the_port_or_the_first() -> None:
+    first = explained("a.example", toml=LISTEN_TOML)
+    assert str(first.decision.to) == "127.0.0.1:1"
+    assert results(first)["a.example@internal"] is Result.OTHER_LISTENER
+    assert why(first, "a.example@internal") == "for clients that come to internal"
+    assert first.hints == (
+        "at another listener it is 127.0.0.1:2, by a.example@internal "
+        "(internal: --listener internal)",
+    )
+    said = explained(replace(of_name("a.example"), listener="internal"), toml=LISTEN_TOML)
+    for found in (said, explained("a.example:8443", toml=LISTEN_TOML)):
+        assert str(found.decision.to) == "127.0.0.1:2"
+        assert results(found)["a.example@internal"] is Result.TAKEN
+        assert why(found, "a.example") == "a.example@internal is for this listener"
+        assert found.hints == ()
+    by_alpn = explained("a.example:8443", alpn=(b"h2",), toml=LISTEN_TOML)
+    assert [x for x, result in results(by_alpn).items() if result is not Result.NO_ROUTE] == [
+        "a.example/h2", "a.example@internal", "a.example"
+    ]  # fmt: skip
 
 
 def from_source(name: str, source: str | None) -> Explanation:

@@ -123,6 +123,7 @@ def test_the_json_has_every_key_whatever_happened() -> None:
         "alpn": [],
         "ech": False,
         "source": "192.0.2.7",
+        "listener": None,
         "patterns": [
             {"pattern": "dao.ciso.com", "result": "taken", "why": ""},
             {

@@ -15,12 +15,24 @@ from snimux.routing.access import Access, Admission
 from snimux.routing.decide import EntryPoint, Redirection, Refusal, Relaying, decide
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Pattern, Route, RouteTable, targets
-from tests.support.drawn import ACCESS, ACME, NAMES, NOBODY, PATHS, PROTOCOLS, SOURCES, routes
+from tests.support.drawn import (
+    ACCESS,
+    ACME,
+    LISTENERS,
+    NAMES,
+    NOBODY,
+    PATHS,
+    PROTOCOLS,
+    SOURCES,
+    routes,
+)
 
 CHALLENGE = re.compile(r"/\.well-known/acme-challenge/[\w-]+")
 
 
-def rank(route: Route, hello: Hello, protocol: Protocol) -> tuple[float, ...] | None:
+def rank(
+    route: Route, hello: Hello, protocol: Protocol, listener: str | None
+) -> tuple[float, ...] | None:
     """Sort what matches: the best comes first; None of what does not."""
     host, alpn = route.pattern.host, route.pattern.alpn
     labels = host.split(".")
@@ -32,7 +44,10 @@ def rank(route: Route, hello: Hello, protocol: Protocol) -> tuple[float, ...] | 
         return None
     if alpn is not None and alpn not in hello.alpn:
         return None
-    return (host == "*", -len(labels), stars, 99 if alpn is None else hello.alpn.index(alpn))
+    if route.pattern.listener not in (None, listener):
+        return None
+    choice = 99 if alpn is None else hello.alpn.index(alpn)
+    return (host == "*", -len(labels), stars, choice, route.pattern.listener is None)
 
 
 def admits(access: Access | None, source: str | None, hello: Hello, behind: int) -> bool:
@@ -67,7 +82,7 @@ REQUESTS = st.builds(lambda request: Hello(request.host, (), False, 9, request),
 @settings(max_examples=500)
 @given(
     routes(), ACCESS | st.none(), SOURCES | st.none(), HELLOS | REQUESTS,
-    st.sampled_from([0, 0, 1]), st.sampled_from([443, 8443]),
+    st.sampled_from([0, 0, 1]), st.sampled_from([443, 8443]), LISTENERS,
 )  # fmt: skip
 def test_it_is_what_a_look_through_all_routes_says(
     written: list[Route],
@@ -76,15 +91,16 @@ def test_it_is_what_a_look_through_all_routes_says(
     hello: Hello,
     behind: int,
     https_port: int,
+    listener: str | None,
 ) -> None:
     protocol = HTTP if hello.request else TLS
     admission = None if access is None else Admission(access)
-    entry = EntryPoint(protocol, None, admission)
+    entry = EntryPoint(protocol, None, admission, listener)
     decision = decide(
         hello, None if source == "unix" else source, entry, RouteTable(written),
         behind=behind, https_port=https_port, checks_host=source is not None,
     )  # fmt: skip
-    ranked = [(rank(x, hello, protocol), x) for x in written]
+    ranked = [(rank(x, hello, protocol, listener), x) for x in written]
     route = min(((n, x) for n, x in ranked if n is not None), key=lambda x: x[0], default=None)
     match decision:
         case Refusal(Reason.ACCESS_DENIED, "", farewell, None):

@@ -18,6 +18,7 @@ from snimux.routing.routes import (
     Route,
     RouteTable,
     parse_pattern,
+    read_pattern,
     targets,
 )
 
@@ -92,6 +93,30 @@ def test_of_several_protocols_the_clients_first_choice_wins() -> None:
     table = table_of("a.example/http/1.1", "a.example/h2")
     assert winner(table, "a.example", b"h2", b"http/1.1") == "a.example/h2"
     assert winner(table, "a.example", b"http/1.1", b"h2") == "a.example/http/1.1"
+
+
+def test_of_the_same_pattern_the_route_for_the_listener_wins_and_of_others_the_pattern() -> None:
+    table = RouteTable(
+        Route(parse_pattern(host, listener), targets(tls=BACKEND))
+        for host, listener in [
+            ("a.example", None), ("a.example", "in"), ("*.example", "in"), ("a.example/h2", None),
+            ("b.example/h2", "in"), ("b.example/h2", None), ("*", "out"), ("b.example", "in"),
+        ]
+    )  # fmt: skip
+
+    def at(listener: str | None, name: str, *alpn: bytes) -> str | None:
+        route = table.find(TLS, hello(name, *alpn), listener)
+        return None if route is None else str(route.pattern)
+
+    assert (at(None, "a.example"), at("out", "a.example")) == ("a.example", "a.example")
+    assert at("in", "a.example") == "a.example@in"
+    assert at("in", "a.example", b"h2") == "a.example/h2"
+    assert at("in", "b.example", b"h2") == "b.example@in/h2"
+    assert at("out", "b.example", b"h2") == "b.example/h2"
+    assert (at("in", "c.example"), at("out", "c.example")) == ("*.example@in", "*@out")
+    assert at(None, "c.example") is None
+    for route in table:
+        assert read_pattern(str(route.pattern)) == route.pattern
 
 
 @pytest.mark.parametrize(

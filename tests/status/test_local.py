@@ -53,15 +53,15 @@ def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
     assert total == {"generation": [0, 0, 0], "total": 3}
     addresses = [str(ONE), str(TWO)]
     assert pieces["routes"] == [
-        {"pattern": "a.example", "backend": addresses, "proxy": "v2", "http": [str(TWO)],
-         "http_proxy": "auto", "source": "configuration", "access_of": None,
+        {"pattern": "a.example", "listen": None, "backend": addresses, "proxy": "v2",
+         "http": [str(TWO)], "http_proxy": "auto", "source": "configuration", "access_of": None,
          "not_answering": [], "list": None},
         # that with a protocol cannot be from a Caddy
-        {"pattern": "found.example/h2", "backend": addresses, "proxy": "v2", "http": None,
-         "http_proxy": None, "source": "configuration", "access_of": None,
+        {"pattern": "found.example/h2", "listen": None, "backend": addresses, "proxy": "v2",
+         "http": None, "http_proxy": None, "source": "configuration", "access_of": None,
          "not_answering": [], "list": None},
-        {"pattern": "plain.example", "backend": None, "proxy": None, "http": [str(ONE)],
-         "http_proxy": None, "source": "configuration", "access_of": None,
+        {"pattern": "plain.example", "listen": None, "backend": None, "proxy": None,
+         "http": [str(ONE)], "http_proxy": None, "source": "configuration", "access_of": None,
          "not_answering": [], "list": None},
     ]  # fmt: skip
     _, pieces = viewing(route("found.example")).tell("routes")

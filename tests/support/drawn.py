@@ -29,11 +29,14 @@ ACME = [b"acme-tls/1"]
 PATHS = st.sampled_from(["/", "/x?y", "/.well-known/acme-challenge/x", "*"])
 
 
+LISTENERS = st.sampled_from([None, None, "internal", "public"])
+
+
 @st.composite
 def routes(draw: st.DrawFn) -> list[Route]:
     patterns = draw(
         st.lists(
-            st.builds(Pattern, HOSTS, st.sampled_from([None, None, b"h2", b"h3"])),
+            st.builds(Pattern, HOSTS, st.sampled_from([None, None, b"h2", b"h3"]), LISTENERS),
             max_size=8,
             unique=True,
         )

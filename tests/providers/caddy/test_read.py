@@ -515,6 +515,33 @@ def test_a_found_route_has_the_lists_of_what_would_have_its_name(
     assert str(route.access_of or "") == str(route.access_from or "") == whose
 
 
+def at(route: Route, listener: str) -> Route:
+    return replace(route, pattern=replace(route.pattern, listener=listener))
+
+
+@pytest.mark.parametrize(
+    ("explicit", "found"),
+    [
+        ([at(written("*.corp.example", OFFICE), "out")],
+         {"a.corp.example": None, "a.corp.example@out": OFFICE}),
+        ([written("*.corp.example", OFFICE), at(written("*.corp.example"), "in")],
+         {"a.corp.example": OFFICE, "a.corp.example@in": None}),
+        ([written("*.corp.example", HOME), at(written("*", OFFICE), "out")],
+         {"a.corp.example": HOME}),
+        ([at(written("*.corp.example", OFFICE), "out"), at(written("a.corp.example"), "out")],
+         {"a.corp.example": None}),
+    ],
+)  # fmt: skip
+def test_lists_for_one_listener_close_what_is_found_there_alone(
+    explicit: list[Route], found: dict[str, Access | None]
+) -> None:
+    merged = plan([(FIRST, sites("a.corp.example"))], explicit, never)
+    routes = merged.routes[len(explicit) :]
+    assert {str(route.pattern): route.access for route in routes} == found
+    assert all(route.targets == {"tls": to(8443), "http": to(8080)} for route in routes)
+    assert merged.has == dict.fromkeys(found, FIRST)
+
+
 def test_a_written_route_opens_what_is_closed_above_it() -> None:
     explicit = [written("*.corp.example", NOBODY), written("a.corp.example")]
     found = plan([(FIRST, sites("a.corp.example"))], explicit, never)
