@@ -111,18 +111,15 @@ def plan(
     above = _Above(routes.values())
     has: dict[str, AdminAddress] = {}
     claims = [claim for _, snapshot in providers for claim in snapshot.claims]
-    loops, refused = [], []
+    loops: list[Unrouted] = []
+    refused: list[Unrouted] = []
     offers = [(name, route) for name, x in providers for route in _offers(x, auto=name in auto)]
     # A name is first of all who serves it by TLS: he answers for it on port 80, too.
     offers.sort(key=lambda offer: TLS.name not in offer[1].targets)
     within = functools.cache(partial(_within, lambda x: not is_own(x) and not reserved_for(x)))
     for name, offer in offers:
         pattern, host = offer.pattern, str(offer.pattern)
-        addresses = dict.fromkeys(x for backend in offer.backends for x in backend.addresses)
-        for address in addresses:
-            if what := reserved_for(address):
-                why = f"{title(name)} says {address}, which is {what}"
-                refused.append(Unrouted(host, why, host, (address,)))
+        refused += _refused(name, offer, reserved_for)
         route = replace(offer, targets=targets(**{k: within(x) for k, x in offer.targets.items()}))
         lost = None if TLS.name in route.targets else offer.targets.get(TLS.name)
         if lost and any(map(reserved_for, lost.addresses)):
@@ -153,6 +150,17 @@ def plan(
         ),
         tuple(refused),
     )
+
+
+def _refused(
+    name: AdminAddress, offer: Route, reserved_for: Callable[[DialAddress], str | None]
+) -> Iterator[Unrouted]:
+    """Yield what a provider offers at addresses that only snimux may reach."""
+    host = str(offer.pattern)
+    for address in dict.fromkeys(x for backend in offer.backends for x in backend.addresses):
+        if what := reserved_for(address):
+            why = f"{title(name)} says {address}, which is {what}"
+            yield Unrouted(host, why, host, (address,))
 
 
 def _close(
