@@ -58,7 +58,7 @@ def check(data: bytes) -> int:
 def _is_said_well(found: Config | tuple[str, ...]) -> int:
     if isinstance(found, Config):
         _is_in_order(found)
-        return 10 + len(found.routes) + len(found.caddys) + len(found.addresses(TLS))
+        return 10 + len(found.routes) + len(found.providers) + len(found.addresses(TLS))
     assert found
     for line in found:
         assert line.isprintable(), line
@@ -93,7 +93,7 @@ def _is_plain(text: str) -> bool:
 
 def _is_in_order(config: Config) -> None:
     assert config.addresses(TLS)
-    assert config.routes or config.caddys
+    assert config.routes or config.providers
     for route in config.routes:
         assert parse_pattern(str(route.pattern)) == route.pattern
         assert route.targets

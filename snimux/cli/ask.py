@@ -8,11 +8,12 @@ import trio
 
 from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
 from snimux.config.model import Config
+from snimux.config.settings import table_of
 from snimux.doctor.facts import Facts
-from snimux.providers.base import Lost, Snapshot
-from snimux.providers.discovery import ask_once
+from snimux.providers.base import Snapshot
+from snimux.providers.discovery import ask_once, faults_of
 from snimux.providers.merge import Plan
-from snimux.routing.address import AdminAddress
+from snimux.routing.address import ProviderAddress
 from snimux.routing.routes import Route
 
 search_option = click.option(
@@ -22,12 +23,16 @@ search_option = click.option(
 )
 
 
-def ask_providers(config: Config) -> tuple[dict[AdminAddress, Snapshot], list[str]]:
+def ask_providers(config: Config) -> tuple[dict[ProviderAddress, Snapshot], list[str]]:
     """Return what each provider serves that answers, and a line for each that does not."""
-    answers = trio.run(ask_once, config.caddys)
+    answers = trio.run(ask_once, config.providers)
     snapshots = {address: x for address, x in answers.items() if isinstance(x, Snapshot)}
-    lost = {address: x.why for address, x in answers.items() if isinstance(x, Lost)}
-    return snapshots, [f"--caddy: {address}: {why}" for address, why in lost.items()]
+    faults = [
+        f"{table_of(address).flag}: {fault}"
+        for address, answer in answers.items()
+        for fault in faults_of(address, answer)
+    ]
+    return snapshots, faults
 
 
 def ask_backends(routes: Iterable[Route], plan: Plan) -> list[Remark]:

@@ -11,8 +11,8 @@ from snimux.cli.options import configured, fail, merge, options, read_file
 from snimux.cli.usage import Command
 from snimux.providers.merge import planned
 
-_EPILOG = """A Caddy that is named is asked; backends whose PROXY protocol is auto are probed;
-nothing is listened on.
+_EPILOG = """A Caddy that is named is asked, and a directory of routes read; backends whose PROXY
+protocol is auto are probed; nothing is listened on.
 
 \b
 EXAMPLES
@@ -22,7 +22,8 @@ EXAMPLES
 
 \b
 EXIT STATUS
-  0 good    1 a Caddy could not be asked    2 wrong flags or configuration
+  0 good    1 a Caddy could not be asked, or a file of routes not be read
+  2 wrong flags or configuration
 """
 
 
@@ -42,5 +43,6 @@ def command(group_flags: Mapping[str, Any], /, **flags: Any) -> None:
     plan = planned(config, snapshots)
     click.echo(describe(config, plan, snapshots, ask_backends(plan.routes, plan)))
     if faults:
-        fail(1, *(f"{fault.rstrip('.')}; snimux doctor looks where it is" for fault in faults))
+        hint = "; snimux doctor looks where it is"
+        fail(1, *(f"{x.rstrip('.')}{hint * x.startswith('--caddy')}" for x in faults))
     click.echo("ok")

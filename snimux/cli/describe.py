@@ -16,7 +16,7 @@ from snimux.proto.http_head import HTTP
 from snimux.providers.base import Snapshot
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access, Admission
-from snimux.routing.address import AdminAddress
+from snimux.routing.address import ProviderAddress
 from snimux.routing.networks import Networks
 from snimux.routing.routes import Backend
 from snimux.text import listed
@@ -27,7 +27,7 @@ _MOST_SHOWN = 5  # networks of a list
 def describe(
     config: Config,
     plan: Plan,
-    snapshots: Mapping[AdminAddress, Snapshot],
+    snapshots: Mapping[ProviderAddress, Snapshot],
     proxies: Sequence[Remark],
 ) -> str:
     """Say where snimux listens, where it sends what, what it refuses, and its limits.
@@ -90,7 +90,7 @@ def _routes(config: Config, plan: Plan, width: int) -> Iterator[str]:
         yield f"  {'all else':{width}}  ->  {refused}{', or with 404' if has_http else ''}"
 
 
-def _unrouted(plan: Plan, snapshots: Mapping[AdminAddress, Snapshot]) -> list[str]:
+def _unrouted(plan: Plan, snapshots: Mapping[ProviderAddress, Snapshot]) -> list[str]:
     """Say what of the providers' sites has no route, and why."""
     claims = [f"  {x.host}: {x.has} has it, and {x.wants} serves it too" for x in plan.claims]
     needs = [f"  {x.what}: {x.why}" for x in (*plan.loops, *plan.refused)]

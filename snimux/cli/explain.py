@@ -106,7 +106,7 @@ def command(
     snapshots, faults = ask_providers(config)
     running, more_faults = _running(config)
     plan = planned(config, snapshots)
-    if config.status and not (config.routes or config.caddys):
+    if config.status and not (config.routes or config.providers):
         if running is None:
             fail(1, *(f"{fault}{IS_IT_RUNNING}" for fault in more_faults))
         config, plan = as_config(running, config)

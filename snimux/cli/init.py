@@ -18,6 +18,7 @@ from snimux.config.model import ConfigError
 from snimux.doctor import caddyfile
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
+from snimux.routing.address import DirectoryAddress
 
 _EPILOG = """--listen, --http and --caddy go into the file; other settings are for you to add.
 Without --output the file alone is on standard output, and what is to be done on standard error.
@@ -82,7 +83,7 @@ def command(
         facts.http if config.is_http_said and (is_new or merged["http"]) else None,
         places,
         text=text,
-        named=written.caddys,
+        named=[x for x in written.providers if not isinstance(x, DirectoryAddress)],
     )
     try:
         load({}, output or "FILE", file)

@@ -14,7 +14,7 @@ import click
 from snimux.config.from_toml import LARGEST
 from snimux.config.load import load
 from snimux.config.model import Config, ConfigError
-from snimux.config.settings import SETTINGS
+from snimux.config.settings import PROVIDERS, SETTINGS
 from snimux.net.listeners import ListenError, activated
 from snimux.routing.address import Activated
 from snimux.runtime.files import read_stream
@@ -37,12 +37,7 @@ _FLAGS = (
         False,
         "where hellos go that have no route, or no name",
     ),
-    (
-        "--caddy",
-        "ADDR",
-        True,
-        "route the sites of the Caddy whose admin API is there, as they change; repeatable",
-    ),
+    *((x.flag, x.metavar, True, x.help) for x in PROVIDERS),
     ("--config", "FILE", False, "read this TOML file; flags win over it"),
     ("--listen", "ADDR", True, "listen here; repeatable  [default: :443, IPv4 and IPv6]"),
     (

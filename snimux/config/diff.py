@@ -6,6 +6,7 @@ Knows nothing of how a configuration is put into effect, nor of what is running.
 from dataclasses import dataclass, fields, replace
 
 from snimux.config.model import Config
+from snimux.config.settings import PROVIDERS
 from snimux.config.source import LISTEN_KEYS
 from snimux.proto.protocols import PROTOCOLS
 from snimux.proto.verdict import Protocol
@@ -15,9 +16,9 @@ from snimux.routing.address import ListenAddress
 # is looked at.
 _FIXED = ("workers", "relay", "status", "keep_refused")
 
-_COMPARED = ("caddys", "without_proxy", "admission", "log_format", "log_level", "watch")
+_COMPARED = ("without_proxy", "admission", "log_format", "log_level", "watch")
 # What the keys are called together.
-_AS_ONE = {"caddys": "caddy", "without_proxy": "caddy"}
+_AS_ONE = {"without_proxy": "caddy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def difference(before: Config, after: Config) -> Difference:
         before.entry_at(x.address, x.protocol).admission != x.admission for x in after.entrypoints
     ):
         keys.append("admission")
+    keys += [x.name for x in PROVIDERS if x.of(before.providers) != x.of(after.providers)]
     for one, other in ((before.limits, after.limits), (before.backends, after.backends)):
         names = [field.name for field in fields(one)]
         keys += [name for name in names if getattr(one, name) != getattr(other, name)]

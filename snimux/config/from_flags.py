@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from snimux.config.settings import SETTINGS, choice, shown
+from snimux.config.settings import PROVIDERS, SETTINGS, choice, shown
 from snimux.config.source import LISTEN_KEYS, PROXIES, ConfigSource, read_setting
 from snimux.proto import hostname
 from snimux.routing.routes import targets
@@ -32,16 +32,18 @@ def read_flags(flags: Mapping[str, Any]) -> ConfigSource:
         else:
             backend = source.backend("--route", _split(to), proxy)
             source.add_route("--route", _split(hosts), targets(tls=backend))
-    source.add_caddys("--caddy", flags.get("caddy") or (), proxy)
+    for table in PROVIDERS:
+        source.add_providers(table, table.flag, flags.get(table.name) or (), proxy)
     default = flags.get("default")
     if default is not None:
         backend = source.backend("--default", _split(default), proxy)
         source.add_route("--default", [hostname.ANY], targets(tls=backend))
-    is_heeded = source.places or source.caddy_proxies
+    is_heeded = source.places or source.proxies
     if proxy is not None and not is_heeded and not source.problems:
-        caddys = "; for --caddy it is auto or off" if source.caddys else ""
+        with_proxy = [x.flag for x in PROVIDERS if x.proxies and x.of(source.providers)]
+        providers = "".join(f"; for {flag} it is auto or off" for flag in with_proxy)
         source.problems.append(
-            f"--proxy-protocol: is for --route and --default, and there is none{caddys}; "
+            f"--proxy-protocol: is for --route and --default, and there is none{providers}; "
             'in the file, write proxy = "..." in a [[route]]'
         )
     for setting in SETTINGS:

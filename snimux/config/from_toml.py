@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from snimux.config import hints
-from snimux.config.settings import SETTINGS, choice, shown, weight
+from snimux.config.settings import PROVIDERS, SETTINGS, ProviderTable, choice, shown, weight
 from snimux.config.source import (
-    CADDY_PROXIES,
     LISTEN_KEYS,
     NOT_EXEMPT,
     OFF,
@@ -36,8 +35,8 @@ _NAMED_AS_FLAGS = "keys are named as the flags are; snimux --help lists these"
 _ACCESS_KEYS = ("allow", "deny", "acme_exempt")
 _RULE_KEYS = (*_ACCESS_KEYS, "proxy_from")
 _FILE_KEYS = (
-    *LISTEN_KEYS.values(), "route", "default", "caddy", *(setting.key for setting in SETTINGS),
-    *_RULE_KEYS,
+    *LISTEN_KEYS.values(), "route", "default", *(kind.name for kind in PROVIDERS),
+    *(setting.key for setting in SETTINGS), *_RULE_KEYS,
 )  # fmt: skip
 _OF_A_BACKEND = tuple(x for x in SETTINGS if x.key in ("balance", "wait", "check"))
 _ROUTE_KEYS = (
@@ -47,13 +46,12 @@ _ROUTE_KEYS = (
 )  # fmt: skip
 _ADDRESS_KEYS = ("address", "weight")
 _LISTEN_KEYS = ("address", "name", *_RULE_KEYS)
-_CADDY_KEYS = ("admin", "proxy")
 # Where a key goes that is in the wrong table.
 _PLACES: tuple[tuple[Sequence[str], str], ...] = (
     (_FILE_KEYS, "to the top, above the first [[...]]"),
     (_ROUTE_KEYS, "into a [[route]]"),
     (_LISTEN_KEYS, "into a [[listen]]"),
-    (_CADDY_KEYS, "into a [[caddy]]"),
+    *((x.keys, f"into a [[{x.name}]]") for x in PROVIDERS),
     (["weight"], 'to an address, as in to = [{ address = "127.0.0.1:8443", weight = 2 }]'),
     (["alpn"], 'into hosts, as in hosts = "secure.example.com/h2"'),
 )
@@ -70,34 +68,58 @@ _ENDLESS = re.compile(r"(?<![\w+-])(?:0[xob][0-9A-Fa-f_]{1000}|[\w+-]{10000})")
 _DEEP = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){16}")
 
 
-def read_toml(toml: str) -> ConfigSource:
-    """Read the text of a TOML file."""
+def read_routes(toml: str) -> ConfigSource:
+    """Return what the text of a TOML file says that has routes and nothing else."""
     source = ConfigSource()
+    document = _parsed(source, toml)
+    for key in document.keys() - {"route"}:
+        hint = hints.near(key, ["route"])
+        wanted = f"did you mean {hint}?" if hint else "such a file has only [[route]] tables"
+        source.problems.append(f"unknown key {shown(key)}; {wanted}")
+    _read_routes(source, document)
+    return source
+
+
+def _parsed(source: ConfigSource, toml: str) -> Mapping[str, Any]:
+    """Return what TOML says; empty where it is none, which is noted."""
     bare = _QUOTED.sub("_", toml)
     if endless := _ENDLESS.search(bare):
         is_number = re.match("[+-]?[0-9]", endless[0])
         what = "a number of a thousand digits" if is_number else "a key of 10,000 characters"
         source.problems.append(f"not TOML that can be read: {what}")
-        return source
+        return {}
     try:
         if _DEEP.search(bare):
             raise RecursionError
-        document = tomllib.loads(toml)
+        return tomllib.loads(toml)
     except ValueError as error:  # TOMLDecodeError; or a number of thousands of digits
         source.problems.append(f"not TOML: {error}{hints.toml(toml, str(error))}")
-        return source
     except RecursionError:
         source.problems.append("not TOML that can be read: nested too deep")
-        return source
+    return {}
+
+
+def _read_routes(source: ConfigSource, document: Mapping[str, object]) -> None:
+    tables = _tables(source, "route", document, 'hosts = "..." and to = "..."')
+    for number, table in enumerate(tables, 1):
+        _read_route(source, f"route {number}", table)
+
+
+def read_toml(toml: str) -> ConfigSource:
+    """Return what the text of a configuration file says."""
+    source = ConfigSource()
+    document = _parsed(source, toml)
     _check_keys(source, "", document, _FILE_KEYS)
     for protocol, key in LISTEN_KEYS.items():
         if key in document:
             source.add_listen(protocol, key, _read_listen(source, protocol, document[key]))
     source.rules = _read_rules(source, "", document, _RULE_KEYS)
-    for number, table in enumerate(_tables(source, "route", document), 1):
-        _read_route(source, f"route {number}", table)
-    for number, table in enumerate(_tables(source, "caddy", document), 1):
-        _read_caddy(source, f"caddy {number}", table)
+    _read_routes(source, document)
+    for kind in PROVIDERS:
+        for number, table in enumerate(
+            _tables(source, kind.name, document, f'{kind.key} = "..."'), 1
+        ):
+            _read_provider(source, kind, f"{kind.name} {number}", table)
     if "default" in document:
         to, weights = _addresses(source, "default", document["default"])
         backend = replace(source.backend("default", to, None), weights=weights)
@@ -278,19 +300,22 @@ def _transparent(source: ConfigSource, where: str, backend: Backend) -> Backend:
     return replace(backend, transparent=True)
 
 
-def _read_caddy(source: ConfigSource, where: str, table: Mapping[str, object]) -> None:
-    keys = table.keys() | _check_keys(source, f"{where}: ", table, _CADDY_KEYS)
-    admin, proxy = table.get("admin"), None
-    if "proxy" in table:
-        proxy = source.attempt(f"{where}: proxy", choice(*CADDY_PROXIES), table["proxy"])
-    if isinstance(admin, str):
-        source.add_caddys(f"{where}: admin", [admin], proxy)
-    elif "admin" not in keys:
-        source.problems.append(f"{where}: admin is missing")
-    elif admin is not None:
+def _read_provider(
+    source: ConfigSource, kind: ProviderTable, where: str, table: Mapping[str, object]
+) -> None:
+    key = kind.key
+    keys = table.keys() | _check_keys(source, f"{where}: ", table, kind.keys)
+    address, proxy = table.get(key), None
+    if "proxy" in table and kind.proxies:
+        proxy = source.attempt(f"{where}: proxy", choice(*kind.proxies), table["proxy"])
+    if isinstance(address, str):
+        source.add_providers(kind, f"{where}: {key}", [address], proxy)
+    elif key not in keys:
+        source.problems.append(f"{where}: {key} is missing")
+    elif address is not None:
         source.problems.append(
-            f'{where}: admin: {shown(admin)} is not a string, such as "localhost:2019"; '
-            "each Caddy has its own [[caddy]]"
+            f'{where}: {key}: {shown(address)} is not a string, such as "{kind.example}"; '
+            f"each {kind.noun} has its own [[{kind.name}]]"
         )
 
 
@@ -330,12 +355,11 @@ def _elsewhere(key: str) -> str | None:
 
 
 def _tables(
-    source: ConfigSource, key: str, document: Mapping[str, object]
+    source: ConfigSource, key: str, document: Mapping[str, object], example: str
 ) -> list[Mapping[str, object]]:
     value = document.get(key, [])
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return value
-    example = 'hosts = "..." and to = "..."' if key == "route" else 'admin = "..."'
     source.problems.append(f"{key}: {key}s are tables, each headed [[{key}]], with {example}")
     return []
 

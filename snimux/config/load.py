@@ -8,7 +8,7 @@ from typing import Any
 from snimux.config.from_flags import read_flags
 from snimux.config.from_toml import read_toml
 from snimux.config.model import BackendDefaults, Config, ConfigError, Limits
-from snimux.config.settings import SETTINGS
+from snimux.config.settings import PROVIDERS, SETTINGS
 from snimux.config.source import LISTEN_KEYS, NOT_EXEMPT, OFF, ConfigSource, problems_of_listeners
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
@@ -16,9 +16,9 @@ from snimux.proto.protocols import PROTOCOLS
 from snimux.routing.access import Access, Admission
 from snimux.routing.address import (
     Activated,
-    AdminAddress,
     FdAddress,
     ListenAddress,
+    ProviderAddress,
     TcpAddress,
     is_covered,
     is_own,
@@ -34,8 +34,8 @@ _NO_LIMITS = (
     "relay", "log_format", "log_level", "workers", "watch", "status", "keep_refused"
 )  # fmt: skip
 _NO_ROUTES = (
-    "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or a --config FILE "
-    "that has some; see --help"
+    "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR, --routes-dir DIR or a "
+    "--config FILE that has some; see --help"
 )
 _FOR_BACKENDS = tuple(x.name for x in fields(BackendDefaults))
 
@@ -58,7 +58,7 @@ def load(
         toml: the file's text; None where there is none.
         activated: sockets that were handed over. They are instead of the default addresses, and of
             whichever given address they cover; other given addresses are listened on besides.
-        needs_routes: whether to have neither routes nor Caddys is a problem.
+        needs_routes: whether to have neither routes nor providers is a problem.
         has_workers: whether it is for workers, whatever it says: a reload leaves them as they are.
 
     Raises:
@@ -69,15 +69,15 @@ def load(
     from_flags = read_flags(flags)
     problems = from_flags.problems + [f"{file_name}: {line}" for line in from_file.problems]
     routes = {**from_file.routes, **from_flags.routes}
-    caddys = tuple(dict.fromkeys([*from_flags.caddys, *from_file.caddys]))
-    caddy_proxies = {**from_file.caddy_proxies, **from_flags.caddy_proxies}
+    providers = _by_claim([*from_flags.providers, *from_file.providers])
+    proxies = {**from_file.proxies, **from_flags.proxies}
     listen = from_file.listen | from_flags.listen
     is_http_said = HTTP.name in listen
     if activated:
         listen = _with_activated(listen, activated, problems)
     else:
         tls = listen.setdefault(TLS.name, [parse_listen(_DEFAULT_LISTEN)])
-        listen.setdefault(HTTP.name, _default_http(tls, routes.values(), caddys))
+        listen.setdefault(HTTP.name, _default_http(tls, routes.values(), providers))
     handed_over = tuple(x.address for x in activated)
     rules, own_rules = _rules(from_flags, from_file, activated, problems)
     settings = {x.key: x.parse(x.default) for x in SETTINGS}
@@ -87,7 +87,7 @@ def load(
     if problems := (
         problems
         or _problems_together(listen, handed_over, routes.values())
-        or [_NO_ROUTES] * (needs_routes and not (routes or caddys))
+        or [_NO_ROUTES] * (needs_routes and not (routes or providers))
         or _problems_of_numbers(from_file.own_rules if has_numbers else ())
         or _problems_of_weights(routes.values(), settings["balance"])
     ):
@@ -97,8 +97,8 @@ def load(
         _entrypoints(listen, rules, own_rules),
         tuple(routes.values()),
         Limits(**settings),
-        caddys=caddys,
-        without_proxy=frozenset(x for x, proxy in caddy_proxies.items() if proxy == OFF),
+        providers=providers,
+        without_proxy=frozenset(x for x, proxy in proxies.items() if proxy == OFF),
         handed_over=handed_over,
         backends=BackendDefaults(**for_backends),
         admission=_admission(rules),
@@ -117,7 +117,13 @@ def _written(flags: ConfigSource, file: ConfigSource, file_name: str) -> dict[Pa
     return written
 
 
-def with_caddys(config: Config, caddys: Iterable[AdminAddress]) -> Config:
+def _by_claim(addresses: Iterable[ProviderAddress]) -> tuple[ProviderAddress, ...]:
+    """Return providers, each once, in the order in which they have a claim to a name."""
+    addresses = dict.fromkeys(addresses)
+    return tuple(address for table in PROVIDERS for address in table.of(addresses))
+
+
+def with_caddys(config: Config, caddys: Iterable[ProviderAddress]) -> Config:
     """Return what a configuration without Caddys would be with some.
 
     Nobody typed these, so nothing of them is a problem of the configuration.
@@ -127,7 +133,7 @@ def with_caddys(config: Config, caddys: Iterable[AdminAddress]) -> Config:
         http = _default_http(config.addresses(TLS), config.routes, caddys)
         entries = tuple(x for x in entries if x.protocol is not HTTP)
         entries += tuple(config.entry_at(address, HTTP) for address in http)
-    return replace(config, caddys=caddys, entrypoints=entries)
+    return replace(config, providers=caddys, entrypoints=entries)
 
 
 _Rules = dict[str, Any]
@@ -203,15 +209,15 @@ def _with_activated(
 
 
 def _default_http(
-    listen: Iterable[ListenAddress], routes: Iterable[Route], caddys: Sequence[AdminAddress]
+    listen: Iterable[ListenAddress], routes: Iterable[Route], providers: Sequence[ProviderAddress]
 ) -> list[ListenAddress]:
-    """Port 80 beside port 443, for routes that have something to say there, as a Caddy's have.
+    """Port 80 beside port 443, for routes that have something there, as a provider's may have.
 
     None where port 80 was given to TLS: what nobody asked for is in nobody's way.
     """
     ports = {address.port for address in listen if isinstance(address, TcpAddress)}
     beside = TLS.default_port in ports and HTTP.default_port not in ports
-    if beside and (caddys or any(HTTP.name in route.targets for route in routes)):
+    if beside and (providers or any(HTTP.name in route.targets for route in routes)):
         return [parse_listen(_DEFAULT_HTTP)]
     return []
 

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, TLS
 from snimux.proto.verdict import Protocol
 from snimux.routing.access import Admission
-from snimux.routing.address import AdminAddress, FdAddress, ListenAddress, TcpAddress
+from snimux.routing.address import (
+    AdminAddress,
+    DirectoryAddress,
+    FdAddress,
+    ListenAddress,
+    ProviderAddress,
+    TcpAddress,
+)
 from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import Balance, Check, Pattern, Route
 
@@ -68,13 +75,13 @@ class Config:
     relay: str
     log_format: str
     log_level: str
-    caddys: tuple[AdminAddress, ...] = ()
+    providers: tuple[ProviderAddress, ...] = ()
     """Where to ask for further routes; the first has a name that several have."""
     workers: int | None = 1
     """None: as many as there are processors for this process."""
     watch: str = "on"
     """Whether the file is read again when it has changed, "on" or "off"."""
-    without_proxy: frozenset[AdminAddress] = frozenset()
+    without_proxy: frozenset[ProviderAddress] = frozenset()
     """The Caddys of those whose sites are sent no PROXY protocol header in any case."""
     status: ListenAddress | None = None
     """Where to show how it is."""
@@ -89,6 +96,11 @@ class Config:
     """Whether it says where to listen for plain HTTP, or not to."""
     written: Mapping[Pattern, str] = field(default_factory=dict, compare=False)
     """Where each of the routes is written."""
+
+    @property
+    def caddys(self) -> tuple[AdminAddress, ...]:
+        """Those of the providers that are Caddys."""
+        return tuple(x for x in self.providers if not isinstance(x, DirectoryAddress))
 
     def addresses(self, protocol: Protocol | None = None) -> tuple[ListenAddress, ...]:
         """Return where to listen: for one protocol, or for all."""

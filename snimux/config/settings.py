@@ -1,19 +1,31 @@
 """The settings of one value: each a key of the file and a flag, how it is read, and its help.
 
-For these one table serves the file, the flags and the help, so that all three say the same. Routes,
-listeners, Caddys, lists of networks and --proxy-protocol are no rows of it: they are in ``flags``
-and ``sources``.
+For these one table serves the file, the flags and the help, so that all three say the same, and so
+does one for the providers of routes. Routes, listeners, lists of networks and --proxy-protocol are
+no rows of them: they are in ``cli.options`` and ``from_flags``, and in ``from_toml``.
 """
 
 import ipaddress
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from snimux.config import hints
 from snimux.proto.client_hello import DEFAULT_MAX_HELLO, LARGEST_MAX_HELLO
-from snimux.routing.address import AddressError, FdAddress, ListenAddress, TcpAddress, parse_listen
+from snimux.routing.address import (
+    AddressError,
+    DirectoryAddress,
+    FdAddress,
+    FileAddress,
+    ListenAddress,
+    ProviderAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_admin,
+    parse_directory,
+    parse_listen,
+)
 from snimux.routing.routes import BALANCES
 from snimux.text import cut
 
@@ -271,6 +283,70 @@ SETTINGS = (
         "debug, info, warning or error; at info, scanners are summed up, not listed",
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderTable:
+    """A kind of source of routes: its table in the file with its flag, and how both are read."""
+
+    name: str
+    """Of the table."""
+    key: str
+    """Of that which says where it is, in the table."""
+    parse: Callable[[str], ProviderAddress]
+    types: tuple[type, ...]
+    """Of what that returns."""
+    noun: str
+    example: str
+    metavar: str
+    help: str
+    proxies: tuple[str, ...] = ()
+    """The words that ``proxy`` may have, if there is such a key."""
+
+    @property
+    def flag(self) -> str:
+        """The flag of the same name."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Those that its table may have."""
+        return (self.key, "proxy") if self.proxies else (self.key,)
+
+    def of(self, addresses: Iterable[ProviderAddress]) -> list[ProviderAddress]:
+        """Return those of the addresses that are of this kind."""
+        return [address for address in addresses if isinstance(address, self.types)]
+
+
+# In the order in which they have a claim to a name: what somebody has written comes first.
+PROVIDERS = (
+    ProviderTable(
+        "routes_dir",
+        "path",
+        parse_directory,
+        (DirectoryAddress,),
+        "directory",
+        "/etc/snimux/routes",
+        "DIR",
+        "route what the [[route]] tables of the files DIR/*.toml say, as they change; repeatable",
+    ),
+    ProviderTable(
+        "caddy",
+        "admin",
+        parse_admin,
+        (TcpAddress, UnixAddress, FileAddress),
+        "Caddy",
+        "localhost:2019",
+        "ADDR",
+        "route the sites of the Caddy whose admin API is there, as they change; repeatable",
+        ("auto", "off"),
+    ),
+)
+
+
+def table_of(address: ProviderAddress) -> ProviderTable:
+    """Return the kind of provider that is at an address."""
+    return next(table for table in PROVIDERS if isinstance(address, table.types))
 
 
 def shown(value: object) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, cast
 
-from snimux.config.settings import Setting, shown
+from snimux.config.settings import ProviderTable, Setting, shown
 from snimux.proto import hostname
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
@@ -15,12 +15,11 @@ from snimux.proto.proxy_header import Version
 from snimux.routing.access import Access
 from snimux.routing.address import (
     AddressError,
-    AdminAddress,
     DialAddress,
     ListenAddress,
+    ProviderAddress,
     is_same,
     overlaps,
-    parse_admin,
     parse_dial,
     parse_listen,
 )
@@ -33,7 +32,6 @@ NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
 # Things with a comma or a space between them.
 _SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
 PROXIES = ("v1", "v2", "auto", OFF)
-CADDY_PROXIES = ("auto", OFF)
 LISTEN_KEYS = {name: "listen" if name == TLS.name else name for name in PROTOCOLS}
 """By protocol: the key and the flag for where to listen."""
 TARGET_KEYS = {
@@ -58,8 +56,8 @@ class ConfigSource:
     routes: dict[Pattern, Route] = field(default_factory=dict)
     places: dict[Pattern, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    caddys: list[AdminAddress] = field(default_factory=list)
-    caddy_proxies: dict[AdminAddress, str] = field(default_factory=dict)
+    providers: list[ProviderAddress] = field(default_factory=list)
+    proxies: dict[ProviderAddress, str] = field(default_factory=dict)
     """What is said of the PROXY protocol for some of them, auto or off."""
 
     def attempt(self, where: str, parse: Callable[[Any], T], value: object) -> T | None:
@@ -112,16 +110,18 @@ class ConfigSource:
         version = None if proxy == OFF else proxy
         return shared_backend(addresses, cast("Version | Literal['auto'] | None", version))
 
-    def add_caddys(self, where: str, values: Iterable[str], proxy: str | None) -> None:
+    def add_providers(
+        self, table: ProviderTable, where: str, values: Iterable[str], proxy: str | None
+    ) -> None:
         """Ask these for further routes; a version of the PROXY protocol is not for them."""
-        for address in self.attempt_all(where, parse_admin, values):
-            for other in self.caddys:
+        for address in self.attempt_all(where, table.parse, values):
+            for other in self.providers:
                 if is_same(address, other):
                     again = "" if address == other else f", as {other}"
                     self.problems.append(f"{where}: {address} is given twice{again}")
-            self.caddys.append(address)
-            if proxy in CADDY_PROXIES:
-                self.caddy_proxies[address] = proxy
+            self.providers.append(address)
+            if proxy is not None and proxy in table.proxies:
+                self.proxies[address] = proxy
 
     def add_route(
         self,

@@ -20,6 +20,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from _caddys(facts)
     yield from _claims(facts)
     yield from _refused(facts)
+    yield from _faults(facts)
     yield from _servers(facts)
 
 
@@ -109,7 +110,7 @@ def _claims(facts: Facts) -> Iterator[Finding]:
             claim.host,
             f"{claim.host} is served by two: {claim.has} has it, and {claim.wants} wants it",
             "The one that is listed first gets all its connections.",
-            (f"# take {claim.host} out of one of the Caddyfiles, or list the other one first",),
+            (f"# take {claim.host} out of one of the two, or list the other one first",),
         )
 
 
@@ -123,6 +124,18 @@ def _refused(facts: Facts) -> Iterator[Finding]:
             "Strangers would speak there with what only snimux may reach. "
             "See whether somebody means to.",
             (f"# take {refused.what} out of that Caddy, or give it another address",),
+        )
+
+
+def _faults(facts: Facts) -> Iterator[Finding]:
+    for fault in facts.faults:
+        yield Finding(
+            "routes-unread",
+            Colour.RED,
+            fault.what,
+            f"routes cannot be read of {fault}",
+            "What snimux has of there is what it was before, or nothing.",
+            ("# mend that; snimux sees it by itself",),
         )
 
 

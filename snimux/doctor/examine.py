@@ -33,8 +33,9 @@ from snimux.net.loop import NOWHERE, Own
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
 from snimux.proto.proxy_header import Version, build
-from snimux.providers.base import Unrouted
+from snimux.providers.base import Snapshot, Unrouted
 from snimux.providers.caddy.admin import AdminError, look
+from snimux.providers.discovery import ask_once, faults_of
 from snimux.providers.merge import DEFAULT_ADMIN, Plan, planned, reserved
 from snimux.routing.address import (
     AddressError,
@@ -70,13 +71,14 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
     seen = await trio.to_thread.run_sync(survey)
     to_ask = _to_ask(config.caddys, seen, search=search)
     caddys = _once(await _ask_all(to_ask, seen.ports, config.caddys), seen.ports)
-    if not (config.routes or config.caddys):
+    others = await ask_once(set(config.providers) - set(config.caddys))
+    if not (config.routes or config.providers):
         answered = [x.admin for x in caddys if x.admin and x.sites is not None]
         config = with_caddys(config, answered)
     named = set(config.caddys)
     caddys = [replace(x, is_listed=x.is_listed or x.admin in named) for x in caddys]
-    sites = {x.admin: x.sites for x in caddys if x.admin}
-    plan = planned(config, sites)
+    snapshots = {x: answer for x, answer in others.items() if isinstance(answer, Snapshot)}
+    plan = planned(config, {**snapshots, **{x.admin: x.sites for x in caddys if x.admin}})
     on_demand = _on_demand(x for x in caddys if x.admin in named)
     own = Own(reserved=reserved(config))
     plan = await _with_refused(plan, own)
@@ -87,6 +89,7 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
         tls=config.addresses(TLS),
         http=config.addresses(HTTP),
         plan=plan,
+        faults=tuple(fault for x in others for fault in faults_of(x, others[x])),
         ports=seen.ports,
         caddys=tuple(caddys),
         contacts=contacts,

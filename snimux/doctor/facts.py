@@ -6,6 +6,7 @@ Knows no way to find anything out; that is for ``host`` (the system), ``admin`` 
 
 from dataclasses import dataclass
 
+from snimux.providers.base import Fault
 from snimux.providers.caddy.sites import Sites
 from snimux.providers.merge import Plan
 from snimux.routing.address import AdminAddress, DialAddress, ListenAddress, TcpAddress, UnixAddress
@@ -159,6 +160,8 @@ class Facts:
     probed: tuple[Probed, ...] = ()
     unseen: tuple[str, ...] = ()
     """What could not be found out, and what to do about it."""
+    faults: tuple[Fault, ...] = ()
+    """What is wrong with providers that are no Caddys."""
 
     @property
     def listen(self) -> tuple[ListenAddress, ...]:

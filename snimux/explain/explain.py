@@ -21,7 +21,7 @@ from snimux.proto.verdict import Hello
 from snimux.providers.base import Snapshot
 from snimux.providers.merge import Plan, title
 from snimux.routing.access import Access
-from snimux.routing.address import AdminAddress, DialAddress
+from snimux.routing.address import DialAddress, ProviderAddress
 from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import Backend, Balance, Pattern, Route, RouteTable
 
@@ -67,7 +67,7 @@ class Explanation:
     addresses: tuple[DialAddress, ...] = ()
     """Where it is dialled: in that order by ``balance`` "first" and "ip_hash"."""
     balance: Balance = "first"
-    also: tuple[AdminAddress, ...] = ()
+    also: tuple[ProviderAddress, ...] = ()
     """Caddys that serve the route's pattern, too, and do not have it."""
     hints: tuple[str, ...] = ()
 
@@ -87,7 +87,7 @@ def explain(
     case: Case,
     config: Config,
     found: Plan,
-    sites: Mapping[AdminAddress, Snapshot],
+    sites: Mapping[ProviderAddress, Snapshot],
     *,
     source: str | None = None,
 ) -> Explanation:
@@ -115,7 +115,7 @@ def explain(
         source,
         decision,
         tuple(_tried(hello, decision.entry, table, found.routes)),
-        _origin(route, config, found) if route else "",
+        _origin(route, config, found, sites) if route else "",
         *_dialled(decision.to, config, source),
         tuple(_also(route, found, sites)) if route else (),
         tuple(hints),
@@ -191,16 +191,19 @@ def _why_beaten(pattern: Pattern, by: Pattern) -> str:
     return f"the client prefers {(by.alpn or b'').decode('latin-1')}"
 
 
-def _origin(route: Route, config: Config, found: Plan) -> str:
+def _origin(
+    route: Route, config: Config, found: Plan, sites: Mapping[ProviderAddress, Snapshot]
+) -> str:
     written = config.written.get(route.pattern)
     if written is not None:
         return written
-    return title(found.has[str(route.pattern)])
+    provider = found.has[str(route.pattern)]
+    return sites[provider].written.get(route.pattern) or title(provider)
 
 
 def _also(
-    route: Route, found: Plan, sites: Mapping[AdminAddress, Snapshot]
-) -> Iterator[AdminAddress]:
+    route: Route, found: Plan, sites: Mapping[ProviderAddress, Snapshot]
+) -> Iterator[ProviderAddress]:
     pattern = str(route.pattern)
     for address, served in sites.items():
         patterns = (*(x.host for x in served.sites), *(str(x.pattern) for x in served.routes))
@@ -258,7 +261,7 @@ def _hints_at_source(
 
 
 def _hints_at_routes(
-    hello: Hello, found: Plan, sites: Mapping[AdminAddress, Snapshot]
+    hello: Hello, found: Plan, sites: Mapping[ProviderAddress, Snapshot]
 ) -> Iterator[str]:
     """What there is that looks as if it should have taken a name."""
     name = hello.name

@@ -13,10 +13,11 @@ import trio
 
 from snimux.config.model import Config
 from snimux.log import Field, Level, Log
-from snimux.providers.base import Fault, News, Provider, Snapshot
+from snimux.providers.base import Fault, Lost, News, Provider, Snapshot
 from snimux.providers.caddy.admin import CaddyProvider
+from snimux.providers.directory import DirectoryProvider
 from snimux.providers.merge import Plan
-from snimux.routing.address import AdminAddress
+from snimux.routing.address import DirectoryAddress, ProviderAddress
 from snimux.runtime.background import in_thread
 from snimux.runtime.keyed_tasks import KeyedTasks
 from snimux.text import listed
@@ -31,7 +32,7 @@ class Merged(Protocol):
 
 
 Made = TypeVar("Made", bound=Merged)
-Make = Callable[[Config, Mapping[AdminAddress, Snapshot | None]], Made]
+Make = Callable[[Config, Mapping[ProviderAddress, Snapshot | None]], Made]
 """Returns what is put into effect for a configuration and what was said; called in a thread."""
 
 # Seconds that the providers have to answer before connections are served without them.
@@ -50,16 +51,18 @@ _PATIENCE = 1.0
 _LISTED = 8
 
 
-def provider(address: AdminAddress) -> Provider:
-    """Return the provider that is at an address."""
+def provider(address: ProviderAddress) -> Provider:
+    """Return the provider that is at an address: of which kind it is, its type says."""
+    if isinstance(address, DirectoryAddress):
+        return DirectoryProvider(address)
     return CaddyProvider(address)
 
 
-async def ask_once(addresses: Iterable[AdminAddress]) -> dict[AdminAddress, News]:
+async def ask_once(addresses: Iterable[ProviderAddress]) -> dict[ProviderAddress, News]:
     """Return what each provider says first."""
-    addresses, answers = list(addresses), dict[AdminAddress, News]()
+    addresses, answers = list(addresses), dict[ProviderAddress, News]()
 
-    async def ask(address: AdminAddress) -> None:
+    async def ask(address: ProviderAddress) -> None:
         with trio.CancelScope() as scope:
 
             async def publish(news: News) -> None:
@@ -92,7 +95,7 @@ class Discovery(Generic[Made]):
         put: Callable[[Made], None],
         log: Log,
         *,
-        provider: Callable[[AdminAddress], Provider] = provider,
+        provider: Callable[[ProviderAddress], Provider] = provider,
     ) -> None:
         """Begin with the routes of a configuration, and nothing of its providers.
 
@@ -114,16 +117,16 @@ class Discovery(Generic[Made]):
         self.changed = -math.inf  # when last
         self.in_effect = 0  # those of the changes that are
         self.making = trio.Lock()
-        self.providers: dict[AdminAddress, Provider] = {}
+        self.providers: dict[ProviderAddress, Provider] = {}
         self.tasks = KeyedTasks(self._provide)
-        self.snapshots: dict[AdminAddress, Snapshot | None] = {}
+        self.snapshots: dict[ProviderAddress, Snapshot | None] = {}
         """The last good one of each that was heard of; None where there was none."""
-        self.lost: dict[AdminAddress, str] = {}
+        self.lost: dict[ProviderAddress, str] = {}
         """Those that cannot be learnt of now, and why."""
         self.heard = trio.lowlevel.ParkingLot()
         self.rounds = 0  # in which all were to look at once
         self.round_began = -math.inf  # when last
-        self.unheard: set[AdminAddress] = set()  # since then
+        self.unheard: set[ProviderAddress] = set()  # since then
         self.all_heard = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -134,11 +137,11 @@ class Discovery(Generic[Made]):
         """
         async with trio.open_nursery() as nursery:
             await nursery.start(self.tasks.run)
-            await self.begin(self.config.caddys)
+            await self.begin(self.config.providers)
             await self.catch_up()
             task_status.started()
 
-    async def begin(self, addresses: Iterable[AdminAddress]) -> None:
+    async def begin(self, addresses: Iterable[ProviderAddress]) -> None:
         """Have these look from now on, too; wait until all have answered, or for a second."""
         new = [address for address in addresses if address not in self.tasks.scopes]
         for address in new:
@@ -156,8 +159,10 @@ class Discovery(Generic[Made]):
 
         Whoever is new in it is to look first, by ``begin``. What is known of others is kept.
         """
+        if generation.config is self.config:
+            return  # who has begun for a configuration to come goes on
         self.config = generation.config
-        for address in self.tasks.scopes.keys() - set(self.config.caddys):
+        for address in self.tasks.scopes.keys() - set(self.config.providers):
             self.tasks.end(address)
             for known in (self.providers, self.snapshots, self.lost):
                 known.pop(address, None)
@@ -203,7 +208,7 @@ class Discovery(Generic[Made]):
         refused = (x for x in made.plan.refused if (x.what, x.why) not in before)
         return made, _listed(f"{x.what}: {x.why}" for x in refused)
 
-    async def _provide(self, address: AdminAddress) -> None:
+    async def _provide(self, address: ProviderAddress) -> None:
         await self.providers[address].provide(partial(self.hear, address))
 
     def poll_now(self) -> None:
@@ -217,7 +222,7 @@ class Discovery(Generic[Made]):
         A Caddy that is given a new site asks for its certificate at once, and those who issue it
         are here within the second.
         """
-        if not self.config.caddys:
+        if not self.config.providers:
             return
         next_round = self.rounds + 1
         with trio.move_on_after(_PATIENCE):
@@ -234,17 +239,17 @@ class Discovery(Generic[Made]):
     def _begin_round(self) -> None:
         self.rounds += 1
         self.round_began = trio.current_time()
-        self.unheard = set(self.config.caddys)
+        self.unheard = set(self.config.providers)
         self.all_heard = trio.Event()
         for each in self.providers.values():
             each.poll_now()
 
-    def _answered(self, address: AdminAddress) -> None:
+    def _answered(self, address: ProviderAddress) -> None:
         self.unheard.discard(address)
         if not self.unheard:
             self.all_heard.set()
 
-    async def hear(self, address: AdminAddress, news: News) -> None:
+    async def hear(self, address: ProviderAddress, news: News) -> None:
         """Take news of a provider, and have them in effect; what it said last holds until then."""
         await trio.lowlevel.checkpoint_if_cancelled()  # it may be no longer in the configuration
         last = self.snapshots.setdefault(address, None)
@@ -257,7 +262,7 @@ class Discovery(Generic[Made]):
         self._answered(address)
         self.heard.unpark_all()
 
-    async def _take(self, address: AdminAddress, last: Snapshot | None, new: Snapshot) -> None:
+    async def _take(self, address: ProviderAddress, last: Snapshot | None, new: Snapshot) -> None:
         was_lost = self.lost.pop(address, None) is not None
         faults = () if last is None else last.faults
         for fault in new.faults:
@@ -275,22 +280,29 @@ class Discovery(Generic[Made]):
             if was_lost:
                 self._say(address, "info", "back")
 
-    def _say(self, address: AdminAddress, level: Level, state: str, **fields: Field) -> None:
+    def _say(self, address: ProviderAddress, level: Level, state: str, **fields: Field) -> None:
         each = self.providers.get(address) or self.provider(address)
         name = {each.kind.replace("-", "_"): each.name}
         self.log.write(level, each.kind, {**name, "state": state, **fields})
 
     def faults(self) -> Iterator[Fault]:
         """Return what is wrong now with providers, and with parts of them."""
-        for address, why in self.lost.items():
-            yield Fault(str(address), why)
         for address, snapshot in self.snapshots.items():
-            for fault in snapshot.faults if snapshot else ():
-                yield Fault(f"{address}: {fault.what}", fault.why)
+            if address in self.lost:
+                yield from faults_of(address, Lost(self.lost[address]))
+            if snapshot is not None:
+                yield from faults_of(address, snapshot)
+
+
+def faults_of(address: ProviderAddress, news: News) -> list[Fault]:
+    """Return what is wrong with a provider, or with parts of it, by its name."""
+    if isinstance(news, Lost):
+        return [Fault(str(address), news.why)]
+    return [Fault(f"{address}: {fault.what}", fault.why) for fault in news.faults]
 
 
 def changes(
-    address: AdminAddress, before: Snapshot, after: Snapshot, plan: Plan
+    address: ProviderAddress, before: Snapshot, after: Snapshot, plan: Plan
 ) -> dict[str, str | int | None]:
     """Return the fields of the log line for what has changed at a provider."""
     old, new = by_pattern(before), by_pattern(after)

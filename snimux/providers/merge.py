@@ -10,13 +10,14 @@ from functools import partial
 from typing import Literal
 
 from snimux.config.model import Config
+from snimux.config.settings import table_of
 from snimux.proto import hostname
 from snimux.proto.client_hello import TLS
 from snimux.providers.base import Claim, Site, Snapshot, Unrouted
 from snimux.routing.address import (
-    AdminAddress,
     DialAddress,
     FileAddress,
+    ProviderAddress,
     TcpAddress,
     UnixAddress,
     is_own,
@@ -39,28 +40,28 @@ class Plan:
     """Sites that are left out, since they are served where snimux itself listens."""
     listeners: Mapping[DialAddress, Served] = field(default_factory=dict)
     """What is known of the addresses at which sites are served."""
-    has: Mapping[str, AdminAddress] = field(default_factory=dict)
+    has: Mapping[str, ProviderAddress] = field(default_factory=dict)
     """By pattern, of those that are not written: the provider that has it."""
     discovered: frozenset[DialAddress] = frozenset()
     """The addresses of these routes: what providers say, and the configuration does not."""
     refused: tuple[Unrouted, ...] = ()
     """Sites with an address that is reserved, which their routes are without."""
-    silent: tuple[AdminAddress, ...] = ()
+    silent: tuple[ProviderAddress, ...] = ()
     """The providers of which it is not known what they serve."""
 
 
-def planned(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Plan:
+def planned(config: Config, snapshots: Mapping[ProviderAddress, Snapshot | None]) -> Plan:
     """Return the routes of a configuration, with those of what its providers serve."""
     own = (*config.addresses(), *config.handed_over)
     # Thousands of sites have but a few addresses.
     merged = plan(
-        [(address, snapshots.get(address) or Snapshot()) for address in config.caddys],
+        [(address, snapshots.get(address) or Snapshot()) for address in config.providers],
         config.routes,
         functools.cache(partial(is_own, own)),
-        auto=set(config.caddys) - config.without_proxy,
+        auto=set(config.providers) - config.without_proxy,
         reserved_for=functools.cache(partial(reserved_for, reserved(config))),
     )
-    return replace(merged, silent=tuple(x for x in config.caddys if snapshots.get(x) is None))
+    return replace(merged, silent=tuple(x for x in config.providers if snapshots.get(x) is None))
 
 
 def reserved(config: Config) -> dict[DialAddress, str]:
@@ -78,17 +79,17 @@ def reserved(config: Config) -> dict[DialAddress, str]:
     return addresses
 
 
-def title(provider: AdminAddress) -> str:
+def title(provider: ProviderAddress) -> str:
     """Return what to call a provider in a sentence."""
-    return f"the Caddy at {provider}"
+    return f"the {table_of(provider).noun} at {provider}"
 
 
 def plan(
-    providers: Iterable[tuple[AdminAddress, Snapshot]],
+    providers: Iterable[tuple[ProviderAddress, Snapshot]],
     explicit: Iterable[Route],
     is_own: Callable[[DialAddress], bool],
     *,
-    auto: Container[AdminAddress] = (),
+    auto: Container[ProviderAddress] = (),
     reserved_for: Callable[[DialAddress], str | None] = lambda address: None,
 ) -> Plan:
     """Make routes of what is served.
@@ -109,7 +110,7 @@ def plan(
     providers = list(providers)
     routes = {route.pattern: route for route in explicit}
     above = _Above(routes.values())
-    has: dict[str, AdminAddress] = {}
+    has: dict[str, ProviderAddress] = {}
     claims = [claim for _, snapshot in providers for claim in snapshot.claims]
     loops: list[Unrouted] = []
     refused: list[Unrouted] = []
@@ -153,7 +154,7 @@ def plan(
 
 
 def _refused(
-    name: AdminAddress, offer: Route, reserved_for: Callable[[DialAddress], str | None]
+    name: ProviderAddress, offer: Route, reserved_for: Callable[[DialAddress], str | None]
 ) -> Iterator[Unrouted]:
     """Yield what a provider offers at addresses that only snimux may reach."""
     host = str(offer.pattern)
@@ -165,9 +166,9 @@ def _refused(
 
 def _close(
     routes: dict[Pattern, Route],
-    has: dict[str, AdminAddress],
+    has: dict[str, ProviderAddress],
     above: "_Above",
-    providers: Iterable[tuple[AdminAddress, Snapshot]],
+    providers: Iterable[tuple[ProviderAddress, Snapshot]],
 ) -> None:
     """Give routes of providers the lists above them; and those that one listener alone has."""
     # What somebody has written is an exception from the configuration alone, not from its like.

@@ -72,9 +72,20 @@ class FileAddress:
         return f"file/{self.path}"
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryAddress:
+    """A directory whose files hold routes."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
 DialAddress = TcpAddress | UnixAddress
 ListenAddress = TcpAddress | UnixAddress | FdAddress
 AdminAddress = TcpAddress | UnixAddress | FileAddress
+ProviderAddress = AdminAddress | DirectoryAddress
 
 
 def parse_listen(text: str) -> ListenAddress:
@@ -127,6 +138,18 @@ def parse_admin(text: str) -> AdminAddress:
         port = text if text.isdecimal() else "2019"
         raise AddressError(f"no port; perhaps {host}:{port}")
     return parse_dial(text)
+
+
+def parse_directory(text: str) -> DirectoryAddress:
+    """Return the directory that a path leads to, which need not be there yet.
+
+    Raises:
+        AddressError: it is no path.
+    """
+    _check_printable(text)
+    if not text:
+        raise AddressError("a directory needs a path, as in /etc/snimux/routes")
+    return DirectoryAddress(posixpath.normpath(text))
 
 
 def _parse_fd(text: str) -> FdAddress:
@@ -224,7 +247,7 @@ def is_own(listen: Iterable[ListenAddress], dial: DialAddress) -> bool:
     return any(is_same(own, dial) for own in listen)
 
 
-def is_same(listen: ListenAddress | FileAddress, dial: DialAddress | FileAddress) -> bool:
+def is_same(listen: ListenAddress | ProviderAddress, dial: ProviderAddress) -> bool:
     """Whether what is dialled at one address is what listens at another."""
     if not (isinstance(listen, TcpAddress) and isinstance(dial, TcpAddress)):
         return listen == dial

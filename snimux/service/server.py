@@ -30,12 +30,12 @@ from snimux.net.listeners import Listener
 from snimux.net.resolver import Resolver
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
-from snimux.providers.base import Snapshot
+from snimux.providers.base import Fault, Snapshot
 from snimux.providers.discovery import Discovery
 from snimux.providers.merge import planned
 from snimux.relay import portable
 from snimux.relay.interface import Relay
-from snimux.routing.address import AdminAddress, DialAddress, UnixAddress
+from snimux.routing.address import DialAddress, ProviderAddress, UnixAddress
 from snimux.routing.decide import EntryPoint
 from snimux.runtime.background import in_thread
 from snimux.service.control import answer
@@ -260,6 +260,11 @@ class _Server:
         return self.acceptor.listeners
 
     @property
+    def faults(self) -> Iterable[Fault]:
+        """The faults that providers have now."""
+        return self.discovery.faults()
+
+    @property
     def draining(self) -> bool:
         """True once connections are to end and no successor serves."""
         return self.life.draining.is_set()
@@ -267,7 +272,7 @@ class _Server:
     def following(
         self,
         config: Config,
-        snapshots: Mapping[AdminAddress, Snapshot | None],
+        snapshots: Mapping[ProviderAddress, Snapshot | None],
         new_basis: Generation | None = None,
     ) -> Generation:
         """Return what follows what is in effect: by a provider's news, or by a reload."""
@@ -297,7 +302,7 @@ class _Server:
         Connections that have begun keep what they have.
         """
         assert self.source is not None
-        await self.discovery.begin(config.caddys)
+        await self.discovery.begin(config.providers)
         new = basis(config, listeners, self.source.limit(config.limits), self.sockets)
         await self.discovery.reconfigure(config, partial(self.following, new_basis=new))
         await self.acceptor.until_closed()

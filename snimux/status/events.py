@@ -35,7 +35,7 @@ from snimux.status.api import (
     total,
 )
 from snimux.status.checkup import Checkup
-from snimux.status.local import MOST_LAST, MOST_LIVE
+from snimux.status.local import MOST_FAULTS, MOST_LAST, MOST_LIVE
 from snimux.status.metrics import BOUNDS, Sums
 from snimux.status.web import Page, Pages, Stream
 
@@ -181,6 +181,10 @@ def shown(figures: Figures, answers: Answers) -> dict[str, Any]:
         **{name: sums.histograms[name] for name in _TIMES},
         "refused": [*_refused(sums.counts["refused"])],
         "last_refused": _last(answers),
+        # Each worker reads for itself, and one may be a little behind.
+        "faults": list(
+            dict.fromkeys(x for piece in _pieces(answers, "faults") for x in piece["faults"])
+        )[:MOST_FAULTS],
         "routes": {"total": total(latest), "rows": _routes(sums, first)},
         "backends": _backends(sums, answers, first),
     }

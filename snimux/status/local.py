@@ -5,7 +5,7 @@ the server when it is asked for, and nothing is kept here. Knows nothing of who 
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -17,12 +17,14 @@ from snimux.frontend.limits import ConnectionLimits
 from snimux.net.listeners import Listener
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
+from snimux.providers.base import Fault
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.routes import Backend, Route, RouteTable
 from snimux.status import metrics
 from snimux.status.metrics import Metrics, Piece
 from snimux.status.refused import Refusals
+from snimux.text import cut
 
 MOST_CONNECTIONS = 1_000
 """So many can be looked through; how many there are in all is told."""
@@ -37,6 +39,9 @@ MOST_LIVE = 100
 """Rows of each table that is told every second: more than a person looks through."""
 MOST_LAST = 10
 """Of the last refused that are told every second."""
+
+MOST_FAULTS, LONGEST_FAULT = 10, 300
+"""Of what is wrong with providers, and characters of each: what a person reads; the log has all."""
 
 _AT_A_TIME = 100  # routes
 
@@ -87,6 +92,10 @@ class Server(Protocol):
     @property
     def pool(self) -> Backends:
         """The pool, which knows how addresses are."""
+
+    @property
+    def faults(self) -> Iterable[Fault]:
+        """The faults that providers have now."""
 
     @property
     def draining(self) -> bool:
@@ -157,6 +166,8 @@ class Local:
                 total = len(table)
                 yield {"generation": generation, "total": total, "routes": routes, "refused": last}
                 yield {"down": len(server.pool.down), "backends": self._backends()}
+                faults = islice(server.faults, MOST_FAULTS)
+                yield {"faults": [cut(str(fault), LONGEST_FAULT) for fault in faults]}
             case "find":
                 yield {"generation": generation}
                 yield from self._matching(text)

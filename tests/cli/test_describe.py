@@ -8,7 +8,7 @@ from snimux.providers.base import Claim, Unrouted
 from snimux.providers.caddy.sites import Sites
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access
-from snimux.routing.address import AdminAddress, TcpAddress
+from snimux.routing.address import ProviderAddress, TcpAddress
 from snimux.routing.networks import Networks, parse_network
 from snimux.routing.routes import Backend, Route, parse_pattern, targets
 
@@ -154,7 +154,7 @@ def test_what_of_the_caddys_has_no_route_is_told_and_what_was_learnt_of_backends
     first, second = TcpAddress("localhost", 2019), TcpAddress("localhost", 2020)
     loop = Unrouted("a.example", "it is served where snimux listens")
     found = Plan(config.routes, (Claim("dao.ciso.com", first, second),), (loop,))
-    caddys: dict[AdminAddress, Sites] = {first: Sites((), (Unrouted("b.example", "why"),))}
+    caddys: dict[ProviderAddress, Sites] = {first: Sites((), (Unrouted("b.example", "why"),))}
     learnt = Remark("127.0.0.1:8443", "v2", "understood", "info")
     lines = describe(config, found, caddys, [learnt]).splitlines()
     assert lines[lines.index("claimed twice") : lines.index("limits")] == [

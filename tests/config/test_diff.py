@@ -49,6 +49,7 @@ def test_addresses_and_caddys_are_named_by_their_keys() -> None:
 
     assert settings('listen = ":8"\nhttp = ":9"') == ("listen", "http")
     assert settings('deny = "10.0.0.0/8"') == ("admission",)
+    assert settings('http = "off"\n[[routes_dir]]\npath = "a"') == ("routes_dir",)
     # beside port 443, a Caddy brings port 80
     assert settings('[[caddy]]\nadmin = "localhost:1"\nproxy = "off"') == ("http", "caddy")
 
@@ -69,5 +70,6 @@ def test_all_of_a_configuration_is_compared() -> None:
         "is_http_said",
         "written",
         "entrypoints",
+        "providers",
     }
     assert {x.name for x in fields(Config)} == apart | {*_COMPARED, *_FIXED}

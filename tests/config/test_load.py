@@ -171,6 +171,38 @@ def test_the_caddys_of_flags_come_before_those_of_the_file() -> None:
     assert [str(address) for address in config.caddys] == ["x:2", "x:1", "file/x.json"]
 
 
+def test_a_directory_of_routes_is_a_flag_and_a_table() -> None:
+    toml = "[[caddy]]\nadmin = 'x:1'\n[[routes_dir]]\npath = '/etc/snimux/routes/'"
+    config = from_file(toml, routes_dir=("routes.d", "./more"), caddy=("x:2",))
+    # what somebody has written has a claim before what is found
+    names = ["routes.d", "more", "/etc/snimux/routes", "x:2", "x:1"]
+    assert [str(address) for address in config.providers] == names
+    assert [str(address) for address in config.caddys] == ["x:2", "x:1"]
+    assert load({"routes_dir": ("routes.d",)}).addresses(HTTP) == (TcpAddress("", 80),)
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("[[routes_dir]]\n", "routes_dir 1: path is missing"),
+        ("[[routes_dir]]\npath = ''", "routes_dir 1: path: '': a directory needs a path, as in"),
+        ("[[routes_dir]]\npath = 1", 'routes_dir 1: path: 1 is not a string, such as "/etc/'),
+        ("[[routes_dir]]\npath = 'a'\nproxy = 'off'", "routes_dir 1: unknown key 'proxy'; it goes"),
+        ("[[routes_dir]]\npaht = 'a'", "routes_dir 1: unknown key 'paht'; did you mean path?"),
+        ('[[routes_dir]]\npath = "a\\u001b"', "routes_dir 1: path: 'a\\x1b': a character that can"),
+        (
+            "routes_dir = 'a'",
+            "routes_dir: routes_dirs are tables, each headed [[routes_dir]]",
+        ),
+        ("path = 'a'\ndefault = 'a:1'", "unknown key 'path'; it goes into a [[routes_dir]]"),
+        ("[[routes_dir]]\npath = 'a'\n[[routes_dir]]\npath = './a/'", "path: a is given twice"),
+    ],
+)
+def test_what_is_wrong_with_a_directory_of_routes_is_said(toml: str, line: str) -> None:
+    (problem, *_) = problems(toml)
+    assert line in problem
+
+
 def test_flags_win_over_the_file() -> None:
     toml = """
     listen = "127.0.0.1:1"
@@ -322,8 +354,8 @@ def test_listeners_that_do_not_overlap_are_fine() -> None:
 
 def test_without_a_route_there_is_nothing_to_do() -> None:
     line = (
-        "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR or a --config FILE that "
-        "has some; see --help"
+        "no routes: give --route HOST=ADDR, --default ADDR, --caddy ADDR, --routes-dir DIR or a "
+        "--config FILE that has some; see --help"
     )
     assert problems() == (line,)
     assert problems("drain = 3") == (line,)

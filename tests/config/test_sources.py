@@ -58,7 +58,7 @@ def test_flags_and_file_say_the_same_in_the_same_words() -> None:
         assert source.settings == {
             "hello_timeout": 0.5, "max_hello": 65536, "idle_timeout": math.inf,
         }  # fmt: skip
-        assert (source.caddys, source.caddy_proxies) == ([TcpAddress("localhost", 2019)], {})
+        assert (source.providers, source.proxies) == ([TcpAddress("localhost", 2019)], {})
     assert typed.routes == written.routes
     assert {
         str(pattern): str(route.targets.get("tls")) for pattern, route in typed.routes.items()
@@ -83,9 +83,9 @@ def test_a_caddys_proxy_protocol_is_automatic_or_off() -> None:
     address = TcpAddress("x", 1)
     for word in ("auto", "off"):
         toml = f"[[caddy]]\nadmin = 'x:1'\nproxy = '{word}'"
-        assert read_toml(toml).caddy_proxies == {address: word}
+        assert read_toml(toml).proxies == {address: word}
         flags = {"caddy": ("x:1",), "proxy_protocol": word}
-        assert read_flags(flags).caddy_proxies == {address: word}
+        assert read_flags(flags).proxies == {address: word}
 
 
 def test_a_route_may_be_for_plain_http_alone() -> None:

@@ -240,6 +240,27 @@ async def test_it_tells_where_it_listens_and_how_a_reload_went(
             await tab.until(state, how)
 
 
+@WORKERS
+async def test_a_file_of_routes_that_is_wrong_is_named(
+    chromium: Browser, tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "good.toml").write_text('[[route]]\nhosts = "a.example"\nto = "127.0.0.1:1"\n')
+    async with (
+        watched(f"--routes-dir={tmp_path}", workers=workers) as run,
+        opened(chromium, run.status) as tab,
+    ):
+        state = document("state") + ".dataset.state"
+        await tab.until(state, "good")
+        (tmp_path / "bad.toml").write_text("<img src=x onerror=document.title='hit'>")
+        await tab.until(state, "warn")
+        said = await tab.run(words("#faults"))
+        assert said.startswith(f"{tmp_path}: bad.toml: not TOML: ")
+        assert said.count("bad.toml") == 1  # of all workers
+        (tmp_path / "bad.toml").unlink()
+        await tab.until(state, "good")
+        assert await tab.run(words("#faults")) == ""
+
+
 async def test_who_comes_back_sees_what_is_old_as_that_and_no_burst(chromium: Browser) -> None:
     async with watched() as run, opened(chromium, run.status) as tab:
         await run.exchange("a.test", 10, 10)

@@ -26,7 +26,7 @@ from snimux.providers.caddy.sites import Sites
 from snimux.providers.merge import Plan, planned
 from snimux.relay import portable
 from snimux.routing.access import Access, Admission
-from snimux.routing.address import AdminAddress, TcpAddress
+from snimux.routing.address import ProviderAddress, TcpAddress
 from snimux.routing.decide import EntryPoint
 from snimux.routing.routes import Route
 from snimux.routing.served import Served
@@ -43,7 +43,7 @@ def explained(
     case: str | Case,
     *routes: str,
     alpn: tuple[bytes, ...] = (),
-    sites: dict[AdminAddress, Sites] | None = None,
+    sites: dict[ProviderAddress, Sites] | None = None,
     toml: str | None = None,
     **flags: object,
 ) -> Explanation:
@@ -158,7 +158,7 @@ def site(host: str, port: int) -> Site:
 
 
 def test_which_caddy_has_a_name_and_which_serves_it_too() -> None:
-    sites: dict[AdminAddress, Sites] = {
+    sites: dict[ProviderAddress, Sites] = {
         FIRST: Sites((site("a.example", 1), site("b.example", 1))),
         SECOND: Sites((site("a.example", 2),)),
     }
@@ -171,7 +171,7 @@ def test_which_caddy_has_a_name_and_which_serves_it_too() -> None:
 
 
 def test_what_a_caddy_serves_below_a_route_is_closed_to_whom_that_is_closed() -> None:
-    sites: dict[AdminAddress, Sites] = {FIRST: Sites((site("a.corp.example", 8443),))}
+    sites: dict[ProviderAddress, Sites] = {FIRST: Sites((site("a.corp.example", 8443),))}
     toml = '[[route]]\nhosts = "*.corp.example"\nto = "127.0.0.1:1"\nallow = "10.0.0.0/8"'
     case, config = of_name("a.corp.example"), load({"caddy": (str(FIRST),)}, "snimux.toml", toml)
     found = planned(config, sites)

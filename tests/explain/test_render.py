@@ -12,7 +12,7 @@ from snimux.proto.client_hello import DEFAULT_MAX_HELLO
 from snimux.providers.base import Site
 from snimux.providers.caddy.sites import Sites
 from snimux.providers.merge import planned
-from snimux.routing.address import AdminAddress, TcpAddress
+from snimux.routing.address import ProviderAddress, TcpAddress
 from snimux.routing.served import Served
 
 FILE = """
@@ -32,7 +32,7 @@ CADDY = TcpAddress("localhost", 2019)
 
 def explained(case: str | Case, source: str | None = None) -> Explanation:
     here = Served(TcpAddress("127.0.0.1", 1))
-    sites: dict[AdminAddress, Sites] = {CADDY: Sites((Site("dao.ciso.com", (here,), ()),))}
+    sites: dict[ProviderAddress, Sites] = {CADDY: Sites((Site("dao.ciso.com", (here,), ()),))}
     config = load({"caddy": (str(CADDY),)}, "snimux.toml", FILE)
     case = of_name(case) if isinstance(case, str) else case
     return explain(case, config, planned(config, sites), sites, source=source)

@@ -31,11 +31,11 @@ from snimux.providers.caddy.sites import Sites
 from snimux.providers.discovery import Discovery
 from snimux.providers.merge import Plan, planned
 from snimux.routing.address import (
-    AdminAddress,
     DialAddress,
     FdAddress,
     FileAddress,
     ListenAddress,
+    ProviderAddress,
     TcpAddress,
     UnixAddress,
     is_own,
@@ -72,17 +72,17 @@ class Merged(NamedTuple):
     plan: Plan
 
 
-def merged(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Merged:
+def merged(config: Config, snapshots: Mapping[ProviderAddress, Snapshot | None]) -> Merged:
     return Merged(planned(config, snapshots))
 
 
 class Told:
     """A discovery without anybody to ask, its table and its log."""
 
-    def __init__(self, *caddys: AdminAddress) -> None:
+    def __init__(self, *caddys: ProviderAddress) -> None:
         self.stream = io.StringIO()
         listen = (EntryPoint(TLS, TcpAddress("", 443)),)
-        config = Config(listen, (EXPLICIT,), Limits(), "auto", "json", "info", caddys=caddys)
+        config = Config(listen, (EXPLICIT,), Limits(), "auto", "json", "info", providers=caddys)
         self.table = RouteTable(config.routes)
         log = Log(self.stream, form="json")
         self.discovery = Discovery(config, merged, self.exchange, log)
@@ -127,12 +127,12 @@ async def test_with_another_configuration_what_is_known_of_those_that_stay_is_ke
     await told.discovery.hear(TWO, sites("b.example", port=3))
     for address in (ONE, TWO):
         told.discovery.tasks.begin(address)
-    config = replace(told.discovery.config, caddys=(TWO,))
+    config = replace(told.discovery.config, providers=(TWO,))
     told.discovery.reconcile(in_effect(config))
     assert told.discovery.tasks.scopes.keys() == {TWO}
     told.exchange(merged(config, told.discovery.snapshots))
     assert [told.port(f"{x}.example") for x in "ab"] == [None, 3]
-    told.discovery.reconcile(in_effect(replace(config, caddys=(TWO, ONE))))
+    told.discovery.reconcile(in_effect(replace(config, providers=(TWO, ONE))))
     told.exchange(merged(told.discovery.config, told.discovery.snapshots))
     assert [told.port(f"{x}.example") for x in "ab"] == [None, 3]
 
@@ -147,8 +147,8 @@ async def test_who_is_new_is_asked_before_and_who_is_gone_no_more(
     told = Told(one)
     async with trio.open_nursery() as nursery:
         await nursery.start(told.discovery.run)
-        config = replace(told.discovery.config, caddys=(two,))
-        await told.discovery.begin(config.caddys)
+        config = replace(told.discovery.config, providers=(two,))
+        await told.discovery.begin(config.providers)
         assert [told.port(f"{x}.example") for x in ("one", "two")] == [8443, None]
         told.discovery.reconcile(in_effect(config))
         told.exchange(merged(config, told.discovery.snapshots))
@@ -180,7 +180,7 @@ def test_what_was_handed_over_is_snimuxs_own() -> None:
     address = TcpAddress("localhost", 2019)
     handed_over = (TcpAddress("", 8443),)
     config = Config(
-        (EntryPoint(TLS, FdAddress(3)),), (), Limits(), "auto", "json", "info", caddys=(address,)
+        (EntryPoint(TLS, FdAddress(3)),), (), Limits(), "auto", "json", "info", providers=(address,)
     )
     assert len(planned(config, {address: sites("a.test")}).routes) == 1
     found = planned(replace(config, handed_over=handed_over), {address: sites("a.test")})
@@ -227,9 +227,9 @@ async def test_what_was_served_last_holds_while_there_is_nothing_better() -> Non
 class Held:
     """A discovery that makes its routes no faster than it is let, and what it has made."""
 
-    def __init__(self, *caddys: AdminAddress) -> None:
+    def __init__(self, *caddys: ProviderAddress) -> None:
         listen = (EntryPoint(TLS, TcpAddress("", 443)),)
-        config = Config(listen, (), Limits(), "auto", "json", "info", caddys=caddys)
+        config = Config(listen, (), Limits(), "auto", "json", "info", providers=caddys)
         self.free = threading.Event()
         self.begun: list[Config] = []
         self.in_effect: list[list[str]] = []
@@ -237,7 +237,7 @@ class Held:
         log = Log(io.StringIO(), form="json")
         self.discovery = Discovery(config, self.make, self.put, log)
 
-    def make(self, config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Merged:
+    def make(self, config: Config, snapshots: Mapping[ProviderAddress, Snapshot | None]) -> Merged:
         self.begun.append(config)
         assert self.free.wait(60)
         return merged(config, snapshots)
@@ -354,7 +354,13 @@ def test_an_address_of_many_sites_is_compared_once(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("snimux.providers.merge.is_own", recording)
     config = Config(
-        (EntryPoint(TLS, TcpAddress("", 443)),), (), Limits(), "auto", "json", "info", caddys=(ONE,)
+        (EntryPoint(TLS, TcpAddress("", 443)),),
+        (),
+        Limits(),
+        "auto",
+        "json",
+        "info",
+        providers=(ONE,),
     )
     names = [f"{number}.example" for number in range(1000)]
     many = Sites(tuple(Site(name, *2 * (sites(name).sites[0].https,)) for name in names))
@@ -426,7 +432,9 @@ class Slow:
 
     kind = "caddy"
 
-    def __init__(self, address: AdminAddress, seconds: float, asked: list[AdminAddress]) -> None:
+    def __init__(
+        self, address: ProviderAddress, seconds: float, asked: list[ProviderAddress]
+    ) -> None:
         self.address = address
         self.name = str(address)
         self.seconds = seconds
@@ -448,14 +456,16 @@ class Slow:
             await self.hurry.wait()
 
 
-def slow(asked: list[AdminAddress], seconds: Mapping[AdminAddress, float]) -> Discovery[Merged]:
+def slow(
+    asked: list[ProviderAddress], seconds: Mapping[ProviderAddress, float]
+) -> Discovery[Merged]:
     """Return a discovery of providers that take so many seconds for each look."""
 
-    def provider(address: AdminAddress) -> Provider:
+    def provider(address: ProviderAddress) -> Provider:
         return Slow(address, seconds[address], asked)
 
     listen = (EntryPoint(TLS, TcpAddress("", 443)),)
-    config = Config(listen, (), Limits(), "auto", "json", "info", caddys=tuple(seconds))
+    config = Config(listen, (), Limits(), "auto", "json", "info", providers=tuple(seconds))
     log = Log(io.StringIO(), form="json")
     return Discovery(config, merged, lambda made: None, log, provider=provider)
 
@@ -468,7 +478,7 @@ async def until_they_rest(discovery: Discovery[Merged]) -> float:
 
 
 async def test_in_a_hurry_all_are_asked_and_waited_for(autojump_clock: MockClock) -> None:
-    asked: list[AdminAddress] = []
+    asked: list[ProviderAddress] = []
     discovery = slow(asked, {ONE: 0.1, TWO: 0.3})
     async with trio.open_nursery() as nursery:
         await nursery.start(discovery.run)
@@ -491,7 +501,7 @@ async def test_in_a_hurry_all_are_asked_and_waited_for(autojump_clock: MockClock
 
 
 async def test_one_that_is_slow_is_not_waited_for_in_a_hurry(autojump_clock: MockClock) -> None:
-    asked: list[AdminAddress] = []
+    asked: list[ProviderAddress] = []
     discovery = slow(asked, {ONE: 0.1, TWO: 8})
     async with trio.open_nursery() as nursery:
         await nursery.start(discovery.run)

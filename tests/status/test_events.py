@@ -236,6 +236,13 @@ def test_reasons_are_in_words_and_the_last_refused_of_all_workers_in_order() -> 
     assert [x["number"] for x in told["last_refused"]] == list(range(19, 9, -1))
 
 
+def test_a_fault_of_a_provider_is_shown_once_whichever_workers_tell_it() -> None:
+    one, two = "/routes: a.toml: not UTF-8", "/routes: b.toml: is a FIFO"
+    told = shown(figures(), {1: [{"faults": [one]}], 2: [{"faults": [two, one]}], 3: None})
+    assert told["faults"] == [one, two]
+    assert shown(figures(), {1: [routes("a.test")]})["faults"] == []  # an older one tells none
+
+
 def test_before_any_worker_has_answered_there_is_nothing_to_show() -> None:
     told = shown(Figures(snapshot([*Metrics().pieces()]), {1: None}, {1: False}), {1: None})
     assert told["routes"] == {"total": 0, "rows": []}

@@ -16,6 +16,7 @@ from snimux.backend.state import State
 from snimux.frontend.outcome import Outcome
 from snimux.net.listeners import Listener
 from snimux.proto.reason import Reason
+from snimux.providers.base import Fault
 from snimux.providers.merge import Plan
 from snimux.routing.access import Access
 from snimux.routing.address import TcpAddress, UnixAddress
@@ -156,7 +157,9 @@ def test_routes_say_which_of_their_addresses_do_not_answer() -> None:
 
 async def test_what_is_told_every_second_is_of_each_a_little(mock_clock: MockClock) -> None:
     refusals, pool = Refusals(), Backends()
-    view = viewing(*(route(f"n{x}.example") for x in range(300)), refusals=refusals, pool=pool)
+    faults = [Fault(f"/routes: {x}.toml", "?" * 999) for x in range(99)]
+    parts = {"refusals": refusals, "pool": pool, "faults": faults}
+    view = viewing(*(route(f"n{x}.example") for x in range(300)), **parts)
     addresses = [TcpAddress("10.0.0.1", port) for port in range(1, 301)]
     pool.states.update({address: State() for address in addresses})
     pool.down.add(addresses[299])
@@ -164,7 +167,11 @@ async def test_what_is_told_every_second_is_of_each_a_little(mock_clock: MockClo
     mock_clock.jump(3)
     for _ in range(20):
         refusals.ended(Outcome(None, reason=Reason.NO_ROUTE))
-    routes, backends = json.loads(json.dumps(list(view.tell("live"))))
+    routes, backends, last = json.loads(json.dumps(list(view.tell("live"))))
+    assert [x.partition("?")[0] for x in last["faults"]] == [
+        f"/routes: {x}.toml: " for x in range(10)
+    ]
+    assert {len(x) for x in last["faults"]} == {300}
     assert (routes["total"], len(routes["routes"]), len(routes["refused"])) == (300, 100, 10)
     assert routes["refused"][-1]["number"] == 20
     assert (backends["down"], len(backends["backends"])) == (1, 100)

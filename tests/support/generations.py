@@ -11,6 +11,7 @@ from snimux.config.model import Config, Limits
 from snimux.frontend.limits import LocalLimits
 from snimux.net.listeners import Listener
 from snimux.net.loop import NOWHERE, Own
+from snimux.providers.base import Fault
 from snimux.providers.merge import Plan
 from snimux.routing.address import DialAddress
 from snimux.routing.routes import Backend, Route
@@ -60,4 +61,5 @@ class Process:
     limits: LocalLimits = field(default_factory=lambda: LocalLimits(77))
     pool: Backends = field(default_factory=Backends)
     listeners: Sequence[Listener] = ()
+    faults: Sequence[Fault] = ()
     draining: bool = False

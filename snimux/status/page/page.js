@@ -562,6 +562,7 @@ function health() {
   const stuck = Object.keys(shown.workers).filter((each) => !shown.workers[each]);
   const faults = shown.routes.total ? [] : ["there is no route"];
   if (shown.reload?.problems.length) faults.push("the last reload failed");
+  if (shown.faults.length) faults.push(`routes not read: ${shown.faults[0]}`);
   if (shown.backends.down) {
     faults.push(`${plural(shown.backends.down, "backend")} down`);
   }
@@ -579,6 +580,11 @@ function tellAbout() {
   const none = shown.state === "draining" ? "nowhere any more" : "\u2013";
   setText(byId("listeners"), listeners.join(", ") || none);
   const { reload } = shown;
+  const faults = JSON.stringify(shown.faults);
+  if (byId("faults").dataset.said !== faults) {
+    byId("faults").dataset.said = faults;
+    byId("faults").replaceChildren(...shown.faults.map((each) => make("li", each)));
+  }
   const problems = reload?.problems ?? [];
   const said = JSON.stringify([reload, today()]);
   if (byId("reload").dataset.said === said) return;

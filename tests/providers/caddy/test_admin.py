@@ -27,7 +27,13 @@ from snimux.providers.caddy.read import read
 from snimux.providers.caddy.sites import Sites
 from snimux.providers.discovery import Discovery
 from snimux.providers.merge import Plan, planned
-from snimux.routing.address import AdminAddress, FileAddress, TcpAddress, UnixAddress
+from snimux.routing.address import (
+    AdminAddress,
+    FileAddress,
+    ProviderAddress,
+    TcpAddress,
+    UnixAddress,
+)
 from snimux.routing.decide import EntryPoint
 from tests.support import caddy
 from tests.support.caddy import short_directory, until
@@ -390,9 +396,9 @@ async def following(address: AdminAddress) -> AsyncIterator[trio.MemoryReceiveCh
     """What is said of a Caddy that is followed."""
     stream = Lines()
     listen = (EntryPoint(TLS, TcpAddress("", 443)),)
-    config = Config(listen, (), Limits(), "auto", "json", "info", caddys=(address,))
+    config = Config(listen, (), Limits(), "auto", "json", "info", providers=(address,))
 
-    def make(config: Config, snapshots: Mapping[AdminAddress, Snapshot | None]) -> Merged:
+    def make(config: Config, snapshots: Mapping[ProviderAddress, Snapshot | None]) -> Merged:
         return Merged(planned(config, snapshots))
 
     discovery = Discovery(config, make, lambda made: None, Log(stream, form="json"))
