@@ -1,4 +1,4 @@
-"""In which order a backend's addresses are tried: by turns, by connections, or by who asks.
+"""Order a backend's addresses for one connection: by turns, by connections, or by who asks.
 
 Pure: what is known of the addresses comes in, the places of all of them come out, the one that is
 to have the connection first. Those that are not well come last, never not at all.
@@ -19,12 +19,12 @@ _HOUSEHOLD = 8
 
 
 class Turns:
-    """Whose turn it is, among places with weights."""
+    """A round robin among places with weights."""
 
     __slots__ = ("_current",)
 
     def __init__(self, count: int) -> None:
-        """For so many places, all new."""
+        """Begin with so many places, all new."""
         self._current = [0] * count
 
     def order(
@@ -51,7 +51,7 @@ class Turns:
         return sorted(range(len(well)), key=rank)
 
     def _take(self, weights: Sequence[int], places: Sequence[int]) -> int:
-        """Whose turn it is: smoothly, so that a heavy one's turns are not all in a row."""
+        """Take the next turn: smoothly, so that a heavy one's turns are not all in a row."""
         current = self._current
         for place in places:
             current[place] += weights[place]

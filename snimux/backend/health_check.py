@@ -35,21 +35,21 @@ _SPREAD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """How to check an address; without a name by a connection, with one by a hello for it."""
+class CheckSpec:
+    """The way to check an address: without a name by a connection, with one by a hello for it."""
 
     name: str | None = None
     proxy: Version | str | None = None
 
 
-def wanted(routes: Iterable[Route], defaults: BackendDefaults) -> dict[DialAddress, Wanted]:
-    """What there is to check for some routes.
+def checks_for(routes: Iterable[Route], defaults: BackendDefaults) -> dict[DialAddress, CheckSpec]:
+    """Return which addresses of some routes are to be checked, and how.
 
     An address that several have is checked by a hello if one of them wants that and has a name to
     ask for: patterns have none, and what is for an ALPN protocol alone may not answer other
     hellos. Plain HTTP is checked by a connection.
     """
-    found: dict[DialAddress, Wanted] = {}
+    specs: dict[DialAddress, CheckSpec] = {}
     for route in routes:
         pattern = route.pattern
         name = None if "*" in pattern.host or pattern.alpn is not None else pattern.host
@@ -57,21 +57,21 @@ def wanted(routes: Iterable[Route], defaults: BackendDefaults) -> dict[DialAddre
             check = backend.check or defaults.check
             by_name = name if check == "tls" and protocol == TLS.name else None
             for address in backend.addresses if check != "off" else ():
-                if address not in found or (by_name and not found[address].name):
-                    found[address] = Wanted(by_name, backend.proxy if by_name else None)
-    return found
+                if address not in specs or (by_name and not specs[address].name):
+                    specs[address] = CheckSpec(by_name, backend.proxy if by_name else None)
+    return specs
 
 
 class ChecksInEffect(Protocol):
-    """What a checker reads of what is in effect."""
+    """The part of what is in effect that a checker reads."""
 
     @property
     def config(self) -> Config:
         """The limits."""
 
     @property
-    def checks(self) -> Mapping[DialAddress, Wanted]:
-        """How to check which addresses."""
+    def checks(self) -> Mapping[DialAddress, CheckSpec]:
+        """The way to check each address."""
 
 
 class Checker:
@@ -94,7 +94,7 @@ class Checker:
         self.backends = backends
         self.check_timeout = check_timeout
         self.uniform = uniform
-        self.wanted: Mapping[DialAddress, Wanted] = {}
+        self.specs: Mapping[DialAddress, CheckSpec] = {}
         self.lanes = Lanes(_AT_A_TIME)
         self.tasks = KeyedTasks(self._check)
 
@@ -109,15 +109,15 @@ class Checker:
     def reconcile(self, generation: ChecksInEffect) -> None:
         """Check by what is in effect now; what is checked as before goes on."""
         self.check_timeout = generation.config.limits.dial_timeout
-        before, self.wanted = self.wanted, generation.checks
+        before, self.specs = self.specs, generation.checks
         self.tasks.reconcile(
-            self.wanted, {x for x, how in self.wanted.items() if before.get(x) != how}
+            self.specs, {x for x, how in self.specs.items() if before.get(x) != how}
         )
-        for address in before.keys() - self.wanted.keys():
+        for address in before.keys() - self.specs.keys():
             self.backends.unchecked(address)
 
     async def _check(self, address: DialAddress) -> None:
-        lane, ask_it = Lane(self.lanes), partial(self._ask, address, self.wanted[address])
+        lane, ask_it = Lane(self.lanes), partial(self._ask, address, self.specs[address])
         while True:
             passed, detail = await lane.do(ask_it)
             await trio.lowlevel.checkpoint_if_cancelled()  # an answer to what is asked no more
@@ -126,8 +126,8 @@ class Checker:
             every = self.backends.defaults.check_every
             await trio.sleep(self.uniform(every * (1 - _SPREAD), every * (1 + _SPREAD)))
 
-    async def _ask(self, address: DialAddress, how: Wanted) -> tuple[bool | None, str]:
-        """Whether an address passes, and what it did; None if that cannot be said."""
+    async def _ask(self, address: DialAddress, how: CheckSpec) -> tuple[bool | None, str]:
+        """Return whether an address passes, and what it did; None where that cannot be said."""
         within = min(self.check_timeout, self.backends.defaults.check_every)
         own = self.backends.own_for(address)
         if how.name is None:

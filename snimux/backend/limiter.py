@@ -22,7 +22,7 @@ class Lanes:
     """Room for so many things at a time, and for as many of those that take long."""
 
     def __init__(self, at_a_time: int) -> None:
-        """With nothing under way; each thing may take descriptors."""
+        """Begin with nothing under way; each thing may take descriptors."""
         self.quick = trio.CapacityLimiter(at_a_time)
         self.slow = trio.CapacityLimiter(at_a_time)
 

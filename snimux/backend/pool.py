@@ -286,6 +286,7 @@ class Backends:
             exhausted = exhausted or dialled.exhausted
             if not dialled.exhausted:
                 self.events.dial_failed(address, True)
+            # One that has answered another since this dial began is not silent by it.
             if not dialled.exhausted and state.returns == returns:
                 self._failed(address, state, dialled.detail, dial_timeout)
             if state.silent_since is None:  # else whoever dials it forgets it

@@ -126,31 +126,31 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a backend answers with the header, and without it."""
+class ProbeResult:
+    """The answers of a backend to a request with the header, and without it."""
 
     with_header: Answer
     without: Answer
 
     @property
     def understands(self) -> bool:
-        """Whether the header is proved to be understood."""
+        """Return whether the header is proved to be understood."""
         return is_understood(self.with_header)
 
     @property
     def requires(self) -> bool:
-        """Whether the header is understood, and a connection without it is turned away."""
+        """Return whether it is understood, and a connection without it is turned away."""
         is_away = isinstance(self.without, HungUp | Alert | Http)
         return self.understands and is_away and not is_understood(self.without)
 
     @property
     def refuses(self) -> bool:
-        """Whether a connection is served without the header, and with it is not."""
+        """Return whether a connection is served without the header, and with it is not."""
         return is_understood(self.without) and not self.understands
 
     @property
     def is_nothing(self) -> bool:
-        """Whether nothing follows: the backend has no time, or there is no way to ask it."""
+        """Return whether nothing follows: it has no time, or there is no way to ask it."""
         return all(_is_nothing(answer) for answer in (self.with_header, self.without))
 
 
@@ -159,7 +159,7 @@ def _is_nothing(answer: Answer) -> bool:
 
 
 def is_understood(answer: Answer) -> bool:
-    """Whether an answer is one that only a request which was understood gets."""
+    """Return whether an answer is one that only a request which was understood gets."""
     match answer:
         case ServerHello():
             return True
@@ -215,7 +215,7 @@ async def ask_both(
     *,
     answer_timeout: float = _TIME,
     own: Own = NOWHERE,
-) -> Found:
+) -> ProbeResult:
     """Ask with the header and without it, at the same time.
 
     Args:
@@ -234,7 +234,7 @@ async def ask_both(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(note, LOCAL_HEADER)
         nursery.start_soon(note, b"")
-    return Found(answers[LOCAL_HEADER], answers[b""])
+    return ProbeResult(answers[LOCAL_HEADER], answers[b""])
 
 
 async def ask(

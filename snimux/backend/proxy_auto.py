@@ -20,7 +20,7 @@ import trio
 
 from snimux.backend.limiter import Lane, Lanes
 from snimux.backend.pool import Backends
-from snimux.backend.probe import Found, Unreached, ask_both, by_http, by_tls
+from snimux.backend.probe import ProbeResult, Unreached, ask_both, by_http, by_tls
 from snimux.log import Field, Level, Log
 from snimux.net.loop import NOWHERE, Own
 from snimux.proto.http_head import HTTP
@@ -43,8 +43,8 @@ _FIRST_ANSWERS = 1.0
 _AT_A_TIME = 8
 
 
-class Standing(Enum):
-    """What is known of an address."""
+class Support(Enum):
+    """The support of an address for the header."""
 
     UNKNOWN = auto()
     REFUSED = auto()
@@ -56,13 +56,13 @@ class Standing(Enum):
 
     @property
     def is_proved(self) -> bool:
-        """Whether it understands a header."""
-        return self in (Standing.UNDERSTOOD, Standing.REQUIRED)
+        """Return whether it understands a header."""
+        return self in (Support.UNDERSTOOD, Support.REQUIRED)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """How to ask an address, and what a configuration says of it."""
+class ProbeSpec:
+    """The way to probe an address, and what a configuration says of it."""
 
     is_http: bool
     name: str | None
@@ -70,82 +70,82 @@ class Asked:
     listener: Served | None = None
     """None: no Caddy that is asked for its configuration has it."""
 
-    async def ask(self, address: DialAddress, own: Own = NOWHERE) -> Found:
+    async def ask(self, address: DialAddress, own: Own = NOWHERE) -> ProbeResult:
         """Ask the address once, with a header and without, unless it leads to what is own."""
         question = by_http(self.name or "localhost") if self.is_http else by_tls(self.name)
         return await ask_both(address, question, own=own)
 
 
-def asked(
+def probes_for(
     routes: Iterable[Route], listeners: Mapping[DialAddress, Served]
-) -> dict[DialAddress, Asked]:
-    """What there is to ask for some routes: the addresses of their backends that are "auto".
+) -> dict[DialAddress, ProbeSpec]:
+    """Return how to probe the addresses of some routes' backends that are "auto".
 
     Args:
         routes: of which the first with an exact name gives the name to ask for.
         listeners: what is known of addresses from the Caddys' configurations.
     """
-    found: dict[DialAddress, Asked] = {}
+    specs: dict[DialAddress, ProbeSpec] = {}
     for route in routes:
         host = route.pattern.host
         name = None if "*" in host else host
         for protocol, backend in route.targets.items():
             for address in backend.addresses if backend.proxy == "auto" else ():
-                if address not in found or (name and not found[address].name):
+                if address not in specs or (name and not specs[address].name):
                     is_http = protocol == HTTP.name
-                    found[address] = Asked(is_http, name, listeners.get(address))
-    return found
+                    specs[address] = ProbeSpec(is_http, name, listeners.get(address))
+    return specs
 
 
-def concluded(before: Standing | None, found: Found) -> Standing:
-    """What is known after an answer.
+def concluded(before: Support | None, result: ProbeResult) -> Support:
+    """Return the support after a probe.
 
     A backend that is gone may come back as another: nothing is known of it, unless it was one that
     serves nobody without a header. One that has no time to answer is still what it was.
     """
-    if found.requires:
-        return Standing.REQUIRED
-    if found.understands:
-        return Standing.UNDERSTOOD
-    if found.refuses:
-        return Standing.REFUSED
-    if before is not None and (before is Standing.REQUIRED or found.is_nothing):
+    if result.requires:
+        return Support.REQUIRED
+    if result.understands:
+        return Support.UNDERSTOOD
+    if result.refuses:
+        return Support.REFUSED
+    if before is not None and (before is Support.REQUIRED or result.is_nothing):
         return before
-    return Standing.UNKNOWN
+    return Support.UNKNOWN
 
 
-async def ask_all(all_asked: Mapping[DialAddress, Asked]) -> dict[DialAddress, Found]:
+async def ask_all(specs: Mapping[DialAddress, ProbeSpec]) -> dict[DialAddress, ProbeResult]:
     """Ask each address once."""
-    found: dict[DialAddress, Found] = {}
+    results: dict[DialAddress, ProbeResult] = {}
     limiter = trio.CapacityLimiter(_AT_A_TIME)
 
     async def ask(address: DialAddress) -> None:
         async with limiter:
-            found[address] = await all_asked[address].ask(address)
+            results[address] = await specs[address].ask(address)
 
     async with trio.open_nursery() as nursery:
-        for address in all_asked:
+        for address in specs:
             nursery.start_soon(ask, address)
-    return found
+    return results
 
 
 class ProbesInEffect(Protocol):
-    """What a prober reads of what is in effect."""
+    """The part of what is in effect that a prober reads."""
 
     @property
-    def probes(self) -> Mapping[DialAddress, Asked]:
-        """How to probe which addresses."""
+    def probes(self) -> Mapping[DialAddress, ProbeSpec]:
+        """The way to probe each address."""
 
 
 class Prober:
     """Asks for as long as it runs, and lets the pool know who has proved it."""
 
     def __init__(self, log: Log, backends: Backends | None = None) -> None:
-        """Of nothing yet; the log is told of what changes, and backends say what not to ask."""
+        """Probe nothing yet; the log gets what changes, and backends say what not to ask."""
         self.log = log
         self.backends = backends or Backends()
-        self.asked: Mapping[DialAddress, Asked] = {}
-        self.standings: dict[DialAddress, Standing] = {}
+        self.specs: Mapping[DialAddress, ProbeSpec] = {}
+        self.supports: dict[DialAddress, Support] = {}
         self.doubts: dict[DialAddress, trio.Event] = {}
         self.learnt = trio.lowlevel.ParkingLot()
         self.lanes = Lanes(_AT_A_TIME)
@@ -160,25 +160,25 @@ class Prober:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.tasks.run)
             with trio.move_on_after(_FIRST_ANSWERS):
-                while self.asked.keys() - self.standings.keys():
+                while self.specs.keys() - self.supports.keys():
                     await self.learnt.park()
             task_status.started()
 
     def reconcile(self, generation: ProbesInEffect) -> None:
         """Probe by what is in effect now; anew where a configuration says something else."""
-        before, self.asked = self.asked, generation.probes
-        for address in before.keys() - self.asked.keys():
+        before, self.specs = self.specs, generation.probes
+        for address in before.keys() - self.specs.keys():
             self._forget(address)
             self.doubts.pop(address, None)
         anew = set()
-        for address, new in self.asked.items():
+        for address, new in self.specs.items():
             old = before.get(address)
             if old is None or old.listener != new.listener:
                 anew.add(address)
                 if new.listener is not None and new.listener.proxy_protocol is None:
                     self._forget(address)  # until it is proved again
         # An answer to what was asked before is not waited for, for it may be old.
-        self.tasks.reconcile(self.asked, anew)
+        self.tasks.reconcile(self.specs, anew)
 
     def doubt(self, backend: Backend) -> None:
         """A connection to a backend failed, or may have: ask at once."""
@@ -188,37 +188,37 @@ class Prober:
 
     def _forget(self, address: DialAddress) -> None:
         self.backends.prove(address, False)
-        self.standings.pop(address, None)
+        self.supports.pop(address, None)
 
     async def _ask(self, address: DialAddress) -> None:
-        last: Standing | None = None  # said since the configuration says what it says
+        last: Support | None = None  # said since the configuration says what it says
         lane = Lane(self.lanes)
         while True:
             doubt = self.doubts[address] = trio.Event()
             # looked up here: it may be gone by the time that there is room
             own = self.backends.own_for(address)
-            found = await lane.do(partial(self.asked[address].ask, address, own))
+            result = await lane.do(partial(self.specs[address].ask, address, own))
             await trio.lowlevel.checkpoint_if_cancelled()
-            standing = concluded(self.standings.get(address), found)
-            self._learn(address, standing)
-            if standing is not last:
-                said = remark(address, standing, found, self.asked[address])
+            support = concluded(self.supports.get(address), result)
+            self._learn(address, support)
+            if support is not last:
+                said = remark(address, support, result, self.specs[address])
                 self.log.write(said.level, "proxy-protocol", said.fields())
-            last = standing
+            last = support
             await trio.sleep(_SOON)
-            if not isinstance(found.without, Unreached):
+            if not isinstance(result.without, Unreached):
                 with trio.move_on_after(_EVERY - _SOON):
                     await doubt.wait()
 
-    def _learn(self, address: DialAddress, standing: Standing) -> None:
-        self.standings[address] = standing
-        self.backends.prove(address, standing.is_proved)
+    def _learn(self, address: DialAddress, support: Support) -> None:
+        self.supports[address] = support
+        self.backends.prove(address, support.is_proved)
         self.learnt.unpark_all()
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What there is to say of an address: whether it is sent a header, and why."""
+    """A remark on an address: whether it is sent a header, and why."""
 
     backend: str
     header: str
@@ -230,38 +230,40 @@ class Remark:
         return {"backend": self.backend, "header": self.header, "detail": self.detail}
 
 
-def remark(address: DialAddress, standing: Standing, found: Found, how: Asked) -> Remark:
-    """What to say of an address after an answer."""
-    wrong = mismatch(address, standing, how.listener)
-    detail = "; ".join(filter(None, (words(standing, found), wrong)))
-    header = "v2" if standing.is_proved else "none"
+def remark(address: DialAddress, support: Support, result: ProbeResult, how: ProbeSpec) -> Remark:
+    """Return the remark on an address after a probe."""
+    wrong = mismatch(address, support, how.listener)
+    detail = "; ".join(filter(None, (words(support, result), wrong)))
+    header = "v2" if support.is_proved else "none"
     return Remark(str(address), header, detail, "warning" if wrong else "info")
 
 
-def words(standing: Standing, found: Found) -> str:
-    """What was learnt of an address, and by which answers."""
-    match standing:
-        case Standing.REQUIRED:
-            return f"understood, and required (with: {found.with_header}; without: {found.without})"
-        case Standing.UNDERSTOOD:
-            return f"understood ({found.with_header})"
-        case Standing.REFUSED:
-            return f"not understood ({found.with_header})"
-        case Standing.UNKNOWN:
-            return f"not known ({found.without})"
+def words(support: Support, result: ProbeResult) -> str:
+    """Say what was learnt of an address, and by which answers."""
+    match support:
+        case Support.REQUIRED:
+            return (
+                f"understood, and required (with: {result.with_header}; without: {result.without})"
+            )
+        case Support.UNDERSTOOD:
+            return f"understood ({result.with_header})"
+        case Support.REFUSED:
+            return f"not understood ({result.with_header})"
+        case Support.UNKNOWN:
+            return f"not known ({result.without})"
 
 
-def mismatch(address: DialAddress, standing: Standing, listener: Served | None) -> str:
-    """What the configuration says otherwise, and what to do; empty if nothing."""
-    if listener is None or standing is Standing.UNKNOWN:
+def mismatch(address: DialAddress, support: Support, listener: Served | None) -> str:
+    """Say what the configuration says otherwise, and what to do; empty if nothing."""
+    if listener is None or support is Support.UNKNOWN:
         return ""
     wrapper = listener.proxy_protocol
     if wrapper is None:
-        is_other = standing.is_proved
+        is_other = support.is_proved
         return "but its configuration has no proxy_protocol there" if is_other else ""
-    if not standing.is_proved and not wrapper.before_tls:
+    if not support.is_proved and not wrapper.before_tls:
         return "its proxy_protocol is behind tls: in listener_wrappers write it before tls"
-    if not standing.is_proved:
+    if not support.is_proved:
         return "its proxy_protocol turns snimux away: look at its deny and fallback_policy"
     source = _source(address)
     if source is None or wrapper.believes(source):

@@ -1,4 +1,4 @@
-"""What is known of an address of a backend: whether it is up, and who uses it or waits for it.
+"""Keep of an address of a backend whether it is up, and who uses it or waits for it.
 
 Source: HAProxy (``rise``, ``fall``).
 """
@@ -12,13 +12,13 @@ from snimux.backend.queue import Waiter
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the checks of an address say: ``against`` of them in a row said otherwise since."""
+    """The result of an address's checks: ``against`` of them in a row said otherwise since."""
 
     is_up: bool = True
     against: int = 0
 
     def after(self, passed: bool, *, rise: int, fall: int) -> "Checked":
-        """What they say after one more.
+        """Return the result after one more.
 
         Args:
             passed: whether it passed.
@@ -38,7 +38,7 @@ UP = Checked()
 
 @dataclass(slots=True, eq=False)
 class State:
-    """What is known of an address."""
+    """An address as this process knows it."""
 
     connections: int = 0
     """Those that are there, and those that are being dialled."""
@@ -58,5 +58,5 @@ class State:
 
     @property
     def is_up(self) -> bool:
-        """Whether connections are for it rather than for others."""
+        """Return whether connections are for it rather than for others."""
         return self.silent_since is None and self.checked.is_up

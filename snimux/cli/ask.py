@@ -6,7 +6,7 @@ from functools import partial
 import click
 import trio
 
-from snimux.backend.proxy_auto import Remark, ask_all, asked, concluded, remark
+from snimux.backend.proxy_auto import Remark, ask_all, concluded, probes_for, remark
 from snimux.config.model import Config
 from snimux.config.settings import table_of
 from snimux.doctor.facts import Facts
@@ -37,7 +37,7 @@ def ask_providers(config: Config) -> tuple[dict[ProviderAddress, Snapshot], list
 
 def ask_backends(routes: Iterable[Route], plan: Plan) -> list[Remark]:
     """Probe the backends of routes whose PROXY protocol is auto; return what each has answered."""
-    specs = asked(routes, plan.listeners)
+    specs = probes_for(routes, plan.listeners)
     learnt = trio.run(ask_all, specs)
     return [remark(x, concluded(None, learnt[x]), learnt[x], specs[x]) for x in specs]
 

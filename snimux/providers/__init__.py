@@ -1,4 +1,4 @@
-"""Where routes come from besides the configuration, and the merging of all of them.
+"""Get routes from elsewhere than the configuration, and merge all of them.
 
 ``caddy`` is one such source; ``discovery`` follows it; ``merge`` says who has a name that several
 claim.

@@ -1,4 +1,4 @@
-"""What a source of routes is to the rest of snimux: who may say what, and in which words.
+"""Define a source of routes for the rest of snimux: its interface, and the values that it says.
 
 A provider says all that it serves at once, each time. So it need not know what it said before, what
 others say, or what became of it: that is ``discovery``'s and ``merge``'s to know.

@@ -46,7 +46,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look has found: how each name is, and what is in each file that has rested."""
+    """The result of a look: how each name is, and what is in each file that has rested."""
 
     states: Mapping[str, filewatch.State | str]
     """By name; words where it is no file that can be read."""
@@ -102,18 +102,18 @@ def look(path: str, before: Look | None) -> Look:
         OSError: it is not there, or cannot be listed.
     """
     states, unread = _states(path)
-    known = before.states if before else states
+    last = before.states if before else states
     contents = dict(before.files) if before else {}
     rests = True
     for name in [*contents]:
-        if name not in states and name not in known:
+        if name not in states and name not in last:
             del contents[name]
-        rests = rests and (name in states or name not in known)
+        rests = rests and (name in states or name not in last)
     for name, state in states.items():
         old = contents.get(name)
         if old is not None and old.state == state:
             continue
-        if known.get(name) == state:
+        if last.get(name) == state:
             contents[name] = _read(os.path.join(path, name), state, old)  # noqa: PTH118
         else:
             rests = False

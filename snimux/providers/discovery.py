@@ -24,7 +24,7 @@ from snimux.text import listed
 
 
 class Merged(Protocol):
-    """What is put into effect."""
+    """Something that can be put into effect."""
 
     @property
     def plan(self) -> Plan:
@@ -78,7 +78,7 @@ async def ask_once(addresses: Iterable[ProviderAddress]) -> dict[ProviderAddress
 
 
 class ConfigInEffect(Protocol):
-    """What a discovery reads of what is in effect."""
+    """The part of what is in effect that a discovery reads."""
 
     @property
     def config(self) -> Config:
@@ -164,8 +164,8 @@ class Discovery(Generic[Made]):
         self.config = generation.config
         for address in self.tasks.scopes.keys() - set(self.config.providers):
             self.tasks.end(address)
-            for known in (self.providers, self.snapshots, self.lost):
-                known.pop(address, None)
+            for each in (self.providers, self.snapshots, self.lost):
+                each.pop(address, None)
             self._answered(address)
 
     async def catch_up(self) -> None:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from snimux.backend.health_check import Wanted, wanted
-from snimux.backend.proxy_auto import Asked, asked
+from snimux.backend.health_check import CheckSpec, checks_for
+from snimux.backend.proxy_auto import ProbeSpec, probes_for
 from snimux.config.model import Config, https_port
 from snimux.net.listeners import Listener
 from snimux.net.loop import NOWHERE, Own, own
@@ -41,9 +41,9 @@ class Generation:
     """The routes of the configuration and of all providers."""
     table: RouteTable = field(default_factory=RouteTable)
     backends: Set[Backend] = frozenset()
-    checks: Mapping[DialAddress, Wanted] = field(default_factory=dict)
+    checks: Mapping[DialAddress, CheckSpec] = field(default_factory=dict)
     """How to check addresses, of those that are to be checked."""
-    probes: Mapping[DialAddress, Asked] = field(default_factory=dict)
+    probes: Mapping[DialAddress, ProbeSpec] = field(default_factory=dict)
     """How to probe addresses whether they understand the PROXY protocol."""
 
     @property
@@ -94,8 +94,8 @@ def following(before: Generation, plan: Plan, new_basis: Generation | None = Non
         plan=plan,
         table=RouteTable(plan.routes),
         backends={backend for route in plan.routes for backend in route.backends},
-        checks=wanted(plan.routes, ground.config.backends),
-        probes=asked(plan.routes, plan.listeners),
+        checks=checks_for(plan.routes, ground.config.backends),
+        probes=probes_for(plan.routes, plan.listeners),
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from snimux.backend.health_check import Checker, Wanted, wanted
+from snimux.backend.health_check import Checker, CheckSpec, checks_for
 from snimux.backend.pool import Backends
 from snimux.backend.probe import LOCAL_HEADER
 from snimux.config.model import BackendDefaults
@@ -44,18 +44,18 @@ def test_what_there_is_to_check() -> None:
         route("a.test", A, proxy="v2", http=Backend((C,), "v1")),
         route("b.test", A, UnixAddress("/run/x")),
     ]
-    by_name = Wanted("a.test", "v2")
-    assert wanted(routes, off) == {}
-    assert wanted(routes, tcp) == dict.fromkeys((A, B, C, UnixAddress("/run/x")), Wanted())
-    assert wanted(routes, tls) == {
-        A: by_name, B: Wanted(), C: Wanted(), UnixAddress("/run/x"): Wanted("b.test"),
+    by_name = CheckSpec("a.test", "v2")
+    assert checks_for(routes, off) == {}
+    assert checks_for(routes, tcp) == dict.fromkeys((A, B, C, UnixAddress("/run/x")), CheckSpec())
+    assert checks_for(routes, tls) == {
+        A: by_name, B: CheckSpec(), C: CheckSpec(), UnixAddress("/run/x"): CheckSpec("b.test"),
     }  # fmt: skip
     own = [
         replace(routes[2], targets={**routes[2].targets, "tls": Backend((A,), check="tls")}),
         route("c.test", B, check="off"),
     ]
-    assert wanted(own, off) == {A: Wanted("a.test")}
-    assert wanted(own, tcp) == {A: Wanted("a.test"), C: Wanted()}
+    assert checks_for(own, off) == {A: CheckSpec("a.test")}
+    assert checks_for(own, tcp) == {A: CheckSpec("a.test"), C: CheckSpec()}
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Run:
     stream: io.StringIO
 
     def check(self, routes: list[Route]) -> None:
-        self.checker.reconcile(Effects(checks=wanted(routes, self.backends.defaults)))
+        self.checker.reconcile(Effects(checks=checks_for(routes, self.backends.defaults)))
 
     @property
     def said(self) -> list[tuple[str, str]]:
@@ -243,7 +243,7 @@ async def test_what_this_machine_lacks_says_nothing(autojump_clock: MockClock) -
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with running(fall=1) as run:
         for check in ("tcp", "tls"):
-            how = Wanted("a.test" if check == "tls" else None)
+            how = CheckSpec("a.test" if check == "tls" else None)
             resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() // 2, hard))
             try:
                 passed, _ = await run.checker._ask(run.server.address, how)

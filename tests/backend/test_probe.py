@@ -21,10 +21,10 @@ from snimux.backend.probe import (
     LOCAL_HEADER,
     Alert,
     Answer,
-    Found,
     Http,
     HungUp,
     Other,
+    ProbeResult,
     Question,
     ServerHello,
     Silent,
@@ -164,18 +164,18 @@ async def test_an_alert_says_the_same_for_a_name_that_is_not_served(
 ) -> None:
     alert = Alert(80)
     understands = await ask_both(caddys["allow"], by_tls(name), answer_timeout=20)
-    assert understands == Found(with_header=alert, without=alert)
+    assert understands == ProbeResult(with_header=alert, without=alert)
     refuses = await ask_both(caddys["no wrapper"], by_tls(name), answer_timeout=20)
-    assert refuses == Found(with_header=HungUp(), without=alert)
+    assert refuses == ProbeResult(with_header=HungUp(), without=alert)
     assert understands.understands
     assert refuses.refuses
 
 
 async def test_a_caddy_on_a_unix_socket(caddys: dict[str, DialAddress]) -> None:
     found = await ask_both(caddys["unix"], HELLO, answer_timeout=20)
-    assert found == Found(ServerHello(), ServerHello())
+    assert found == ProbeResult(ServerHello(), ServerHello())
     found = await ask_both(caddys["unix no wrapper"], HELLO, answer_timeout=20)
-    assert found == Found(HungUp(), ServerHello())
+    assert found == ProbeResult(HungUp(), ServerHello())
 
 
 async def test_plain_http() -> None:
@@ -202,9 +202,9 @@ async def test_plain_http() -> None:
                 found[words] = await ask_both(address, by_http("a.test"), answer_timeout=20)
         finally:
             running.stop()
-        assert found[None] == Found(Http(400), Http(200))
-        assert found[""] == Found(Http(200), Http(200))
-        assert found["fallback_policy require"] == Found(Http(200), HungUp())
+        assert found[None] == ProbeResult(Http(400), Http(200))
+        assert found[""] == ProbeResult(Http(200), Http(200))
+        assert found["fallback_policy require"] == ProbeResult(Http(200), HungUp())
         assert "OPTIONS" not in log.read_text("utf-8")
 
 
@@ -235,7 +235,7 @@ async def test_openssl() -> None:
     with openssl() as address:
         await caddy.until(lambda: _listens(address.port), "openssl listens")
         found = await ask_both(address, HELLO, answer_timeout=20)
-    assert found == Found(with_header=HungUp(), without=ServerHello())
+    assert found == ProbeResult(with_header=HungUp(), without=ServerHello())
 
 
 async def test_a_server_that_dribbles() -> None:
@@ -280,15 +280,15 @@ def test_no_bytes_are_read_otherwise_when_they_come_one_by_one(received: bytes) 
 
 def test_what_follows_from_both_answers() -> None:
     yes, no, silent = ServerHello(), HungUp(), Silent()
-    assert Found(yes, no).requires
+    assert ProbeResult(yes, no).requires
     # there may have been no time for the other answer
-    assert not Found(yes, silent).requires
-    assert Found(no, yes).refuses
-    assert not Found(no, no).refuses
+    assert not ProbeResult(yes, silent).requires
+    assert ProbeResult(no, yes).refuses
+    assert not ProbeResult(no, no).refuses
     exhausted = Unreached("Too many open files", exhausted=True)
-    assert Found(silent, exhausted).is_nothing
-    assert not Found(silent, no).is_nothing
-    assert not Found(Unreached("Connection refused"), silent).is_nothing
+    assert ProbeResult(silent, exhausted).is_nothing
+    assert not ProbeResult(silent, no).is_nothing
+    assert not ProbeResult(Unreached("Connection refused"), silent).is_nothing
 
 
 def test_which_alerts_say_that_a_hello_was_read() -> None:
@@ -311,7 +311,7 @@ async def test_a_server_that_hangs_up_or_resets() -> None:
             listeners = await nursery.start(trio.serve_tcp, serve, 0)
             address = TcpAddress("127.0.0.1", listeners[0].socket.getsockname()[1])
             found = await ask_both(address, HELLO, answer_timeout=5)
-            assert found == Found(HungUp(), HungUp())
+            assert found == ProbeResult(HungUp(), HungUp())
             nursery.cancel_scope.cancel()
 
 
@@ -335,7 +335,7 @@ async def test_a_silent_server_has_one_deadline(autojump_clock: MockClock) -> No
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = TcpAddress("127.0.0.1", listener.getsockname()[1])
         started = trio.current_time()
-        assert await ask_both(address, HELLO, answer_timeout=3) == Found(Silent(), Silent())
+        assert await ask_both(address, HELLO, answer_timeout=3) == ProbeResult(Silent(), Silent())
         assert trio.current_time() - started == 3
     async with server(SERVER_HELLO[:5]) as address:
         assert await ask(address, HELLO, b"", answer_timeout=3) == Other(SERVER_HELLO[:5])

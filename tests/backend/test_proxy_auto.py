@@ -17,10 +17,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from snimux.backend.probe import (
     LOCAL_HEADER,
     Alert,
-    Found,
     Http,
     HungUp,
     Other,
+    ProbeResult,
     Question,
     ServerHello,
     Silent,
@@ -28,7 +28,15 @@ from snimux.backend.probe import (
     ask,
     by_tls,
 )
-from snimux.backend.proxy_auto import Asked, Prober, Standing, asked, concluded, mismatch, remark
+from snimux.backend.proxy_auto import (
+    Prober,
+    ProbeSpec,
+    Support,
+    concluded,
+    mismatch,
+    probes_for,
+    remark,
+)
 from snimux.log import Log
 from snimux.net.loop import Own
 from snimux.routing.address import DialAddress, TcpAddress, UnixAddress
@@ -43,11 +51,11 @@ HERE, THERE = TcpAddress("127.0.0.1", 8443), TcpAddress("127.0.0.1", 8444)
 SOCKET = UnixAddress("/run/s")
 
 HELLO, GONE = ServerHello(), HungUp()
-UNDERSTANDS = Found(HELLO, HELLO)
-REFUSES = Found(GONE, HELLO)
-REQUIRES = Found(HELLO, GONE)
-DOWN = Found(Unreached("Connection refused"), Unreached("Connection refused"))
-BUSY = Found(Silent(), Silent())
+UNDERSTANDS = ProbeResult(HELLO, HELLO)
+REFUSES = ProbeResult(GONE, HELLO)
+REQUIRES = ProbeResult(HELLO, GONE)
+DOWN = ProbeResult(Unreached("Connection refused"), Unreached("Connection refused"))
+BUSY = ProbeResult(Silent(), Silent())
 
 
 def auto(pattern: str, *addresses: DialAddress, http: DialAddress | None = None) -> Route:
@@ -78,75 +86,75 @@ def test_what_there_is_to_ask() -> None:
         auto("b.test", HERE),
         auto("*", SOCKET, http=TcpAddress("127.0.0.1", 80)),
     ]
-    assert asked(routes, {THERE: listener}) == {
-        HERE: Asked(is_http=False, name="a.test"),
-        THERE: Asked(is_http=False, name="a.test", listener=listener),
-        SOCKET: Asked(is_http=False, name=None),
-        TcpAddress("127.0.0.1", 80): Asked(is_http=True, name=None),
+    assert probes_for(routes, {THERE: listener}) == {
+        HERE: ProbeSpec(is_http=False, name="a.test"),
+        THERE: ProbeSpec(is_http=False, name="a.test", listener=listener),
+        SOCKET: ProbeSpec(is_http=False, name=None),
+        TcpAddress("127.0.0.1", 80): ProbeSpec(is_http=True, name=None),
     }
 
 
 @pytest.mark.parametrize(
     ("found", "standing"),
     [
-        (UNDERSTANDS, Standing.UNDERSTOOD),
-        (Found(Alert(80), Alert(80)), Standing.UNDERSTOOD),
-        (Found(Http(200), Http(200)), Standing.UNDERSTOOD),
-        (REQUIRES, Standing.REQUIRED),
-        (Found(Http(200), Http(400)), Standing.REQUIRED),
+        (UNDERSTANDS, Support.UNDERSTOOD),
+        (ProbeResult(Alert(80), Alert(80)), Support.UNDERSTOOD),
+        (ProbeResult(Http(200), Http(200)), Support.UNDERSTOOD),
+        (REQUIRES, Support.REQUIRED),
+        (ProbeResult(Http(200), Http(400)), Support.REQUIRED),
         # it may be that there was no time for the other answer
-        (Found(HELLO, Silent()), Standing.UNDERSTOOD),
-        (Found(HELLO, Unreached("")), Standing.UNDERSTOOD),
-        (REFUSES, Standing.REFUSED),
-        (Found(Http(400), Http(200)), Standing.REFUSED),
-        (Found(Alert(10), HELLO), Standing.REFUSED),
-        (Found(Silent(), Alert(112)), Standing.REFUSED),
-        (DOWN, Standing.UNKNOWN),
-        (BUSY, Standing.UNKNOWN),
-        (Found(GONE, GONE), Standing.UNKNOWN),
-        (Found(Other(b"SSH"), Other(b"SSH")), Standing.UNKNOWN),
-        (Found(Alert(10), Alert(10)), Standing.UNKNOWN),
+        (ProbeResult(HELLO, Silent()), Support.UNDERSTOOD),
+        (ProbeResult(HELLO, Unreached("")), Support.UNDERSTOOD),
+        (REFUSES, Support.REFUSED),
+        (ProbeResult(Http(400), Http(200)), Support.REFUSED),
+        (ProbeResult(Alert(10), HELLO), Support.REFUSED),
+        (ProbeResult(Silent(), Alert(112)), Support.REFUSED),
+        (DOWN, Support.UNKNOWN),
+        (BUSY, Support.UNKNOWN),
+        (ProbeResult(GONE, GONE), Support.UNKNOWN),
+        (ProbeResult(Other(b"SSH"), Other(b"SSH")), Support.UNKNOWN),
+        (ProbeResult(Alert(10), Alert(10)), Support.UNKNOWN),
     ],
 )
-def test_what_is_known_after_an_answer(found: Found, standing: Standing) -> None:
+def test_what_is_known_after_an_answer(found: ProbeResult, standing: Support) -> None:
     assert concluded(None, found) is standing
 
 
 def test_what_was_known_holds_where_no_answer_says_otherwise() -> None:
     exhausted = Unreached("Too many open files", exhausted=True)
-    for nothing in (BUSY, Found(exhausted, exhausted)):
-        for standing in Standing:
+    for nothing in (BUSY, ProbeResult(exhausted, exhausted)):
+        for standing in Support:
             assert concluded(standing, nothing) is standing
-    for gone in (DOWN, Found(GONE, GONE)):
-        for standing in (Standing.UNDERSTOOD, Standing.REFUSED, Standing.UNKNOWN):
-            assert concluded(standing, gone) is Standing.UNKNOWN
+    for gone in (DOWN, ProbeResult(GONE, GONE)):
+        for standing in (Support.UNDERSTOOD, Support.REFUSED, Support.UNKNOWN):
+            assert concluded(standing, gone) is Support.UNKNOWN
         # without a header nobody was served, so nobody is the worse for one
-        assert concluded(Standing.REQUIRED, gone) is Standing.REQUIRED
-    assert concluded(Standing.REQUIRED, REFUSES) is Standing.REFUSED
+        assert concluded(Support.REQUIRED, gone) is Support.REQUIRED
+    assert concluded(Support.REQUIRED, REFUSES) is Support.REFUSED
 
 
 @pytest.mark.parametrize(
     ("address", "standing", "listener", "words"),
     [
-        (HERE, Standing.UNDERSTOOD, None, ""),
-        (HERE, Standing.REFUSED, None, ""),
-        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper("127.0.0.1/32")), ""),
-        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper("10.0.0.0/8", "127.0.0.0/8")), ""),
-        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper(policy="USE")), ""),
-        (HERE, Standing.REQUIRED, Served(HERE, wrapper(policy="REQUIRE")), ""),
-        (HERE, Standing.UNKNOWN, Served(HERE, wrapper()), ""),
-        (HERE, Standing.REFUSED, Served(HERE), ""),
-        (SOCKET, Standing.UNDERSTOOD, Served(SOCKET, wrapper()), ""),
-        (TcpAddress("a.test", 1), Standing.UNDERSTOOD, Served(HERE, wrapper()), ""),
-        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper()), "allow 127.0.0.1/32"),
-        (HERE, Standing.UNDERSTOOD, Served(HERE, wrapper("::1", "no")), "allow 127.0.0.1/32"),
-        (HERE, Standing.UNDERSTOOD, Served(HERE), "its configuration has no proxy_protocol"),
-        (HERE, Standing.REFUSED, Served(HERE, wrapper(before_tls=False)), "before tls"),
-        (HERE, Standing.REFUSED, Served(HERE, wrapper(deny=("127.0.0.1/32",))), "deny"),
+        (HERE, Support.UNDERSTOOD, None, ""),
+        (HERE, Support.REFUSED, None, ""),
+        (HERE, Support.UNDERSTOOD, Served(HERE, wrapper("127.0.0.1/32")), ""),
+        (HERE, Support.UNDERSTOOD, Served(HERE, wrapper("10.0.0.0/8", "127.0.0.0/8")), ""),
+        (HERE, Support.UNDERSTOOD, Served(HERE, wrapper(policy="USE")), ""),
+        (HERE, Support.REQUIRED, Served(HERE, wrapper(policy="REQUIRE")), ""),
+        (HERE, Support.UNKNOWN, Served(HERE, wrapper()), ""),
+        (HERE, Support.REFUSED, Served(HERE), ""),
+        (SOCKET, Support.UNDERSTOOD, Served(SOCKET, wrapper()), ""),
+        (TcpAddress("a.test", 1), Support.UNDERSTOOD, Served(HERE, wrapper()), ""),
+        (HERE, Support.UNDERSTOOD, Served(HERE, wrapper()), "allow 127.0.0.1/32"),
+        (HERE, Support.UNDERSTOOD, Served(HERE, wrapper("::1", "no")), "allow 127.0.0.1/32"),
+        (HERE, Support.UNDERSTOOD, Served(HERE), "its configuration has no proxy_protocol"),
+        (HERE, Support.REFUSED, Served(HERE, wrapper(before_tls=False)), "before tls"),
+        (HERE, Support.REFUSED, Served(HERE, wrapper(deny=("127.0.0.1/32",))), "deny"),
     ],
 )
 def test_where_the_configuration_says_otherwise(
-    address: DialAddress, standing: Standing, listener: Served | None, words: str
+    address: DialAddress, standing: Support, listener: Served | None, words: str
 ) -> None:
     said = mismatch(address, standing, listener)
     assert words in said
@@ -154,21 +162,21 @@ def test_where_the_configuration_says_otherwise(
 
 
 def test_a_remark_says_by_which_answers() -> None:
-    plain = Asked(is_http=False, name="a.test")
-    assert remark(HERE, Standing.UNDERSTOOD, UNDERSTANDS, plain).fields() == {
+    plain = ProbeSpec(is_http=False, name="a.test")
+    assert remark(HERE, Support.UNDERSTOOD, UNDERSTANDS, plain).fields() == {
         "backend": "127.0.0.1:8443", "header": "v2", "detail": "understood (a ServerHello)"
     }  # fmt: skip
-    odd = Asked(is_http=False, name="a.test", listener=Served(HERE, wrapper()))
-    said = remark(HERE, Standing.REQUIRED, REQUIRES, odd)
+    odd = ProbeSpec(is_http=False, name="a.test", listener=Served(HERE, wrapper()))
+    said = remark(HERE, Support.REQUIRED, REQUIRES, odd)
     assert (said.header, said.level) == ("v2", "warning")
     assert said.detail == (
         "understood, and required (with: a ServerHello; without: no answer: it hung up); but it "
         "ignores the address: in its proxy_protocol write: allow 127.0.0.1/32"
     )
-    said = remark(HERE, Standing.REFUSED, REFUSES, plain)
+    said = remark(HERE, Support.REFUSED, REFUSES, plain)
     assert said.fields()["header"] == "none"
     assert said.detail == "not understood (no answer: it hung up)"
-    assert "refused" in remark(HERE, Standing.UNKNOWN, DOWN, plain).detail
+    assert "refused" in remark(HERE, Support.UNKNOWN, DOWN, plain).detail
 
 
 # --- when it is asked
@@ -178,22 +186,22 @@ class Backends:
     """A prober, and backends that answer what they are told to; when they were asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.answers: dict[DialAddress, Found] = {}
+        self.answers: dict[DialAddress, ProbeResult] = {}
         self.seconds = 0.0
         self.takes: dict[DialAddress, float] = {}
-        self.asked: list[tuple[DialAddress, float]] = []
+        self.specs: list[tuple[DialAddress, float]] = []
         self.stream = io.StringIO()
         self.prober = Prober(Log(self.stream, form="json"))
         monkeypatch.setattr("snimux.backend.proxy_auto.ask_both", self.ask_both)
 
-    async def ask_both(self, address: DialAddress, question: Question, *, own: Own) -> Found:
-        self.asked.append((address, trio.current_time()))
+    async def ask_both(self, address: DialAddress, question: Question, *, own: Own) -> ProbeResult:
+        self.specs.append((address, trio.current_time()))
         found = self.answers[address]
         await trio.sleep(self.takes.get(address, self.seconds))
         return found
 
     def times(self, address: DialAddress) -> list[float]:
-        return [round(time - self.asked[0][1], 3) for to, time in self.asked if to == address]
+        return [round(time - self.specs[0][1], 3) for to, time in self.specs if to == address]
 
     @property
     def said(self) -> list[tuple[str, str]]:
@@ -206,14 +214,16 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> Backends:
     return Backends(monkeypatch)
 
 
-def routed(*addresses: DialAddress, **listeners: ProxyProtocol | None) -> dict[DialAddress, Asked]:
+def routed(
+    *addresses: DialAddress, **listeners: ProxyProtocol | None
+) -> dict[DialAddress, ProbeSpec]:
     """What is asked; each listener is a wrapper, or None, of the address that is named so."""
     known: dict[DialAddress, Served] = {
         address: Served(address, listeners[name])
         for name, address in (("here", HERE), ("there", THERE))
         if name in listeners
     }
-    return asked([auto("a.test", *addresses)], known)
+    return probes_for([auto("a.test", *addresses)], known)
 
 
 async def test_serving_begins_when_all_have_answered(
@@ -370,10 +380,10 @@ async def test_one_that_is_begun_anew_before_it_began_hears_of_doubts(
         backends.prober.reconcile(Effects(probes={}))
         backends.prober.reconcile(Effects(probes=routed(HERE)))
         await trio.sleep(2)
-        assert len(backends.asked) == 2 * number - 1
+        assert len(backends.specs) == 2 * number - 1
         backends.prober.doubt(Backend((HERE,), "auto"))
         await wait_all_tasks_blocked()
-        assert len(backends.asked) == 2 * number
+        assert len(backends.specs) == 2 * number
         backends.prober.reconcile(Effects(probes={}))
         await wait_all_tasks_blocked()
         assert not backends.prober.doubts

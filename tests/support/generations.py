@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from snimux.backend.health_check import Wanted
+from snimux.backend.health_check import CheckSpec
 from snimux.backend.pool import Backends
-from snimux.backend.proxy_auto import Asked
+from snimux.backend.proxy_auto import ProbeSpec
 from snimux.config.model import Config, Limits
 from snimux.frontend.limits import LocalLimits
 from snimux.net.listeners import Listener
@@ -47,8 +47,8 @@ class Effects:
     discovered: Set[DialAddress] = frozenset()
     config: Config = field(default_factory=configured)
     own: Own = NOWHERE
-    checks: Mapping[DialAddress, Wanted] = field(default_factory=dict)
-    probes: Mapping[DialAddress, Asked] = field(default_factory=dict)
+    checks: Mapping[DialAddress, CheckSpec] = field(default_factory=dict)
+    probes: Mapping[DialAddress, ProbeSpec] = field(default_factory=dict)
 
 
 @dataclass

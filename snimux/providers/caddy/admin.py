@@ -80,13 +80,13 @@ class CaddyProvider:
 
     async def provide(self, publish: Publish) -> None:
         """Publish what each answer says: for the same bytes, the same value as before."""
-        sites, known, agreeing = Sites(), b"", _AGREEING
+        sites, last, agreeing = Sites(), b"", _AGREEING
         while True:
             self.hurry = trio.Event()
             try:
-                body, digest = await _settled(self.address, known, agreeing)
-                if digest != known:
-                    sites, known = await _understood(body), digest
+                body, digest = await _settled(self.address, last, agreeing)
+                if digest != last:
+                    sites, last = await _understood(body), digest
                 agreeing = _AGREEING
                 await publish(sites)
             except AdminError as error:
@@ -96,18 +96,18 @@ class CaddyProvider:
                 await self.hurry.wait()
 
 
-async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> tuple[bytes, bytes]:
+async def _settled(address: AdminAddress, last: bytes, agreeing: int) -> tuple[bytes, bytes]:
     """Return an answer that is the same however often it is asked for, and its digest.
 
     Args:
         address: where to ask.
-        known: the digest of the answer that was taken last.
-        agreeing: how often a new one is to come; where not just `_AGREEING`, a known one, too.
+        last: the digest of the answer that was taken before.
+        agreeing: how often a new one is to come; where not just `_AGREEING`, the last one, too.
 
     Raises:
         SharedError: an answer came, then another, then the first again.
     """
-    digests = [known] if known else []
+    digests = [last] if last else []
     again = 0
     while True:
         body, digest = await _get(address)
@@ -121,8 +121,8 @@ async def _settled(address: AdminAddress, known: bytes, agreeing: int) -> tuple[
         if is_other:
             digests.append(digest)
         # No two have one UNIX socket or one file.
-        is_known = digest == known and agreeing == _AGREEING
-        if again >= agreeing or is_known or not isinstance(address, TcpAddress):
+        is_last = digest == last and agreeing == _AGREEING
+        if again >= agreeing or is_last or not isinstance(address, TcpAddress):
             return body, digest
 
 

@@ -1,4 +1,4 @@
-"""What a Caddy's admin API answers -> what that Caddy serves, or why it is no answer of a Caddy's.
+"""Take an answer of a Caddy's admin API for what that Caddy serves, or say why it is none.
 
 Takes any bytes. Run as a process (``main``) it reads them from its standard input, for to read JSON
 is one call of C, which lets nobody else run in its process. Knows nothing of how they were got.
@@ -49,8 +49,8 @@ def _misshapen(config: Mapping[str, Any]) -> str | None:
     for at, part in parts:  # which grows
         if part is not None and not isinstance(part, dict):
             return at
-        known = {"apps": ("http", "tls"), "apps.http": ("servers",), "apps.http.servers": part}
-        parts += [(f"{at}.{name}", part.get(name)) for name in known.get(at) or () if part]
+        inner = {"apps": ("http", "tls"), "apps.http": ("servers",), "apps.http.servers": part}
+        parts += [(f"{at}.{name}", part.get(name)) for name in inner.get(at) or () if part]
     return None
 
 
@@ -60,16 +60,16 @@ def unpack(output: bytes) -> Sites:
     Raises:
         NotCaddyError: it was no answer of a Caddy's.
     """
-    found = pickle.loads(output)
-    if isinstance(found, Sites):
-        return found
-    raise NotCaddyError(found)
+    answer = pickle.loads(output)
+    if isinstance(answer, Sites):
+        return answer
+    raise NotCaddyError(answer)
 
 
 def main() -> None:
     """Read an answer from standard input, and write the sites, or why there are none, pickled."""
     try:
-        found: Sites | str = parse(sys.stdin.buffer.read())
+        answer: Sites | str = parse(sys.stdin.buffer.read())
     except NotCaddyError as error:
-        found = str(error)
-    sys.stdout.buffer.write(pickle.dumps(found))
+        answer = str(error)
+    sys.stdout.buffer.write(pickle.dumps(answer))

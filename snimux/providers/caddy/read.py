@@ -1,4 +1,4 @@
-"""What a Caddy serves, and where: from the JSON of its running configuration to routes.
+"""Derive what a Caddy serves, and where, from the JSON of its running configuration.
 
 Caddy derives much that the JSON does not say: which servers speak TLS, and on which ports; the
 server for redirects on the HTTP port. The same is derived here, by the same rules. What no route
@@ -75,7 +75,7 @@ class _Network:
         return self.network in ("tcp", "tcp4", "tcp6")
 
     def dialled(self, port: int) -> DialAddress:
-        """Where to dial it; raises ValueError with the reason why it cannot be."""
+        """Return where to dial it; raise ValueError with the reason why it cannot be."""
         if "{" in self.text:
             raise AddressError("has a placeholder, which only Caddy can resolve")
         if self.network == "unix":
@@ -121,17 +121,18 @@ class _Server:
 
     @property
     def plain_wrapper(self) -> ProxyProtocol | None:
-        """The wrapper where there is no handshake that it could be behind."""
+        """Return the wrapper where there is no handshake that it could be behind."""
         wrapper = self.proxy_protocol
         return wrapper and replace(wrapper, before_tls=True)
 
     def tls_ports(self, ports: _Ports) -> list[tuple[_Network, int]]:
-        """Where TLS is spoken, with the port (0 without ports)."""
+        """Return where TLS is spoken, with the port (0 without ports)."""
+        # Never on the HTTP port, whatever the policies say; of a range one port is enough.
         firsts = [(where, where.first + (where.first == ports.http)) for where in self.listen]
         return [(where, port) for where, port in firsts if self.is_tls and where.has(port)]
 
     def plain_ports(self, ports: _Ports) -> list[tuple[_Network, int]]:
-        """Where plain HTTP is spoken, with the port (0 without ports)."""
+        """Return where plain HTTP is spoken, with the port (0 without ports)."""
         on_http = [(where, ports.http) for where in self.listen if where.has(ports.http)]
         return on_http or [(where, where.first) for where in self.listen if not self.is_tls]
 
@@ -139,14 +140,14 @@ class _Server:
 def _dialled(
     places: Iterable[tuple[_Network, int]], wrapper: ProxyProtocol | None
 ) -> tuple[tuple[Served, ...], list[str]]:
-    """Where the places with their ports can be dialled, and why those cannot that cannot."""
-    found, faults = [], []
+    """Return where places with their ports can be dialled, and why others cannot."""
+    listeners, faults = [], []
     for where, port in places:
         try:
-            found.append(Served(where.dialled(port), wrapper))
+            listeners.append(Served(where.dialled(port), wrapper))
         except ValueError as error:
             faults.append(f"the listener {brief(where.text, _LONGEST_NAME)}: {error}")
-    return _once(found), faults
+    return _once(listeners), faults
 
 
 def _server(raw: Mapping[str, Any], ports: _Ports) -> _Server:
@@ -163,6 +164,9 @@ def _server(raw: Mapping[str, Any], ports: _Ports) -> _Server:
     is_automatic = automatic.get("disable") is not True and not all(
         where.has(ports.http) for where in listen
     )
+    # Caddy speaks TLS where a server has a connection policy. Automatic HTTPS gives one to a server
+    # for which none is said (null; [] is none, said): if a host of it may have a certificate, or if
+    # it is on the HTTPS port alone. It leaves those alone that are on the HTTP port alone.
     qualify = [host for host in hosts if host not in skipped]
     only_https = all(where.has(ports.https) for where in listen)
     is_tls = bool(_list(policies)) or (
@@ -231,7 +235,7 @@ def _proxy_protocol(wrappers: Sequence[object]) -> ProxyProtocol | None:
 
 @dataclass(slots=True)
 class _Reader:
-    """What is found while the servers are gone through, HTTPS port first."""
+    """A pass through the servers, HTTPS port first, and what it has seen until now."""
 
     servers: Sequence[_Server]
     ports: _Ports
@@ -271,8 +275,8 @@ class _Reader:
         listeners, _ = _dialled(server.plain_ports(self.ports), server.plain_wrapper)
         for where in server.listen:
             if where.is_tcp and where.has(self.ports.http):
-                there, _ = _dialled([(where, self.ports.http)], server.plain_wrapper)
-                for listener in there:
+                on_http, _ = _dialled([(where, self.ports.http)], server.plain_wrapper)
+                for listener in on_http:
                     self.on_http.setdefault(where.host, {}).setdefault(listener.address, listener)
         for host in self.patterns(server.hosts) if listeners else ():
             self.plain.setdefault(host, listeners)
@@ -298,11 +302,11 @@ class _Reader:
         automated = _strings(_mapping(self.tls.get("certificates")).get("automate"))
         redirects = self.redirects(server) or tuple(islice(self.any_plain, _MOST))
         for host in self.patterns([*server.hosts, *(automated if server.has_catch_all else ())]):
-            known = self.sites.get(host)
-            if known is None:
+            first = self.sites.get(host)
+            if first is None:
                 self.sites[host] = Site(host, listeners, self.http(host) or redirects)
-            elif known.https != listeners:
-                why = f"another site of the name, on {places(known.https)}, has the route"
+            elif first.https != listeners:
+                why = f"another site of the name, on {places(first.https)}, has the route"
                 self.unrouted.setdefault(Unrouted(f"{host} on {where}", why, host, addresses))
         # Whichever server it is, all know the keys; so it is the first.
         public_names, self.public_names = self.public_names, ()
@@ -310,33 +314,33 @@ class _Reader:
             self.sites.setdefault(host, Site(host, listeners, self.http(host) or redirects))
 
     def http(self, host: str) -> tuple[Served, ...]:
-        """Where a pattern is served in plain by routes of its own."""
+        """Return where a pattern is served in plain by routes of its own."""
         if host.startswith("*"):
             return self.plain.get(host, ())
         patterns = hostname.patterns_matching(host)
         return next((self.plain[p] for p in patterns if p in self.plain), ())
 
     def redirects(self, server: _Server) -> tuple[Served, ...]:
-        """Where automatic HTTPS serves a server's redirects: its hosts, on the HTTP port.
+        """Return where automatic HTTPS serves a server's redirects: its hosts, on the HTTP port.
 
         A server that listens there already gets them; on Linux that is also one that listens on
         every interface where this one has an address, or the other way round.
         """
         # On a UNIX socket they are behind the TLS, as all is there.
         own = [where for where in server.listen if where.is_tcp] if server.redirects else []
-        found: dict[DialAddress, Served] = {}
+        redirects: dict[DialAddress, Served] = {}
         for where in own:
             if where.host not in self.redirects_of:
                 hosts = [where.host, ""] if where.host else list(self.on_http)
-                there = (x for host in hosts for x in self.on_http.get(host, {}).values())
+                near = (x for host in hosts for x in self.on_http.get(host, {}).values())
                 own_server, _ = _dialled([(where, self.ports.http)], None)
-                self.redirects_of[where.host] = [*islice(there, _MOST - 1), *own_server]
+                self.redirects_of[where.host] = [*islice(near, _MOST - 1), *own_server]
             for listener in self.redirects_of[where.host]:
-                found.setdefault(listener.address, listener)
-        return tuple(found.values())
+                redirects.setdefault(listener.address, listener)
+        return tuple(redirects.values())
 
     def patterns(self, hosts: Iterable[str]) -> Iterator[str]:
-        """The canonical spelling of those that a route can have; the others are noted."""
+        """Return the canonical spelling of those that a route can have; note the others."""
         for host in hosts:
             try:
                 yield _pattern(host)

@@ -1,4 +1,4 @@
-"""What one Caddy serves, and where: the values that are read of its configuration."""
+"""Hold what one Caddy serves, and where: the values that are read of its configuration."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from snimux.routing.served import Served
 
 @dataclass(frozen=True, slots=True)
 class TlsServer:
-    """What one of Caddy's servers does, beside serving, that shows through what is in front."""
+    """One of Caddy's servers: what it does, beside serving, that shows through what is in front."""
 
     listeners: tuple[Served, ...]
     """Where it speaks TLS."""
