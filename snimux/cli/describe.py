@@ -76,12 +76,15 @@ def _routes(config: Config, plan: Plan, width: int) -> Iterator[str]:
         note = unicode if unicode != route.pattern.host else ""
         tls, plain = (route.targets.get(x.name) for x in (TLS, HTTP))
         to = _backend(tls, config.backends, note) if tls else "no TLS, plain HTTP only"
-        yield f"  {route.pattern!s:{width}}  ->  {to}"
-        http = "redirected to https" if has_http and route.pattern.alpn is None else ""
+        is_asked = has_http and route.pattern.alpn is None
+        http = "redirected to https" if is_asked else ""
+        if route.refuses:
+            to, http = "refused with the alert unrecognized_name", "refused with 403" * is_asked
         if plain:
             http = _backend(plain, config.backends)
+        yield f"  {route.pattern!s:{width}}  ->  {to}"
         if http:
-            yield f"    {'plain HTTP':{width - 2}}  ->  {http}"
+            yield f"    {HTTP.label:{width - 2}}  ->  {http}"
         yield from _access(route.access)
         if route.access_from is not None:
             yield f"    as {route.access_from}, which is above it"

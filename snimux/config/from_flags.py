@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from snimux.config.settings import PROVIDERS, SETTINGS, choice, shown
-from snimux.config.source import LISTEN_KEYS, PROXIES, ConfigSource, read_setting
+from snimux.config.source import LISTEN_KEYS, PROXIES, REFUSE, ConfigSource, read_setting
 from snimux.proto import hostname
 from snimux.routing.routes import targets
 
@@ -30,8 +30,9 @@ def read_flags(flags: Mapping[str, Any]) -> ConfigSource:
                 "such as secure.example.com=127.0.0.1:8443"
             )
         else:
-            backend = source.backend("--route", _split(to), proxy)
-            source.add_route("--route", _split(hosts), targets(tls=backend))
+            refuses = _split(to) == [REFUSE]
+            backend = None if refuses else source.backend("--route", _split(to), proxy)
+            source.add_route("--route", _split(hosts), targets(tls=backend), refuses=refuses)
     for table in PROVIDERS:
         source.add_providers(table, table.flag, flags.get(table.name) or (), proxy)
     default = flags.get("default")

@@ -14,6 +14,7 @@ from snimux.config.source import (
     NOT_EXEMPT,
     OFF,
     PROXIES,
+    REFUSE,
     TARGET_KEYS,
     ConfigSource,
     read_setting,
@@ -223,6 +224,14 @@ def _read_access(source: ConfigSource, where: str, table: Mapping[str, object]) 
 
 def _read_route(source: ConfigSource, where: str, table: Mapping[str, object]) -> None:
     keys = table.keys() | _check_keys(source, f"{where}: ", table, _ROUTE_KEYS)
+    refuses = table.get("to") in (REFUSE, [REFUSE])
+    if refuses:
+        source.problems += [
+            f'{where}: {key}: is for who is served, and to = "refuse" serves nobody'
+            for key in table
+            if key in _ROUTE_KEYS and key not in ("hosts", "listen", "to")
+        ]
+        table = {key: table[key] for key in ("hosts", "listen") if key in table}
     if "hosts" not in keys:
         source.problems.append(f"{where}: hosts is missing")
     if not any(key in keys for key, _ in TARGET_KEYS.values()):
@@ -252,7 +261,7 @@ def _read_route(source: ConfigSource, where: str, table: Mapping[str, object]) -
     if "hosts" in table:
         if said:
             backends = {key: replace(backend, **said) for key, backend in backends.items()}
-        source.add_route(where, hosts, targets(**backends), access, listeners)
+        source.add_route(where, hosts, targets(**backends), access, listeners, refuses=refuses)
 
 
 def _read_backend(

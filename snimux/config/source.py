@@ -28,6 +28,8 @@ from snimux.routing.routes import Backend, Pattern, PatternError, Route, Targets
 
 T = TypeVar("T")
 OFF = "off"
+REFUSE = "refuse"
+"""Instead of a backend's address: whoever asks is refused."""
 NOT_EXEMPT = "acme_exempt: is for allow and deny, and there is neither"
 # Things with a comma or a space between them.
 _SEVERAL = re.compile(r"[^\s,;](?:\s*[,;][\s,;]*[^\s,;]|\s+[^\s,;:])")
@@ -102,7 +104,12 @@ class ConfigSource:
 
     def backend(self, where: str, to: Iterable[str], proxy: str | None) -> Backend:
         """Return the backend at those of the addresses that are good."""
-        addresses = tuple(self.attempt_all(where, parse_dial, to))
+        if REFUSE in (to := list(to)):
+            self.problems.append(
+                f'{where}: refuse goes alone, for a route: --route HOST=refuse, or to = "refuse" '
+                "in a [[route]]; it is for TLS and for plain HTTP"
+            )
+        addresses = tuple(self.attempt_all(where, parse_dial, (x for x in to if x != REFUSE)))
         if len(set(addresses)) < len(addresses):
             twice = next(x for x in addresses if addresses.count(x) > 1)
             share = "" if where.startswith("--") else "; weight gives one a larger share"
@@ -130,6 +137,8 @@ class ConfigSource:
         to: Targets,
         access: Access | None = None,
         listeners: Sequence[str | None] = (None,),
+        *,
+        refuses: bool = False,
     ) -> None:
         """Route each of the patterns so, at some listeners or all, where none is given twice."""
         patterns = self.attempt_all(where, parse_pattern, hosts)
@@ -147,7 +156,7 @@ class ConfigSource:
                     "several addresses go into one route"
                 )
             self.places.setdefault(pattern, where)
-            self.routes.setdefault(pattern, Route(pattern, to, access))
+            self.routes.setdefault(pattern, Route(pattern, to, access, refuses=refuses))
 
 
 def problems_of_listeners(source: ConfigSource, names: Mapping[str, Iterable[str]]) -> list[str]:

@@ -87,7 +87,9 @@ def _unrouted(caddy: Caddy, sites: Sites) -> Iterator[Finding]:
 def _unreached(caddy: Caddy, sites: Sites, reached: RouteTable) -> Iterator[Finding]:
     def is_reached(host: str, listeners: Iterable[Served]) -> bool:
         route = reached.find(TLS, Hello(host, (), ech=False, size=0))
-        addresses = route.targets[TLS.name].addresses if route else ()
+        if route is None or route.refuses:
+            return route is not None  # which somebody wants so
+        addresses = route.targets[TLS.name].addresses
         return any(listener.address in addresses for listener in listeners)
 
     names = [x.host for x in sites.sites if x.https and not is_reached(x.host, x.https)]

@@ -174,7 +174,7 @@ def _unfit(route: Route, entry: EntryPoint) -> Tried:
     if pattern.listener not in (None, entry.name):
         why = f"for clients that come to {pattern.listener}"
         return Tried(pattern, Result.OTHER_LISTENER, why)
-    if entry.protocol.name not in route.targets:
+    if entry.protocol.name not in route.targets and not route.refuses:
         names = " and ".join(PROTOCOLS[name].label for name in route.targets)
         return Tried(pattern, Result.OTHER_PROTOCOL, f"for {names} alone")
     alpn = (pattern.alpn or b"").decode("latin-1")

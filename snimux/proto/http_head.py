@@ -265,6 +265,10 @@ _WORDS = {
         HTTPStatus.FORBIDDEN,
         "This is not served to your address.",
     ),
+    Reason.ROUTE_REFUSES: (
+        HTTPStatus.FORBIDDEN,
+        "This is not served to anybody.",
+    ),
     Reason.NO_ROUTE: (
         HTTPStatus.NOT_FOUND,
         "No server of this name is known here. Check the name, and where its DNS records point.",
@@ -355,7 +359,8 @@ def _goaway(reason: Reason, words: str) -> bytes:
     Source: RFC 9113 sections 3.4 (a server begins with SETTINGS), 4.1, 6.8 and 7.
     """
     http_1_1_required, internal_error = 0xD, 0x2
-    code = http_1_1_required if reason in (Reason.NO_ROUTE, Reason.NO_HTTP) else internal_error
+    nameless = (Reason.NO_ROUTE, Reason.ROUTE_REFUSES, Reason.NO_HTTP)  # by HTTP/1.1 it has a Host
+    code = http_1_1_required if reason in nameless else internal_error
     last_stream = 0
     goaway = last_stream.to_bytes(4, "big") + code.to_bytes(4, "big") + words.encode("ascii")
     return _frame(4, b"") + _frame(7, goaway)

@@ -125,6 +125,13 @@ class Reason(StrEnum):
         "Where the name is yours: give it a --route, or see that its Caddy serves it.",
         _UNRECOGNIZED_NAME
     )
+    # RFC 8446 has access_denied for who the client is. Here that does not matter: whoever asks,
+    # there is no server of this name (RFC 6066 section 3).
+    ROUTE_REFUSES = (
+        "route-refuses", "its route refuses whoever asks",
+        'Nothing, where that is meant: it says to = "refuse". Else give that route a backend.',
+        _UNRECOGNIZED_NAME
+    )
     NO_HTTP = (
         "no-http", "its route has no plain HTTP, and it is nothing to redirect to https",
         "Where it is to be served by plain HTTP: give its [[route]] an http."

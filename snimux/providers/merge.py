@@ -128,7 +128,7 @@ def plan(
         if lost:
             why = f"{_listed(lost.addresses)} is where snimux itself listens"
             loops.append(Unrouted(host, why))
-        elif not route.backends:
+        elif not route.backends and not route.refuses:
             continue
         elif host in has:
             claims.append(Claim(host, has[host], name))
@@ -136,19 +136,14 @@ def plan(
             has[host] = name
             routes[pattern] = route
     _close(routes, has, above, providers)
+    offered = [route for route in routes.values() if str(route.pattern) in has]
     return Plan(
         tuple(routes.values()),
         tuple(claims),
         tuple(loops),
         _listeners(snapshot for _, snapshot in providers),
         has,
-        frozenset(
-            address
-            for route in routes.values()
-            if str(route.pattern) in has
-            for backend in route.backends
-            for address in backend.addresses
-        ),
+        frozenset(x for route in offered for backend in route.backends for x in backend.addresses),
         tuple(refused),
     )
 
@@ -222,7 +217,7 @@ def _listeners(snapshots: Iterable[Snapshot]) -> dict[DialAddress, Served]:
 
 
 class _Above:
-    """Routes that somebody has written, by host: the lists of each close what is below it."""
+    """Routes that somebody has written, by host: what closes each, closes what is below it."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.by_host: dict[str, list[Route]] = {}
@@ -241,18 +236,21 @@ class _Above:
         yield general
         for name in self.listeners if route.pattern.listener is None else ():
             own = self.with_lists(replace(route, pattern=replace(route.pattern, listener=name)))
-            if own.access != general.access:
+            if (own.access, own.refuses) != (general.access, general.refuses):
                 yield own
 
     def with_lists(self, route: Route) -> Route:
         """Give a route that has none the lists, if any, of what would have hellos in its place.
+
+        If that refuses, so does the route.
 
         What is for an ALPN protocol or for plain HTTP alone would have only some, and the rest
         would go on to what is above it. If it has lists, they are taken all the same: better too
         narrow than open.
         """
         own, by_host = route.pattern, self.by_host
-        for host in hostname.patterns_matching(own.host) if route.access is None else ():
+        is_open = route.access is None and not route.refuses
+        for host in hostname.patterns_matching(own.host) if is_open else ():
             # Of the same host, what is for no protocol is above what is for one.
             near = [
                 x
@@ -261,8 +259,13 @@ class _Above:
                 and (host != own.host or (own.alpn is not None and x.pattern.alpn is None))
             ]
             near.sort(key=lambda x: x.pattern.listener is None)
-            whole = (x for x in near if x.pattern.alpn is None and TLS.name in x.targets)
-            over = next(whole, None) or next((x for x in near if x.access is not None), None)
+            whole = (
+                x for x in near if x.pattern.alpn is None and (TLS.name in x.targets or x.refuses)
+            )
+            over = next(whole, None) or next((x for x in near if x.access or x.refuses), None)
+            if over is not None and over.refuses:
+                whose = over.access_from or over.pattern
+                return replace(route, targets=targets(), access_from=whose, refuses=True)
             if over is not None:
                 return replace(route, access=over.access, access_from=over.access_of)
         return route

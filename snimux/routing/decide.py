@@ -86,6 +86,8 @@ def decide(
     if checks_host and route.access and not route.access.admits_for(host, hello, behind):
         return _refuse(protocol, hello, Reason.ACCESS_DENIED, route)
     to = route.targets.get(protocol.name)
+    if to is None and route.refuses:
+        return _refuse(protocol, hello, Reason.ROUTE_REFUSES, route)
     if to is None:
         redirect = protocol.redirect and protocol.redirect(hello, https_port)
         if redirect is None:

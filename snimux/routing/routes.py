@@ -112,7 +112,9 @@ class Route:
     targets: Targets
     access: Access | None = None
     access_from: Pattern | None = None
-    """Of the route that ``access`` was written in, if it is another."""
+    """Of the route that ``access`` or ``refuses`` was written in, if it is another."""
+    refuses: bool = False
+    """Whether it refuses whoever matches; then it has neither targets nor ``access``."""
 
     @property
     def access_of(self) -> Pattern | None:
@@ -213,7 +215,11 @@ class RouteTable:
                 if (
                     (pattern.alpn is None or pattern.alpn in hello.alpn)
                     and (pattern.listener is None or pattern.listener == listener)
-                    and (name in route.targets or (redirects and pattern.alpn is None))
+                    and (
+                        name in route.targets
+                        or route.refuses
+                        or (redirects and pattern.alpn is None)
+                    )
                 ):
                     yield route
 

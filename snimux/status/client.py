@@ -88,7 +88,7 @@ def _route_rows(shown: Mapping[str, Any]) -> RouteRows:
     rows = [
         RouteRow(
             _plain(x["pattern"]),
-            _each(x["backend"]),
+            ("refuse",) if x.get("refuses") else _each(x["backend"]),
             _each(x["http"]),
             _plain(x["source"]),
             _each(x.get("not_answering")) or (),
@@ -204,7 +204,7 @@ class ServedRoutes:
     """The routes that have lists of networks which it does not show."""
 
 
-_ROUTE_KEYS = ("pattern", "listen", "backend", "proxy", "http", "http_proxy", "list")
+_ROUTE_KEYS = ("pattern", "listen", "refuses", "backend", "proxy", "http", "http_proxy", "list")
 
 
 def read_routes(where: str, page: bytes) -> ServedRoutes:
@@ -255,7 +255,7 @@ def _route(row: Mapping[str, Any], lists: Sequence[Access]) -> Route:
         tls=_backend(row["backend"], row["proxy"]), http=_backend(row["http"], row["http_proxy"])
     )
     if number is None:
-        return Route(pattern, to)
+        return Route(pattern, to, refuses=bool(row.get("refuses")))
     whose = read_pattern(row["access_of"])
     return Route(pattern, to, lists[number], None if whose == pattern else whose)
 

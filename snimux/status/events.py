@@ -215,6 +215,7 @@ def _routes(sums: Sums, first: Iterable[Mapping[str, Any]]) -> list[dict[str, An
     """Return those with traffic, the busiest first; then further ones, if there is room."""
     by_route = sums.by_route()
     backends = {row["pattern"]: [*(row["backend"] or ()), *(row["http"] or ())] for row in first}
+    backends |= {row["pattern"]: ["refuse"] for row in first if row.get("refuses")}
     rows = list(dict.fromkeys((*_busiest(by_route), *backends)))[:MOST_LIVE]
     used: dict[str, list[str]] = {route: [] for route in rows}
     for route, backend in sums.shares:

@@ -219,6 +219,7 @@ class Local:
         return {
             "pattern": str(route.pattern),
             "listen": route.pattern.listener,
+            "refuses": route.refuses,
             "backend": _addresses(tls),
             "proxy": tls and tls.proxy,
             "http": _addresses(http),

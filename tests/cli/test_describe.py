@@ -65,6 +65,15 @@ def test_listeners_and_the_routes_for_them_are_shown_by_name() -> None:
     ]
 
 
+def test_a_route_that_refuses_is_shown() -> None:
+    routes = ("a.example,b.example/h2=refuse",)
+    assert described(load({"route": routes, "http": (":80",)}))[4:7] == [
+        "  a.example                     ->  refused with the alert unrecognized_name",
+        "    plain HTTP                  ->  refused with 403",
+        "  b.example/h2                  ->  refused with the alert unrecognized_name",
+    ]
+
+
 def test_what_is_transparent_is_said() -> None:
     file = '[[route]]\nhosts = "*"\nto = "127.0.0.1:1"\nproxy = "v2"\ntransparent = true'
     assert "  *                             ->  127.0.0.1:1  (PROXY protocol v2, transparent)" in (

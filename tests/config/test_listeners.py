@@ -7,9 +7,10 @@ from snimux.config.load import load
 from snimux.config.model import Config, ConfigError
 from snimux.proto.client_hello import TLS
 from snimux.proto.http_head import HTTP
+from snimux.proto.reason import Reason
 from snimux.proto.verdict import Hello, Protocol, Request
 from snimux.routing.address import Activated, FdAddress, ListenAddress, TcpAddress, parse_listen
-from snimux.routing.decide import Redirection, Relaying, decide
+from snimux.routing.decide import EntryPoint, Redirection, Refusal, Relaying, decide
 from snimux.routing.routes import RouteTable
 
 LISTENERS = """
@@ -165,3 +166,66 @@ def test_a_listener_that_gets_another_name_is_a_difference() -> None:
     after = load({}, "f", (LISTENERS + ROUTES).replace("internal", "inside"))
     found = difference(before, after)
     assert (found.settings, found.added, found.removed) == (("listen",), 2, 2)
+
+
+REFUSING = """
+    [[route]]
+    hosts = "*.example"
+    to = "127.0.0.1:1"
+    [[route]]
+    hosts = ["closed.example", "alpn.example/h2"]
+    to = "refuse"
+    """
+
+
+def test_a_route_that_refuses_closes_a_name_under_an_open_wildcard() -> None:
+    file, flags = load({"http": (":80",)}, "f", REFUSING), {"route": ["*.example=127.0.0.1:1"]}
+    flags["route"].append("closed.example,alpn.example/h2=refuse")
+    for config in (file, load({**flags, "http": (":80",)})):
+        table, closed = RouteTable(config.routes), []
+        for protocol in (TLS, HTTP):
+            for name, alpn in (
+                ("closed", ()),
+                ("closed", (b"h2",)),
+                ("alpn", (b"h2",)),
+                ("alpn", ()),
+            ):
+                request = Request("GET", f"{name}.example", "/") if protocol is HTTP else None
+                offered = alpn if protocol is TLS else ()
+                hello = Hello(f"{name}.example", offered, ech=False, size=9, request=request)
+                decision = decide(hello, "192.0.2.1", EntryPoint(protocol), table)
+                if isinstance(decision, Refusal):
+                    assert decision.reason is Reason.ROUTE_REFUSES
+                    assert decision.farewell == protocol.farewell(Reason.ROUTE_REFUSES, hello)
+                    closed.append((protocol.name, name, len(offered)))
+        assert closed == [
+            ("tls", "closed", 0), ("tls", "closed", 1), ("tls", "alpn", 1),
+            ("http", "closed", 0), ("http", "closed", 0),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("toml", "problem"),
+    [
+        (
+            'to = "refuse"\nhttp = "127.0.0.1:1"',
+            'f: route 1: http: is for who is served, and to = "refuse" serves nobody',
+        ),
+        (
+            'to = ["refuse"]\nallow = "10.0.0.0/8"',
+            'f: route 1: allow: is for who is served, and to = "refuse" serves nobody',
+        ),
+        ('to = ["refuse", "127.0.0.1:1"]', "f: route 1: refuse goes alone, for a route: "),
+        ('to = "127.0.0.1:1"\nhttp = "refuse"', "f: route 1: http: refuse goes alone, for a route"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_route_that_refuses_is_said(toml: str, problem: str) -> None:
+    (line,) = problems(f'[[route]]\nhosts = "a"\n{toml}')
+    assert line.startswith(problem)
+
+
+def test_what_has_no_route_needs_none_that_refuses() -> None:
+    for flags in ({"default": "refuse"}, {"route": ("a=refuse,127.0.0.1:1",)}):
+        with pytest.raises(ConfigError) as caught:
+            load(flags)
+        assert "refuse goes alone, for a route" in caught.value.problems[0]

@@ -1,6 +1,7 @@
 """Routes for one listener, through the snimux command: real sockets, workers and reloads."""
 
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from snimux.net.http_get import fetch
+from snimux.proto.client_hello import alert
+from snimux.routing.address import parse_dial
 from tests.hellos import load
 from tests.support import muxes
 from tests.support.caddy import free_port, short_directory
@@ -108,3 +112,30 @@ async def test_a_name_has_other_backends_inside_than_outside_and_a_reload_change
             await mux.log_line(event="reloaded", within=60)
             assert await answer(outer, HELLO) == b"inside"
             assert await answer(inner, HELLO) == b"outside"
+
+
+async def test_a_name_is_closed_under_an_open_wildcard(directory: Path) -> None:
+    plain, status = free_port(), f"unix/{directory}/status"
+    async with backends(b"open") as (port,):
+        flags = [f"--route=**.com=127.0.0.1:{port}", f"--route={NAME}=refuse"]
+        flags += [f"--http=127.0.0.1:{plain}", f"--status={status}"]
+        async with muxes.running(directory, *flags) as mux:
+            assert await answer(mux.port, HELLO) == alert(112)
+            assert await answer(mux.port, HELLO.replace(b"secure", b"sesame")) == b"open"
+            request = f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
+            assert (await answer(plain, request)).startswith(b"HTTP/1.1 403 ")
+            lines = [await mux.log_line(event="connection", route=NAME, reason="route-refuses")]
+            assert "backend" not in lines[0]
+            explained = await trio.run_process(
+                [sys.executable, "-m", "snimux", "explain", NAME, f"--status={status}"],
+                capture_stdout=True, check=False,
+            )  # fmt: skip
+            assert explained.stdout.decode().endswith(
+                "refused: route-refuses, its route refuses whoever asks\n"
+            )
+            page = json.loads(await fetch(parse_dial(status), "/routes"))
+            assert [(x["pattern"], x["refuses"], x["backend"]) for x in page["routes"]] == [
+                ("**.com", False, [f"127.0.0.1:{port}"]), (NAME, True, None),
+            ]  # fmt: skip
+            figures = await fetch(parse_dial(status), "/metrics")
+            assert b'reason="route-refuses"' in figures

@@ -281,6 +281,17 @@ def test_the_listener_is_said_or_that_of_the_port_or_the_first() -> None:
     ]  # fmt: skip
 
 
+def test_a_route_that_refuses_is_told_from_none() -> None:
+    found = explained("a.example", "a.example=refuse", "*.example=127.0.0.1:1", http=(":80",))
+    assert (found.decision.end, found.decision.reason) == (End.REFUSED, Reason.ROUTE_REFUSES)
+    assert results(found) == {"a.example": Result.TAKEN, "*.example": Result.BEATEN}
+    assert str(found.decision.farewell) == "the TLS alert unrecognized_name (112)"
+    by_alpn = explained("a.example", "a.example/h2=refuse", "a.example=127.0.0.1:1")
+    assert why(by_alpn, "a.example/h2") == "the client does not offer h2"
+    plain = explained("http://a.example/", "a.example=refuse", http=(":80",))
+    assert str(plain.decision.farewell) == "the response 403 Forbidden"
+
+
 def from_source(name: str, source: str | None) -> Explanation:
     config = load({}, "snimux.toml", ACCESS_TOML)
     return explain(of_name(name), config, planned(config, {}), {}, source=source)

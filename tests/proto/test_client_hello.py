@@ -394,6 +394,7 @@ def test_every_reason_has_its_farewell() -> None:
         Reason.RECORD_OVERFLOW: 22,
         Reason.ACCESS_DENIED: 49,
         Reason.NO_ROUTE: 112,
+        Reason.ROUTE_REFUSES: 112,
         Reason.BACKEND_DOWN: 80,
         Reason.NO_SOURCE: 80,
         Reason.OUT_OF_RESOURCES: 80,

@@ -373,6 +373,7 @@ def test_every_reason_has_its_farewell() -> None:
         Reason.HELLO_TIMEOUT: 408,
         Reason.ACCESS_DENIED: 403,
         Reason.NO_ROUTE: 404,
+        Reason.ROUTE_REFUSES: 403,
         Reason.NO_HTTP: 404,
         Reason.BACKEND_DOWN: 502,
         Reason.NO_SOURCE: 502,

@@ -310,6 +310,17 @@ def test_a_claim_to_a_route_of_a_provider_is_told_and_what_is_written_wins() -> 
     assert [x.access for x in found.routes] == [OFFICE, None]
 
 
+def test_what_refuses_closes_what_is_found_below_it() -> None:
+    refusing = Route(parse_pattern("*.corp.example"), targets(), refuses=True)
+    (route,) = plan([(FIRST, sites("a.corp.example"))], [refusing], never).routes[1:]
+    assert (route.refuses, route.targets, route.access_from) == (True, {}, refusing.pattern)
+    merged = plan([(FIRST, sites("a.corp.example"))], [at(refusing, "out")], never)
+    found = {str(x.pattern): x.refuses for x in merged.routes[1:]}
+    assert found == {"a.corp.example": False, "a.corp.example@out": True}
+    above = [refusing, written("**.corp.example")]
+    assert plan([(FIRST, sites("a.b.corp.example"))], above, never).routes[2].targets
+
+
 def test_a_written_route_opens_what_is_closed_above_it() -> None:
     explicit = [written("*.corp.example", NOBODY), written("a.corp.example")]
     found = plan([(FIRST, sites("a.corp.example"))], explicit, never)

@@ -40,7 +40,7 @@ def rank(
     one = ["", r"[^.]+\.", r"(?:[^.]+\.)+"][stars] + re.escape(host.lstrip("*."))
     if host != "*" and not re.fullmatch(one, hello.name or "-"):
         return None
-    if not (protocol.name in route.targets or protocol is HTTP):
+    if not (protocol.name in route.targets or protocol is HTTP or route.refuses):
         return None
     if alpn is not None and alpn not in hello.alpn:
         return None
@@ -128,6 +128,10 @@ def test_it_is_what_a_look_through_all_routes_says(
             assert to.transparent
             assert source is not None
             assert detail
+        case Refusal(Reason.ROUTE_REFUSES, "", farewell):
+            assert route[1].refuses
+            assert farewell == protocol.farewell(Reason.ROUTE_REFUSES, hello)
+            return
         case Refusal(reason, "", farewell):
             assert (reason, to) == (Reason.NO_HTTP, None)
             assert HTTP.redirect
@@ -138,6 +142,7 @@ def test_it_is_what_a_look_through_all_routes_says(
             assert location.startswith("https://")
             assert (":8443/" in location) == (https_port == 8443)
     assert is_let_in
+    assert not route[1].refuses
 
 
 @pytest.mark.parametrize("behind", [0, 1])

@@ -54,14 +54,17 @@ def test_routes_say_where_they_lead_and_where_they_are_from() -> None:
     assert total == {"generation": [0, 0, 0], "total": 3}
     addresses = [str(ONE), str(TWO)]
     assert pieces["routes"] == [
-        {"pattern": "a.example", "listen": None, "backend": addresses, "proxy": "v2",
+        {"pattern": "a.example", "listen": None, "refuses": False,
+         "backend": addresses, "proxy": "v2",
          "http": [str(TWO)], "http_proxy": "auto", "source": "configuration", "access_of": None,
          "not_answering": [], "list": None},
         # that with a protocol cannot be from a Caddy
-        {"pattern": "found.example/h2", "listen": None, "backend": addresses, "proxy": "v2",
+        {"pattern": "found.example/h2", "listen": None, "refuses": False,
+         "backend": addresses, "proxy": "v2",
          "http": None, "http_proxy": None, "source": "configuration", "access_of": None,
          "not_answering": [], "list": None},
-        {"pattern": "plain.example", "listen": None, "backend": None, "proxy": None,
+        {"pattern": "plain.example", "listen": None, "refuses": False,
+         "backend": None, "proxy": None,
          "http": [str(ONE)], "http_proxy": None, "source": "configuration", "access_of": None,
          "not_answering": [], "list": None},
     ]  # fmt: skip

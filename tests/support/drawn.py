@@ -47,6 +47,9 @@ def routes(draw: st.DrawFn) -> list[Route]:
         somewhere = draw(st.sampled_from([NOBODY, NOBODY, UNSEEN]))
         backend = None if which == "http" else somewhere
         access = draw(st.none() | st.none() | ACCESS)
+        if draw(st.integers(0, 7)) == 0:
+            found.append(Route(pattern, targets(), refuses=True))
+            continue
         found.append(
             Route(pattern, targets(tls=backend, http=None if which == "tls" else somewhere), access)
         )

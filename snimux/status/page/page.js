@@ -506,7 +506,9 @@ async function look() {
       }
       const hits = await answer.json();
       if (number !== asking) return;
-      for (const row of hits.rows) row.backend = [...(row.backend ?? []), ...(row.http ?? [])];
+      for (const row of hits.rows) {
+        row.backend = [...(row.backend ?? []), ...(row.http ?? []), ...(row.refuses ? ["refuse"] : [])];
+      }
       foundRates.add(hits.rows, "pattern", seconds(), shown.instance);
       found = hits;
     } catch {
