@@ -80,6 +80,31 @@ def test_what_a_running_one_does_is_the_same_or_told() -> None:
     )
 
 
+def test_routes_for_one_listener_and_those_that_refuse_are_compared() -> None:
+    toml = """
+        listen = [{ address = ":443", name = "public" }, { address = ":8443", name = "internal" }]
+        [[route]]
+        hosts = "a.example"
+        listen = "internal"
+        to = "127.0.0.1:1"
+        [[route]]
+        hosts = "a.example"
+        to = "refuse"
+        """
+    config = load({}, "snimux.toml", toml)
+    opened = load({}, "snimux.toml", toml.replace("refuse", "127.0.0.1:2"))
+    for name, there in (
+        ("a.example", "relayed by a.example to 127.0.0.1:2"),
+        ("a.example:8443", ""),
+    ):
+        here = explained(name, config)
+        assert beside(here, config, running(config)).difference == ""
+        assert beside(here, config, running(opened)).difference == there
+    alone, plan = as_config(running(config), load({}, needs_routes=False))
+    at = replace(of_name("a.example"), listener="internal")
+    assert str(explain(at, alone, plan, {}).decision.to) == "127.0.0.1:1"
+
+
 def test_another_header_is_a_difference() -> None:
     config = load({"route": ("a.example=127.0.0.1:1",)})
     with_header = load({"route": ("a.example=127.0.0.1:1",), "proxy_protocol": "v2"})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snimux.proto.reason import Reason
-from snimux.status.client import ApiError, find_refused, read_routes
+from snimux.status.client import ApiError, find_refused, read_route_rows, read_routes
 from tests.hellos import HERE
 
 WHERE = "127.0.0.1:9443"
@@ -92,3 +92,10 @@ def test_whatever_answers_is_read_or_not_understood(shown: dict[str, Any], value
 
 def test_reasons_are_words_of_the_log() -> None:
     assert Reason(row(1)["reason"]) is Reason.NO_ROUTE
+
+
+def test_a_route_that_refuses_has_that_for_its_backend() -> None:
+    row = {"pattern": "a.test", "backend": None, "http": None, "source": "x", "refuses": True}
+    page = json.dumps({"routes": [row], "total": 1}).encode()
+    (shown,) = read_route_rows(page).shown
+    assert (shown.backend, shown.http) == (("refuse",), None)

@@ -185,6 +185,15 @@ def test_routes_without_traffic_follow() -> None:
     assert (row["backend"], row["health"], row["connections"]) == ("10.0.0.1:1", "unknown", 1)
 
 
+def test_a_route_that_refuses_says_so_where_others_have_backends() -> None:
+    refusing = {"pattern": "b.test@in", "backend": None, "http": None, "refuses": True}
+    rows = routes("a.test")
+    told = shown(figures(), {1: [{**rows, "routes": [*rows["routes"], refusing]}, backends()]})
+    found = {x["pattern"]: x["backend"] for x in told["routes"]["rows"]}
+    assert found["b.test@in"] == ["refuse"]
+    assert "refuse" not in [x["backend"] for x in told["backends"]["rows"]]
+
+
 def test_what_has_no_route_any_more_is_shown_too() -> None:
     told = shown(figures([REST, REST, 1, 0, 0, 9]), {1: [routes("a.test"), backends()]})
     assert [x["pattern"] for x in told["routes"]["rows"]] == [REST, "a.test"]
