@@ -116,7 +116,7 @@ def command(
         case = replace(case, listener=_listener(listener, case, config))
     explained = explanation.explain(case, config, plan, snapshots, source=client)
     explained = replace(explained, hints=(*explained.hints, *faults, *more_faults))
-    route = explained.decision.route
+    route = explained.ending.route
     remarks = ask_backends([route] if route else [], plan)
     comparison = beside(explained, config, running) if running else None
     click.echo((account.as_json if is_json else account.text)(explained, remarks, comparison))

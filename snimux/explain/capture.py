@@ -52,7 +52,7 @@ def read(capture: bytes) -> tuple[bytes, str]:
 
 
 def _openssl(lines: list[str]) -> bytes:
-    """What was sent first: the bytes below the headings with >, up to one with <."""
+    """Return what was sent first: the bytes below the headings with >, up to one with <."""
     sent, is_sent = [], False
     for line in lines:
         heading = _HEADING.match(line)
@@ -66,15 +66,15 @@ def _openssl(lines: list[str]) -> bytes:
 
 def _dumped(lines: list[str]) -> bytes:
     """The bytes of a hex dump, in which a * is for lines like the one before it."""
-    found = bytearray()
+    content = bytearray()
     for line in map(_LINE.fullmatch, lines):
         if line is None:
             continue
-        missing = int(line[1], 16) - len(found)
+        missing = int(line[1], 16) - len(content)
         if 0 < missing <= _LONGEST:
-            found += (found[-_LINE_BYTES:] * (missing // _LINE_BYTES + 1))[:missing]
-        found += _hex(line[2] or "")[:_LINE_BYTES]
-    return bytes(found)
+            content += (content[-_LINE_BYTES:] * (missing // _LINE_BYTES + 1))[:missing]
+        content += _hex(line[2] or "")[:_LINE_BYTES]
+    return bytes(content)
 
 
 def _hex(text: str) -> bytes:

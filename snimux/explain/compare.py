@@ -1,4 +1,4 @@
-"""What a running snimux does with the same hello, and whom it refused.
+"""Compare with what a running snimux does with the same hello, or has refused.
 
 What it shows of itself is ``status.client``'s to read; here it is compared with what is explained.
 """
@@ -40,44 +40,44 @@ def as_config(running: ServedRoutes, config: Config) -> tuple[Config, Plan]:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What a running snimux does with the same."""
+class Comparison:
+    """The ending at a running snimux, and how that differs."""
 
     where: str
-    decision: Ending
+    ending: Ending
     difference: str
     """Empty where it does the same."""
     facts: Mapping[str, object]
     """What it says of the route, if it has one."""
 
 
-def beside(explained: Explanation, config: Config, running: ServedRoutes) -> Beside:
-    """What a running snimux does with what was explained, and how that differs."""
-    decision = foresee(explained.case, config, RouteTable(running.routes), source=explained.source)
-    difference = _difference(explained.decision, decision)
+def beside(explained: Explanation, config: Config, running: ServedRoutes) -> Comparison:
+    """Return what a running snimux does with what was explained, and how that differs."""
+    ending = foresee(explained.case, config, RouteTable(running.routes), source=explained.source)
+    difference = _difference(explained.ending, ending)
     if running.total > len(running.routes) and difference:
         difference += f" (as far as is known: it shows {len(running.routes)} of {running.total})"
-    if decision.route and decision.route.pattern in running.unlisted and explained.source:
+    if ending.route and ending.route.pattern in running.unlisted and explained.source:
         difference = difference or "perhaps"
         difference += " (as far as is known: its lists are longer than it shows)"
-    facts = running.facts[str(decision.route.pattern)] if decision.route else {}
-    return Beside(running.where, decision, difference, facts)
+    facts = running.facts[str(ending.route.pattern)] if ending.route else {}
+    return Comparison(running.where, ending, difference, facts)
 
 
-def _difference(here: Ending, there: Ending) -> str:
-    if _gist(here) == _gist(there):
+def _difference(own: Ending, other: Ending) -> str:
+    if _gist(own) == _gist(other):
         return ""
-    by = f" by {there.route.pattern}" if there.route else ""
-    to = f" to {there.to or there.location}" if there.to or there.location else ""
-    proxy = there.to.proxy if there.to else None
+    by = f" by {other.route.pattern}" if other.route else ""
+    to = f" to {other.to or other.location}" if other.to or other.location else ""
+    proxy = other.to.proxy if other.to else None
     header = f", PROXY protocol {proxy}" if proxy else ""
-    return f"{there.end}{by}{to}{header}{f', {there.reason}' if there.reason else ''}"
+    return f"{other.end}{by}{to}{header}{f', {other.reason}' if other.reason else ''}"
 
 
-def _gist(decision: Ending) -> tuple[object, ...]:
-    route, to = decision.route, decision.to
+def _gist(ending: Ending) -> tuple[object, ...]:
+    route, to = ending.route, ending.to
     addresses = to.addresses if to else ()
-    return (decision.end, decision.reason, route and route.pattern, addresses, to and to.proxy)
+    return (ending.end, ending.reason, route and route.pattern, addresses, to and to.proxy)
 
 
 def of_refused(where: str, hello: RefusedHello, max_hello: int) -> tuple[Case, str | None]:
@@ -93,7 +93,7 @@ def of_refused(where: str, hello: RefusedHello, max_hello: int) -> tuple[Case, s
     if len(hello.received) == LONGEST:
         notes.append(f"only the first {LONGEST} bytes of it are kept")
     protocol = HTTP if hello.protocol == HTTP.name else TLS
-    asked = f"--refused {hello.number} of the snimux at {where}"
-    case = of_bytes(hello.received, max_hello, asked, protocol=protocol)
+    title = f"--refused {hello.number} of the snimux at {where}"
+    case = of_bytes(hello.received, max_hello, title, protocol=protocol)
     host = hello.client.rpartition(":")[0].removeprefix("[").removesuffix("]")
     return replace(case, notes=(*notes, *case.notes)), host or None

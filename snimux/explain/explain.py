@@ -1,4 +1,4 @@
-"""Why a client goes where it goes: the decision for one hello or request, step by step.
+"""Explain why a client goes where it goes: the decision for one hello or request, by steps.
 
 What is asked, and the routes as they are -> a value. Takes the candidates from the very table by
 which connections go. Asks nobody: what the Caddys serve is given; which backends answer, and how
@@ -30,7 +30,7 @@ _MOST_LIKE_IT = 3
 
 
 class Result(StrEnum):
-    """What became of a pattern."""
+    """The result for a pattern."""
 
     TAKEN = "taken"
     NO_ROUTE = "no-route"
@@ -44,7 +44,7 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class Step:
     """A pattern that matches the name, and why it is the one or is not."""
 
     pattern: Pattern
@@ -59,8 +59,8 @@ class Explanation:
     case: Case
     source: str | None
     """The client's address, if it was said."""
-    decision: Ending
-    tried: tuple[Tried, ...] = ()
+    ending: Ending
+    steps: tuple[Step, ...] = ()
     """Patterns in the order in which they count; behind the one that is taken, those of routes."""
     origin: str = ""
     """Where the route is from."""
@@ -73,20 +73,20 @@ class Explanation:
 
     @property
     def hello(self) -> Hello | None:
-        """What the client says, if that can be understood."""
+        """The hello of the client, if it can be understood."""
         verdict = self.case.verdict
         return verdict if isinstance(verdict, Hello) else None
 
     @property
     def is_served(self) -> bool:
-        """Whether the client gets what it came for, or is told where that is."""
-        return self.decision.end in (End.RELAYED, End.REDIRECTED)
+        """True if the client gets what it came for, or is sent to where that is."""
+        return self.ending.end in (End.RELAYED, End.REDIRECTED)
 
 
 def explain(
     case: Case,
     config: Config,
-    found: Plan,
+    plan: Plan,
     sites: Mapping[ProviderAddress, Snapshot],
     *,
     source: str | None = None,
@@ -96,28 +96,28 @@ def explain(
     Args:
         case: what it says.
         config: what snimux was told.
-        found: the routes of that, with those of the Caddys.
+        plan: the routes of that, with those of the Caddys.
         sites: what each Caddy that answered serves.
         source: the client's IP address, or "unix"; None where that is not known, and everybody is
             let in.
     """
-    table = RouteTable(found.routes)
-    decision = foresee(case, config, table, source=source)
-    hello, route = case.verdict, decision.route
+    table = RouteTable(plan.routes)
+    ending = foresee(case, config, table, source=source)
+    hello, route = case.verdict, ending.route
     hints = [*_hints_at_port(case, config), *_hints_at_source(case, config, route, source)]
-    hints += _hints_at_listeners(decision, endings(case, config, table, source))
-    if not isinstance(hello, Hello) or decision.entry is None or decision.is_at_listener:
-        return Explanation(case, source, decision, hints=tuple(hints))
-    if decision.reason is Reason.NO_ROUTE:
-        hints += _hints_at_routes(hello, found, sites)
+    hints += _hints_at_listeners(ending, endings(case, config, table, source))
+    if not isinstance(hello, Hello) or ending.entry is None or ending.is_at_listener:
+        return Explanation(case, source, ending, hints=tuple(hints))
+    if ending.reason is Reason.NO_ROUTE:
+        hints += _hints_at_routes(hello, plan, sites)
     return Explanation(
         case,
         source,
-        decision,
-        tuple(_tried(hello, decision.entry, table, found.routes)),
-        _origin(route, config, found, sites) if route else "",
-        *_dialled(decision.to, config, source),
-        tuple(_also(route, found, sites)) if route else (),
+        ending,
+        tuple(_steps(hello, ending.entry, table, plan.routes)),
+        _origin(route, config, plan, sites) if route else "",
+        *_dialled(ending.to, config, source),
+        tuple(_also(route, plan, sites)) if route else (),
         tuple(hints),
     )
 
@@ -141,9 +141,9 @@ def _dialled(
 # --- the patterns
 
 
-def _tried(
+def _steps(
     hello: Hello, entry: EntryPoint, table: RouteTable, routes: Iterable[Route]
-) -> Iterator[Tried]:
+) -> Iterator[Step]:
     """Yield the patterns in order; behind the one that is taken, those that have a route."""
     candidates = table.candidates(entry.protocol, hello, entry.name)
     fitting = list(dict.fromkeys(route.pattern for route in candidates))
@@ -164,21 +164,21 @@ def _tried(
                 is_first = pattern == fitting[0]
                 is_taken = is_taken or is_first
                 why = "" if is_first else _why_beaten(pattern, fitting[0])
-                yield Tried(pattern, Result.TAKEN if is_first else Result.BEATEN, why)
+                yield Step(pattern, Result.TAKEN if is_first else Result.BEATEN, why)
             elif not is_taken and pattern.listener is None:
-                yield Tried(pattern, Result.NO_ROUTE)
+                yield Step(pattern, Result.NO_ROUTE)
 
 
-def _unfit(route: Route, entry: EntryPoint) -> Tried:
+def _unfit(route: Route, entry: EntryPoint) -> Step:
     pattern = route.pattern
     if pattern.listener not in (None, entry.name):
         why = f"for clients that come to {pattern.listener}"
-        return Tried(pattern, Result.OTHER_LISTENER, why)
+        return Step(pattern, Result.OTHER_LISTENER, why)
     if entry.protocol.name not in route.targets and not route.refuses:
         names = " and ".join(PROTOCOLS[name].label for name in route.targets)
-        return Tried(pattern, Result.OTHER_PROTOCOL, f"for {names} alone")
+        return Step(pattern, Result.OTHER_PROTOCOL, f"for {names} alone")
     alpn = (pattern.alpn or b"").decode("latin-1")
-    return Tried(pattern, Result.NOT_OFFERED, f"the client does not offer {alpn}")
+    return Step(pattern, Result.NOT_OFFERED, f"the client does not offer {alpn}")
 
 
 def _why_beaten(pattern: Pattern, by: Pattern) -> str:
@@ -192,22 +192,22 @@ def _why_beaten(pattern: Pattern, by: Pattern) -> str:
 
 
 def _origin(
-    route: Route, config: Config, found: Plan, sites: Mapping[ProviderAddress, Snapshot]
+    route: Route, config: Config, plan: Plan, sites: Mapping[ProviderAddress, Snapshot]
 ) -> str:
     written = config.written.get(route.pattern)
     if written is not None:
         return written
-    provider = found.has[str(route.pattern)]
+    provider = plan.has[str(route.pattern)]
     return sites[provider].written.get(route.pattern) or title(provider)
 
 
 def _also(
-    route: Route, found: Plan, sites: Mapping[ProviderAddress, Snapshot]
+    route: Route, plan: Plan, sites: Mapping[ProviderAddress, Snapshot]
 ) -> Iterator[ProviderAddress]:
     pattern = str(route.pattern)
     for address, served in sites.items():
         patterns = (*(x.host for x in served.sites), *(str(x.pattern) for x in served.routes))
-        if address != found.has.get(pattern) and pattern in patterns:
+        if address != plan.has.get(pattern) and pattern in patterns:
             yield address
 
 
@@ -238,7 +238,7 @@ def _hints_at_listeners(ending: Ending, endings: Iterable[Ending]) -> Iterator[s
 def _hints_at_source(
     case: Case, config: Config, route: Route | None, source: str | None
 ) -> Iterator[str]:
-    """What depends on who the client is."""
+    """Yield what depends on who the client is."""
     listeners = [(x.address, x.admission) for x in entries_for(case, config)]
     lists = [(f"those of {x}", admission.access) for x, admission in listeners if admission]
     if route is not None and route.access is not None:
@@ -261,17 +261,17 @@ def _hints_at_source(
 
 
 def _hints_at_routes(
-    hello: Hello, found: Plan, sites: Mapping[ProviderAddress, Snapshot]
+    hello: Hello, plan: Plan, sites: Mapping[ProviderAddress, Snapshot]
 ) -> Iterator[str]:
-    """What there is that looks as if it should have taken a name."""
+    """Yield what looks as if it should have taken a name."""
     name = hello.name
-    if not found.routes:
+    if not plan.routes:
         yield "there are no routes at all: give --config FILE, --route HOST=ADDR or --caddy ADDR"
         return
     if name is None:
         yield "without a name only * matches: --default ADDR"
         return
-    hosts = {route.pattern.host for route in found.routes if route.pattern.alpn is None}
+    hosts = {route.pattern.host for route in plan.routes if route.pattern.alpn is None}
     for pattern in (f"*.{name}", f"**.{name}"):
         if pattern in hosts:
             yield f"{pattern} is for names below {name}, not for {name} itself"
@@ -284,7 +284,7 @@ def _hints_at_routes(
     if alike:
         yield f"there is a route for {', '.join(alike)}"
     matching = set(hostname.patterns_matching(name))
-    for unrouted in (*found.loops, *found.refused):
+    for unrouted in (*plan.loops, *plan.refused):
         if unrouted.what in matching:
             yield f"{unrouted.what} is left out: {unrouted.why}"
     for address, served in sites.items():

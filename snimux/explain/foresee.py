@@ -21,7 +21,7 @@ from snimux.routing.routes import Backend, Route, RouteTable
 
 
 class End(StrEnum):
-    """How it ends for the client."""
+    """An end for the client."""
 
     RELAYED = "relayed"
     REDIRECTED = "redirected"

@@ -1,4 +1,4 @@
-"""What is asked to be explained: a name as a person has it, or the bytes that came -> a hello.
+"""Make a hello of what is to be explained: a name as a person has it, or bytes that came.
 
 Both are read by what reads them in a server. Knows no routes.
 
@@ -37,18 +37,18 @@ _RECORD_HEADER = 5  # RFC 8446 section 5.1
 
 
 class CaseError(ValueError):
-    """What nobody can be asked about; the message says why."""
+    """Nobody connects to that; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a client says.
+    """All that a client says.
 
     ``verdict`` is what a peek at it concludes; a NeedMore is of a client that then says no more.
     """
 
-    asked: str
-    """As it was asked for."""
+    title: str
+    """The name or the bytes, in the words of whoever wants to know."""
     protocol: Protocol
     verdict: Verdict
     notes: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Case:
 
 
 def of_name(text: str, alpn: Sequence[bytes] = ()) -> Case:
-    """What a client says that connects to a name.
+    """Return what a client says that connects to a name.
 
     Args:
         text: a host name in any spelling or an IP address, either with or without a port; or a URL,
@@ -72,9 +72,9 @@ def of_name(text: str, alpn: Sequence[bytes] = ()) -> Case:
     Raises:
         CaseError: no client connects to that.
     """
-    found = _URL.fullmatch(text.strip())
-    assert found is not None  # every part of it may be empty
-    scheme, authority, target = found.groups()
+    url = _URL.fullmatch(text.strip())
+    assert url is not None  # every part of it may be empty
+    scheme, authority, target = url.groups()
     protocol = _SCHEMES.get((scheme or "https").lower())
     if protocol is None:
         raise CaseError(f"{scheme}:// is neither https:// nor http://")
@@ -88,31 +88,31 @@ def of_name(text: str, alpn: Sequence[bytes] = ()) -> Case:
 
 
 def of_both(name: Case, received: Case) -> Case:
-    """What the bytes say, with a note where that is not what the name would have been."""
-    told, said = name.verdict, received.verdict
-    if not (isinstance(told, Hello) and isinstance(said, Hello)) or told.name == said.name:
+    """Return what the bytes say, with a note where that is not what the name would have been."""
+    named, sent = name.verdict, received.verdict
+    if not (isinstance(named, Hello) and isinstance(sent, Hello)) or named.name == sent.name:
         return received
-    note = f"the bytes are for {said.name or 'no name'}, not for {told.name or 'no name'}"
+    note = f"the bytes are for {sent.name or 'no name'}, not for {named.name or 'no name'}"
     return replace(received, notes=(*received.notes, note))
 
 
 def protocols(texts: Iterable[str]) -> tuple[bytes, ...]:
-    """ALPN protocols as typed: one, or some with commas between them, or several times.
+    """Read ALPN protocols as typed: one, or some with commas between them, or several times.
 
     Raises:
         CaseError: it is none.
     """
-    found = [protocol.strip() for text in texts for protocol in text.split(",")]
+    names = [protocol.strip() for text in texts for protocol in text.split(",")]
     try:
-        return tuple(parse_pattern(f"*/{x}").alpn or b"" for x in found)
+        return tuple(parse_pattern(f"*/{x}").alpn or b"" for x in names)
     except PatternError:
         raise CaseError(
-            f"{', '.join(found)!r} is no ALPN protocol, such as h2 or acme-tls/1"
+            f"{', '.join(names)!r} is no ALPN protocol, such as h2 or acme-tls/1"
         ) from None
 
 
 def source(text: str) -> str:
-    """A client's address as typed: an IP address, or "unix" for who comes by a UNIX socket.
+    """Read a client's address as typed: an IP address, or "unix" for who comes by a UNIX socket.
 
     Raises:
         CaseError: it is none.
@@ -128,14 +128,14 @@ def source(text: str) -> str:
 
 
 def _host_and_port(authority: str) -> tuple[str, int | None]:
-    found = None if _ip(authority) else _AUTHORITY.fullmatch(authority)
-    if found is None:
+    parts = None if _ip(authority) else _AUTHORITY.fullmatch(authority)
+    if parts is None:
         return authority, None
-    return found[1], int(found[2]) if found[2] else None
+    return parts[1], int(parts[2]) if parts[2] else None
 
 
 def _ip(text: str) -> str | None:
-    """An IP address as a URL has it; None where it is none."""
+    """Return an IP address as a URL has it; None where it is none."""
     try:
         address = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -146,7 +146,7 @@ def _ip(text: str) -> str | None:
 def _said(
     host: str, protocol: Protocol, alpn: tuple[bytes, ...], target: str
 ) -> tuple[Hello | Malformed, list[str]]:
-    """What a client says that was told the host, and how it comes to that."""
+    """Return what a client says that connects to a host, and how it comes to that."""
     address = _ip(host)
     if address is not None:
         no_name = "a hello for it has no server name" if protocol is TLS else "no name to route by"
@@ -168,7 +168,7 @@ def _hello(
 
 
 def _changes(host: str, name: str) -> Iterator[str]:
-    """How the canonical spelling differs from what was typed."""
+    """Yield how the canonical spelling differs from what was typed."""
     changes = {
         "in punycode, as on the wire": not host.isascii(),
         "in lower case": host.lower() != host,
@@ -180,14 +180,14 @@ def _changes(host: str, name: str) -> Iterator[str]:
 
 
 def of_bytes(
-    received: bytes, max_hello: int, asked: str, *, protocol: Protocol | None = None
+    received: bytes, max_hello: int, title: str, *, protocol: Protocol | None = None
 ) -> Case:
-    """What a client says that sent these bytes, and no more.
+    """Return what a client says that sent these bytes, and no more.
 
     Args:
         received: all that it sent.
         max_hello: the bound on a hello or a request's head, in bytes.
-        asked: what to call it.
+        title: what to call it.
         protocol: the one of the listener where they came; None: plain HTTP for what is that, and
             else TLS.
     """
@@ -198,13 +198,13 @@ def of_bytes(
         protocol = HTTP if is_http else TLS
     verdict = protocol.peek(received, START, max_hello)
     remarks = _remarks(received, verdict, protocol, max_hello)
-    return Case(asked, protocol, verdict, tuple(remarks), size=len(received))
+    return Case(title, protocol, verdict, tuple(remarks), size=len(received))
 
 
 def _remarks(
     received: bytes, verdict: Verdict, protocol: Protocol, max_hello: int
 ) -> Iterator[str]:
-    """What there is to say of the bytes, beside the verdict."""
+    """Yield what there is to say of the bytes, beside the verdict."""
     match verdict:
         case Hello(size=size):
             if protocol is TLS:
@@ -230,14 +230,14 @@ def _remarks(
 def _missing(received: bytes, expected: int | None, protocol: Protocol) -> str:
     if protocol is HTTP:
         return f"{len(received)} bytes of a head, and no empty line that ends it"
-    there = sum(_fragments(received))
+    size = sum(_fragments(received))
     if expected is None:
-        return f"{there} bytes of the hello, and its length is not among them"
-    return f"{expected - there} of the {expected} bytes of the hello are missing"
+        return f"{size} bytes of the hello, and its length is not among them"
+    return f"{expected - size} of the {expected} bytes of the hello are missing"
 
 
 def _fragments(received: bytes) -> list[int]:
-    """Of each record of a hello, how many bytes of content are there."""
+    """Return how many bytes of content have come of each record of a hello."""
     lengths, at = [], 0
     while len(received) - at >= _RECORD_HEADER:
         length = int.from_bytes(received[at + 3 : at + _RECORD_HEADER], "big")
@@ -248,7 +248,7 @@ def _fragments(received: bytes) -> list[int]:
 
 
 def _deciding(received: bytes, protocol: Protocol, max_hello: int) -> int:
-    """How many bytes it took to be sure: fewer and a peek would wait for more."""
+    """Return how many bytes it took to be sure: with fewer a peek would wait for more."""
 
     def is_sure(count: int) -> bool:
         return not isinstance(protocol.peek(received[:count], START, max_hello), NeedMore)

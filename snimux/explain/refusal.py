@@ -1,4 +1,4 @@
-"""What the bytes mean that a refused client is sent, and what people see of them.
+"""Read the bytes that a refused client is sent, and say what people see of them.
 
 Bytes -> a value. Knows neither why they are sent nor by whom.
 
@@ -17,7 +17,7 @@ Kind = Literal["alert", "response", "goaway", "nothing"]
 
 @dataclass(frozen=True, slots=True)
 class Farewell:
-    """What a client is told before its connection is closed.
+    """The last that a client is sent before its connection is closed.
 
     ``number`` is the AlertDescription or the status code, ``name`` its name.
     """
@@ -61,7 +61,7 @@ _FRAME_HEADER = 9
 
 
 def read(farewell: bytes) -> Farewell:
-    """What a farewell means; see ``verdict.Protocol``."""
+    """Return what a farewell means; see ``verdict.Protocol``."""
     if len(farewell) == _ALERT_SIZE and farewell[0] == _ALERT_RECORD and farewell[5] == _FATAL:
         return _alert(farewell, farewell[6])
     if farewell.startswith(b"HTTP/1.1 "):

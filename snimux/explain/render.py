@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from snimux.backend.proxy_auto import Remark
-from snimux.explain.compare import Beside
+from snimux.explain.compare import Comparison
 from snimux.explain.explain import Explanation, Result
 from snimux.explain.foresee import End
 from snimux.explain.refusal import Farewell
@@ -33,12 +33,12 @@ _RESULTS = {
 
 
 def text(
-    explained: Explanation, remarks: Sequence[Remark] = (), running: Beside | None = None
+    explained: Explanation, remarks: Sequence[Remark] = (), running: Comparison | None = None
 ) -> str:
-    """For people: what was asked, each step, what the client sees; how it ends comes last.
+    """Return text for people: each step, what the client sees; how it ends comes last.
 
     Args:
-        explained: the decision.
+        explained: the ending, and the steps to it.
         remarks: what was learnt of the backend's addresses, where PROXY protocol is auto.
         running: what a running snimux does with the same.
     """
@@ -53,23 +53,23 @@ def text(
 def _parts(
     explained: Explanation, remarks: Sequence[Remark]
 ) -> Iterator[tuple[str, Sequence[str]]]:
-    decision = explained.decision
-    yield "asked", [explained.case.asked, *explained.case.notes]
+    ending = explained.ending
+    yield "asked", [explained.case.title, *explained.case.notes]
     if explained.hello is not None:
         yield "hello", [_shown_hello(explained.hello)]
     if explained.source is not None:
         yield "from", [explained.source]
-    if decision.entry is not None and decision.entry.name is not None:
-        yield "listener", [f"{decision.entry.name}, at {decision.entry.address}"]
+    if ending.entry is not None and ending.entry.name is not None:
+        yield "listener", [f"{ending.entry.name}, at {ending.entry.address}"]
     yield "patterns", list(_shown_patterns(explained))
-    if decision.to is not None:
-        yield "dial", list(_shown_addresses(explained, decision.to, remarks))
+    if ending.to is not None:
+        yield "dial", list(_shown_addresses(explained, ending.to, remarks))
         yield "client", ["gets its bytes relayed untouched, and sees what the backend answers"]
-    if decision.farewell is not None:
-        content = decision.farewell.content
-        sent = f": {content.hex(' ')}" if decision.farewell.kind == "alert" else ""
-        shown = [f"{program:8} {words}" for program, words in decision.farewell.shown.items()]
-        yield "client", [f"gets {decision.farewell}{sent}", *shown]
+    if ending.farewell is not None:
+        content = ending.farewell.content
+        sent = f": {content.hex(' ')}" if ending.farewell.kind == "alert" else ""
+        shown = [f"{program:8} {words}" for program, words in ending.farewell.shown.items()]
+        yield "client", [f"gets {ending.farewell}{sent}", *shown]
     yield "hint", explained.hints
 
 
@@ -88,13 +88,13 @@ def _alpn(hello: Hello) -> list[str]:
 
 
 def _shown_patterns(explained: Explanation) -> Iterator[str]:
-    missing = {x.pattern for x in explained.tried if x.result is Result.NO_ROUTE}
-    for tried in explained.tried:
-        pattern = tried.pattern
+    missing = {x.pattern for x in explained.steps if x.result is Result.NO_ROUTE}
+    for step in explained.steps:
+        pattern = step.pattern
         if pattern.alpn and pattern in missing and Pattern(pattern.host) in missing:
             continue  # that the host has none is said once
-        words, why = _RESULTS[tried.result], tried.why
-        if tried.result is Result.TAKEN:
+        words, why = _RESULTS[step.result], step.why
+        if step.result is Result.TAKEN:
             also = [f"the Caddy at {x} serves it too, and does not get it" for x in explained.also]
             why = "; ".join([f"from {explained.origin}", *also])
         yield f"{pattern!s:{_PATTERN_WIDTH}}  {words}{f': {why}' if why else ''}"
@@ -116,7 +116,7 @@ def _shown_addresses(
         yield f"{shown:{_ADDRESS_WIDTH}}  {'; '.join(notes)}"
 
 
-def _shown_running(running: Beside) -> Iterator[str]:
+def _shown_running(running: Comparison) -> Iterator[str]:
     same = "does the same" if not running.difference else f"DIFFERS: {running.difference}"
     yield f"the snimux at {running.where} {same}"
     if running.facts:
@@ -134,47 +134,47 @@ def _shown_fact(value: object) -> str:
 
 
 def _ending(explained: Explanation) -> str:
-    decision = explained.decision
-    match decision.end:
+    ending = explained.ending
+    match ending.end:
         case End.RELAYED:
             return "served"
         case End.REDIRECTED:
-            return f"redirected to {decision.location}"
+            return f"redirected to {ending.location}"
         case End.REFUSED | End.NOT_LISTENED:
-            words = [decision.reason and f"{decision.reason}, {decision.reason.meaning}"]
-            return "refused: " + ": ".join(filter(None, [*words, decision.detail]))
+            words = [ending.reason and f"{ending.reason}, {ending.reason.meaning}"]
+            return "refused: " + ": ".join(filter(None, [*words, ending.detail]))
 
 
 def as_json(
-    explained: Explanation, remarks: Sequence[Remark] = (), running: Beside | None = None
+    explained: Explanation, remarks: Sequence[Remark] = (), running: Comparison | None = None
 ) -> str:
-    """For programs: one object; the keys, ends, reasons and results stay, words may change."""
-    decision, hello = explained.decision, explained.hello
+    """Return JSON for programs: the keys, ends, reasons and results stay, words may change."""
+    ending, hello = explained.ending, explained.hello
     return json.dumps(
         {
             "status": status(explained),
-            "asked": explained.case.asked,
+            "asked": explained.case.title,
             "notes": list(explained.case.notes),
             "protocol": explained.case.protocol.name,
             "name": hello and hello.name,
             "alpn": _alpn(hello) if hello else [],
             "ech": bool(hello and hello.ech),
             "source": explained.source,
-            "listener": decision.entry and decision.entry.name,
+            "listener": ending.entry and ending.entry.name,
             "patterns": [
                 {"pattern": str(x.pattern), "result": x.result, "why": x.why}
-                for x in explained.tried
+                for x in explained.steps
             ],
-            "route": str(decision.route.pattern) if decision.route else None,
+            "route": str(ending.route.pattern) if ending.route else None,
             "origin": explained.origin or None,
             "also": list(map(str, explained.also)),
-            "balance": explained.balance if decision.to else None,
+            "balance": explained.balance if ending.to else None,
             "dial": _dial(explained, remarks),
-            "end": decision.end,
-            "reason": decision.reason,
-            "detail": decision.detail,
-            "location": decision.location or None,
-            "told": _shown_farewell(explained.decision.farewell),
+            "end": ending.end,
+            "reason": ending.reason,
+            "detail": ending.detail,
+            "location": ending.location or None,
+            "told": _shown_farewell(explained.ending.farewell),
             "hints": list(explained.hints),
             "running": running
             and {
@@ -190,7 +190,7 @@ def as_json(
 
 def _dial(explained: Explanation, remarks: Sequence[Remark]) -> list[Mapping[str, str | None]]:
     learnt = {remark.backend: remark.header for remark in remarks}
-    to = explained.decision.to
+    to = explained.ending.to
     if to is None:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Who is served: lists of networks that are allowed or denied, and who is let past them.
+"""Decide who is served, by lists of networks that are allowed or denied, and who is let past them.
 
 Whoever is in ``deny`` is refused; where there is ``allow``, whoever is not in it is, too.
 
@@ -23,7 +23,7 @@ _HTTP_01 = re.compile(r"/\.well-known/acme-challenge/[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Whom a listener or a route serves."""
+    """The lists of a listener or a route that say whom it serves."""
 
     allow: Networks | None = None
     """None: everybody who is not denied."""
@@ -32,7 +32,7 @@ class Access:
     """Whether validations by ACME are served whoever asks."""
 
     def admits(self, host: str | None) -> bool:
-        """Whether a client is served, whatever it asks for.
+        """Return whether a client is served, whatever it asks for.
 
         Args:
             host: its IP address in text; None for a UNIX socket.
@@ -42,7 +42,7 @@ class Access:
         return self.allow is None or host in self.allow
 
     def admits_for(self, host: str | None, hello: Hello, behind: int = 0) -> bool:
-        """Whether a client is served what its hello asks for.
+        """Return whether a client is served what its hello asks for.
 
         Args:
             host: as for ``admits``.
@@ -54,7 +54,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whom a listener lets in, and whom it believes when told who the client is."""
+    """The rules of a listener: whom it lets in, and whom it believes about who the client is."""
 
     access: Access = Access()
     proxy_from: Networks | None = None
@@ -68,12 +68,12 @@ class Admission:
         return not (self.access.acme_exempt or self.access.admits(host))
 
     def believes(self, host: str | None) -> bool:
-        """Whether a connection from there begins with a PROXY protocol header."""
+        """Return whether a connection from a host begins with a PROXY protocol header."""
         return self.proxy_from is not None and host in self.proxy_from
 
 
 def is_validation(hello: Hello, behind: int = 0) -> bool:
-    """Whether a hello can be for nothing but a validation by ACME, TLS-ALPN-01 or HTTP-01.
+    """Return whether a hello can be for nothing but a validation by ACME, TLS-ALPN-01 or HTTP-01.
 
     A request that any server may leave the connection open after is none, nor is one with bytes
     behind it: these could be another. What comes later is not looked at, nor is it served. Neither

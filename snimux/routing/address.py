@@ -37,7 +37,7 @@ class TcpAddress:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether the host is an IP address, so that nothing need be looked up."""
+        """Return whether the host is an IP address, so that nothing need be looked up."""
         # `from_user` makes names of anything else, and no name is all digits and dots.
         return ":" in self.host or not self.host.strip("0123456789.")
 
@@ -243,12 +243,12 @@ _EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that stand for every interface
 
 
 def is_own(listen: Iterable[ListenAddress], dial: DialAddress) -> bool:
-    """Whether a connection to an address would come to one of those that are listened on."""
+    """Return whether a connection to an address would come to one of those that are listened on."""
     return any(is_same(own, dial) for own in listen)
 
 
 def is_same(listen: ListenAddress | ProviderAddress, dial: ProviderAddress) -> bool:
-    """Whether what is dialled at one address is what listens at another."""
+    """Return whether what is dialled at one address is what listens at another."""
     if not (isinstance(listen, TcpAddress) and isinstance(dial, TcpAddress)):
         return listen == dial
     if listen.port != dial.port:
@@ -291,7 +291,7 @@ def plain_host(host: str) -> str:
 
 
 def overlaps(one: ListenAddress, other: ListenAddress) -> bool:
-    """Whether both cannot be listened on at once."""
+    """Return whether both cannot be listened on at once."""
     if not (isinstance(one, TcpAddress) and isinstance(other, TcpAddress)):
         return one == other
     if one.port != other.port or one.port == 0:
@@ -300,11 +300,11 @@ def overlaps(one: ListenAddress, other: ListenAddress) -> bool:
     return one.host == other.host or (wild and bool(_families(one.host) & _families(other.host)))
 
 
-def is_covered(address: ListenAddress, there: Sequence[ListenAddress]) -> bool:
-    """Whether all that comes to an address comes to one of those that are listened on."""
+def is_covered(address: ListenAddress, listen: Sequence[ListenAddress]) -> bool:
+    """Return whether all that comes to an address comes to one of those that are listened on."""
     if not isinstance(address, TcpAddress):
-        return address in there
-    hosts = {x.host for x in there if isinstance(x, TcpAddress) and x.port == address.port}
+        return address in listen
+    hosts = {x.host for x in listen if isinstance(x, TcpAddress) and x.port == address.port}
     families = [_families(host) for host in hosts if host in _EVERYWHERE]
     return address.host in hosts or _families(address.host) <= set().union(*families)
 

@@ -95,7 +95,7 @@ class Networks:
         object.__setattr__(self, "_bounds", bounds)
 
     def __contains__(self, host: str | None) -> bool:
-        """Whether an IP address in text is in one of the networks; None is a UNIX socket."""
+        """Return whether an IP address in text is in one of the networks; None is a UNIX socket."""
         if host is None:
             return self.unix
         ip = ipaddress.ip_address(host)

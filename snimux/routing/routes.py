@@ -51,7 +51,7 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where connections go: addresses, tried until one connects.
+    """Addresses that connections go to, tried until one connects.
 
     ``proxy`` is the version of the PROXY protocol header that it is sent, if any; "auto" is v2 to
     the addresses that are proved to understand it, which others know. ``transparent`` says that it
@@ -73,7 +73,7 @@ class Backend:
         return ",".join(map(str, self.addresses))
 
     def addresses_for(self, host: str | None) -> tuple[DialAddress, ...]:
-        """Those that can be dialled for a client: of its family, where it is to be seen there.
+        """Return those that can be dialled for a client: all, or of its family if transparent.
 
         Args:
             host: the client's IP address in text; None if it has none.

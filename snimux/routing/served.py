@@ -20,7 +20,7 @@ class ProxyProtocol:
     before_tls: bool
 
     def believes(self, source: str) -> bool:
-        """Whether the client's address is taken from headers that come from an IP address."""
+        """Return whether the client's address is taken from headers of an IP address."""
         if self.fallback_policy in ("USE", "REQUIRE"):
             return True
         return any(_is_in(source, network) for network in self.allow)
@@ -28,7 +28,7 @@ class ProxyProtocol:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Where a server of Caddy's can be dialled, and its wrapper, if it has one."""
+    """An address at which a server of Caddy's can be dialled, and its wrapper, if it has one."""
 
     address: DialAddress
     proxy_protocol: ProxyProtocol | None = None

@@ -102,7 +102,7 @@ def test_routes_for_one_listener_and_those_that_refuse_are_compared() -> None:
         assert beside(here, config, running(opened)).difference == there
     alone, plan = as_config(running(config), load({}, needs_routes=False))
     at = replace(of_name("a.example"), listener="internal")
-    assert str(explain(at, alone, plan, {}).decision.to) == "127.0.0.1:1"
+    assert str(explain(at, alone, plan, {}).ending.to) == "127.0.0.1:1"
 
 
 def test_another_header_is_a_difference() -> None:
@@ -145,7 +145,7 @@ def test_lists_decide_there_as_here(name: str, source: str) -> None:
     assert beside(here, config, found).difference == ""
     alone, plan = as_config(found, load({}, needs_routes=False))
     there = explain(of_name(name), alone, plan, {}, source=source)
-    assert there.decision == here.decision
+    assert there.ending == here.ending
     is_in = source in ("192.0.2.7", "unix") if name != "other.example" else ":" not in source
     assert there.is_served == is_in
 
@@ -176,7 +176,7 @@ def test_a_running_one_can_stand_for_a_configuration() -> None:
     config, plan = as_config(running(told), load({}, needs_routes=False))
     found = explain(of_name("a.example"), config, plan, {})
     assert found.origin == f"the snimux at {WHERE}, its configuration"
-    assert str(found.decision.to) == "127.0.0.1:9"
+    assert str(found.ending.to) == "127.0.0.1:9"
     of_caddy = explain(of_name("c.example"), config, plan, {})
     assert of_caddy.origin == f"the snimux at {WHERE}, its localhost:2019"
     assert explain(of_name("http://a.example"), config, plan, {}).is_served
@@ -189,7 +189,7 @@ def test_one_that_was_refused_is_read_as_a_hello() -> None:
     assert case.protocol is TLS
     assert isinstance(case.verdict, Hello)
     assert case.verdict.name == "secure.ciso.com"
-    assert case.asked == f"--refused 1.17 of the snimux at {WHERE}"
+    assert case.title == f"--refused 1.17 of the snimux at {WHERE}"
     assert case.notes[0] == "refused 2025-11-24T16:00:00Z from 192.0.2.7:1: no-route"
 
 

@@ -56,11 +56,11 @@ def explained(
 
 
 def results(found: Explanation) -> dict[str, Result]:
-    return {str(tried.pattern): tried.result for tried in found.tried}
+    return {str(step.pattern): step.result for step in found.steps}
 
 
 def why(found: Explanation, pattern: str) -> str:
-    return next(tried.why for tried in found.tried if str(tried.pattern) == pattern)
+    return next(step.why for step in found.steps if str(step.pattern) == pattern)
 
 
 def test_the_patterns_are_told_in_their_order_and_which_won() -> None:
@@ -74,8 +74,8 @@ def test_the_patterns_are_told_in_their_order_and_which_won() -> None:
     ]
     assert why(found, "*") == "**.example is more specific"
     assert found.is_served
-    assert found.decision.end is End.RELAYED
-    assert str(found.decision.to) == "127.0.0.1:1"
+    assert found.ending.end is End.RELAYED
+    assert str(found.ending.to) == "127.0.0.1:1"
     assert found.origin == "--route"
     assert found.hints == ()
 
@@ -92,7 +92,7 @@ def test_alpn_is_tried_in_the_clients_order() -> None:
     assert why(found, "a.example/h2") == "the client prefers h3"
     assert why(found, "a.example") == "a.example/h3 has a protocol that the client offers"
     none = explained("a.example", *routes)
-    assert str(none.decision.to) == "127.0.0.1:3"
+    assert str(none.ending.to) == "127.0.0.1:3"
     assert results(none)["a.example/h2"] is Result.NOT_OFFERED
     assert why(none, "a.example/h2") == "the client does not offer h2"
 
@@ -111,38 +111,38 @@ def test_what_is_for_the_other_protocol_is_told() -> None:
     by_tls = explained("b.example", toml=HTTP_TOML)
     assert results(by_tls)["*.example"] is Result.OTHER_PROTOCOL
     assert why(by_tls, "*.example") == "for plain HTTP alone"
-    assert by_tls.decision.reason is Reason.NO_ROUTE
+    assert by_tls.ending.reason is Reason.NO_ROUTE
     plain = explained("http://b.example/", toml=HTTP_TOML)
-    assert str(plain.decision.to) == "127.0.0.1:2"
+    assert str(plain.ending.to) == "127.0.0.1:2"
     redirected = explained("http://a.example/x?y", toml=HTTP_TOML)
     assert results(redirected)["a.example/h2"] is Result.OTHER_PROTOCOL
-    assert redirected.decision.end is End.REDIRECTED
-    assert redirected.decision.location == "https://a.example/x?y"
+    assert redirected.ending.end is End.REDIRECTED
+    assert redirected.ending.location == "https://a.example/x?y"
     assert redirected.is_served
-    assert redirected.decision.farewell is not None
-    assert redirected.decision.farewell.number == 308
+    assert redirected.ending.farewell is not None
+    assert redirected.ending.farewell.number == 308
 
 
 def test_what_is_no_browsers_is_not_redirected() -> None:
     found = explained("http://a.example/.well-known/acme-challenge/x", toml=HTTP_TOML)
-    assert found.decision.reason is Reason.NO_HTTP
-    assert found.decision.route is not None
-    assert str(found.decision.farewell) == "the response 404 Not Found"
+    assert found.ending.reason is Reason.NO_HTTP
+    assert found.ending.route is not None
+    assert str(found.ending.farewell) == "the response 404 Not Found"
     assert not found.is_served
 
 
 def test_a_redirect_has_the_port_at_which_snimux_listens() -> None:
     url = "http://a.example:8080/"
     found = explained(url, toml=HTTP_TOML, listen=(":8443",), http=(":8080",))
-    assert found.decision.location == "https://a.example:8443/"
+    assert found.ending.location == "https://a.example:8443/"
 
 
 def test_plain_http_that_nobody_listens_for() -> None:
     found = explained("http://a.example/", "a.example=127.0.0.1:1")
-    assert found.decision.end is End.NOT_LISTENED
+    assert found.ending.end is End.NOT_LISTENED
     assert not found.is_served
-    assert found.tried == ()
-    assert "--http" in found.decision.detail
+    assert found.steps == ()
+    assert "--http" in found.ending.detail
 
 
 def test_where_a_route_is_from() -> None:
@@ -164,7 +164,7 @@ def test_which_caddy_has_a_name_and_which_serves_it_too() -> None:
     }
     found = explained("a.example", sites=sites)
     assert (found.origin, found.also) == ("the Caddy at localhost:2019", (SECOND,))
-    assert str(found.decision.to) == "127.0.0.1:1"
+    assert str(found.ending.to) == "127.0.0.1:1"
     assert explained("b.example", sites=sites).also == ()
     written = explained("a.example", "a.example=127.0.0.1:3", sites=sites)
     assert (written.origin, written.also) == ("--route", (FIRST, SECOND))
@@ -176,13 +176,13 @@ def test_what_a_caddy_serves_below_a_route_is_closed_to_whom_that_is_closed() ->
     case, config = of_name("a.corp.example"), load({"caddy": (str(FIRST),)}, "snimux.toml", toml)
     found = planned(config, sites)
     denied = explain(case, config, found, sites, source="192.0.2.7")
-    assert denied.decision.reason is Reason.ACCESS_DENIED
-    assert str(denied.decision.route and denied.decision.route.pattern) == "a.corp.example"
+    assert denied.ending.reason is Reason.ACCESS_DENIED
+    assert str(denied.ending.route and denied.ending.route.pattern) == "a.corp.example"
     assert denied.hints == (
         "allow and deny, those of the route *.corp.example above a.corp.example, "
         "do not let 192.0.2.7 in",
     )
-    assert str(explain(case, config, found, sites, source="10.1.1.1").decision.to) == (
+    assert str(explain(case, config, found, sites, source="10.1.1.1").ending.to) == (
         "127.0.0.1:8443"
     )
 
@@ -229,8 +229,8 @@ def test_bytes_that_are_refused(reason: str) -> None:
         "cut": (load_hellos()[0].data[:-1], Reason.HELLO_CUT_SHORT),
     }[reason]
     found = explained(of_bytes(data, DEFAULT_MAX_HELLO, "it"), "*=127.0.0.1:1")
-    assert found.decision.reason is expected
-    assert found.tried == ()
+    assert found.ending.reason is expected
+    assert found.steps == ()
     assert not found.is_served
 
 
@@ -262,7 +262,7 @@ LISTEN_TOML = """
 
 def test_the_listener_is_said_or_that_of_the_port_or_the_first() -> None:
     first = explained("a.example", toml=LISTEN_TOML)
-    assert str(first.decision.to) == "127.0.0.1:1"
+    assert str(first.ending.to) == "127.0.0.1:1"
     assert results(first)["a.example@internal"] is Result.OTHER_LISTENER
     assert why(first, "a.example@internal") == "for clients that come to internal"
     assert first.hints == (
@@ -271,7 +271,7 @@ def test_the_listener_is_said_or_that_of_the_port_or_the_first() -> None:
     )
     said = explained(replace(of_name("a.example"), listener="internal"), toml=LISTEN_TOML)
     for found in (said, explained("a.example:8443", toml=LISTEN_TOML)):
-        assert str(found.decision.to) == "127.0.0.1:2"
+        assert str(found.ending.to) == "127.0.0.1:2"
         assert results(found)["a.example@internal"] is Result.TAKEN
         assert why(found, "a.example") == "a.example@internal is for this listener"
         assert found.hints == ()
@@ -283,13 +283,13 @@ def test_the_listener_is_said_or_that_of_the_port_or_the_first() -> None:
 
 def test_a_route_that_refuses_is_told_from_none() -> None:
     found = explained("a.example", "a.example=refuse", "*.example=127.0.0.1:1", http=(":80",))
-    assert (found.decision.end, found.decision.reason) == (End.REFUSED, Reason.ROUTE_REFUSES)
+    assert (found.ending.end, found.ending.reason) == (End.REFUSED, Reason.ROUTE_REFUSES)
     assert results(found) == {"a.example": Result.TAKEN, "*.example": Result.BEATEN}
-    assert str(found.decision.farewell) == "the TLS alert unrecognized_name (112)"
+    assert str(found.ending.farewell) == "the TLS alert unrecognized_name (112)"
     by_alpn = explained("a.example", "a.example/h2=refuse", "a.example=127.0.0.1:1")
     assert why(by_alpn, "a.example/h2") == "the client does not offer h2"
     plain = explained("http://a.example/", "a.example=refuse", http=(":80",))
-    assert str(plain.decision.farewell) == "the response 403 Forbidden"
+    assert str(plain.ending.farewell) == "the response 403 Forbidden"
 
 
 def from_source(name: str, source: str | None) -> Explanation:
@@ -299,20 +299,20 @@ def from_source(name: str, source: str | None) -> Explanation:
 
 def test_who_is_let_in_depends_on_the_listener_and_the_route() -> None:
     at_door = from_source("https://b.example:443", "192.0.2.7")
-    assert at_door.decision.reason is Reason.ACCESS_DENIED
-    assert at_door.tried == ()  # nothing is looked up for it
+    assert at_door.ending.reason is Reason.ACCESS_DENIED
+    assert at_door.steps == ()  # nothing is looked up for it
     assert at_door.hints == ("allow and deny, those of :443, do not let 192.0.2.7 in",)
     assert from_source("https://b.example:8443", "192.0.2.7").is_served
     assert from_source("https://b.example:443", "10.1.2.3").is_served
     # one of both lets it in
     assert from_source("b.example", "192.0.2.7").is_served
     denied = from_source("https://a.example:8443", "192.0.2.7")
-    assert denied.decision.reason is Reason.ACCESS_DENIED
-    assert denied.decision.route is not None
+    assert denied.ending.reason is Reason.ACCESS_DENIED
+    assert denied.ending.route is not None
     assert denied.hints == (
         "allow and deny, those of the route a.example, do not let 192.0.2.7 in",
     )
-    assert str(denied.decision.farewell) == "the TLS alert access_denied (49)"
+    assert str(denied.ending.farewell) == "the TLS alert access_denied (49)"
 
 
 def test_without_a_source_what_depends_on_it_is_a_hint() -> None:
@@ -330,9 +330,9 @@ def test_the_order_is_that_of_the_source() -> None:
     backends = Backends(defaults=config.backends)
     for number in range(1, 9):
         found = from_source("https://a.example:8443", f"10.0.0.{number}")
-        assert found.decision.to is not None
+        assert found.ending.to is not None
         assert found.balance == "ip_hash"
-        in_order = backends._in_order(found.decision.to, (f"10.0.0.{number}", 1))
+        in_order = backends._in_order(found.ending.to, (f"10.0.0.{number}", 1))
         assert found.addresses == tuple(in_order)
     assert from_source("a.example", "unix").addresses == from_source("a.example", None).addresses
 
@@ -340,7 +340,7 @@ def test_the_order_is_that_of_the_source() -> None:
 def test_a_transparent_backend_needs_an_address_of_the_clients_family() -> None:
     for source in ("2001:db8::7", "unix"):
         found = from_source("https://b.example:8443", source)
-        assert found.decision.reason is Reason.NO_SOURCE
+        assert found.ending.reason is Reason.NO_SOURCE
     assert from_source("https://b.example:8443", "198.51.100.1").is_served
 
 
@@ -397,7 +397,7 @@ def test_what_is_explained_is_what_happens(
     case = of_bytes(data, config.limits.max_hello, "it", protocol=protocol)  # type: ignore[arg-type]
     found = explain(case, config, Plan(config.routes, (), ()), {}, source=source)
     outcome, told = trio.run(served, data, case, config, source)
-    decision = found.decision
+    decision = found.ending
     is_denied = decision.reason is Reason.ACCESS_DENIED  # perhaps before anything is read
     assert is_denied or outcome.hello == found.hello
     assert outcome.route == decision.route
@@ -414,5 +414,5 @@ def test_what_is_explained_is_what_happens(
         assert outcome.detail == decision.detail
     if is_denied and decision.route is None:
         return
-    taken = [tried.pattern for tried in found.tried if tried.result is Result.TAKEN]
+    taken = [step.pattern for step in found.steps if step.result is Result.TAKEN]
     assert taken == ([outcome.route.pattern] if outcome.route else [])

@@ -4,7 +4,7 @@ import json
 
 from snimux.backend.proxy_auto import Remark
 from snimux.config.load import load
-from snimux.explain.compare import Beside
+from snimux.explain.compare import Comparison
 from snimux.explain.explain import Explanation, explain
 from snimux.explain.input import Case, of_bytes, of_name
 from snimux.explain.render import as_json, status, text
@@ -159,13 +159,13 @@ def test_the_json_has_every_key_whatever_happened() -> None:
 def test_what_a_running_one_does_comes_last() -> None:
     found = explained("dao.ciso.com")
     facts = {"source": "configuration", "not_answering": ["127.0.0.1:8444"], "active": 3, "x": []}
-    same = Beside("127.0.0.1:9443", found.decision, "", facts)
+    same = Comparison("127.0.0.1:9443", found.ending, "", facts)
     assert text(found, (), same).splitlines()[-3:] == [
         "running    the snimux at 127.0.0.1:9443 does the same",
         "           source configuration, not answering 127.0.0.1:8444, active 3",
         "served",
     ]
-    other = Beside("127.0.0.1:9443", found.decision, "refused, no-route", {})
+    other = Comparison("127.0.0.1:9443", found.ending, "refused, no-route", {})
     assert text(found, (), other).splitlines()[-2] == (
         "running    the snimux at 127.0.0.1:9443 DIFFERS: refused, no-route"
     )
