@@ -61,7 +61,22 @@ def planned(config: Config, snapshots: Mapping[ProviderAddress, Snapshot | None]
         auto=set(config.providers) - config.without_proxy,
         reserved_for=functools.cache(partial(reserved_for, reserved(config))),
     )
-    return replace(merged, silent=tuple(x for x in config.providers if snapshots.get(x) is None))
+    return replace(
+        merged,
+        refused=(*merged.refused, *_nowhere(config, merged)),
+        silent=tuple(x for x in config.providers if snapshots.get(x) is None),
+    )
+
+
+def _nowhere(config: Config, merged: Plan) -> Iterator[Unrouted]:
+    """Yield the routes of providers that are for a listener that there is not."""
+    names = {None, *(entry.name for entry in config.entrypoints)}
+    for route in merged.routes:
+        pattern = str(route.pattern)
+        if route.pattern.listener not in names and pattern in merged.has:
+            whose = title(merged.has[pattern])
+            why = f"{whose} says that it is for a listener, and none is so called"
+            yield Unrouted(pattern, why, route.pattern.host)
 
 
 def reserved(config: Config) -> dict[DialAddress, str]:

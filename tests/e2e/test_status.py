@@ -277,7 +277,7 @@ async def test_the_figures_are_what_was_sent(workers: int, flags: Sequence[str])
                 "pattern": "a.test", "backend": [run.backend], "proxy": None, "http": None,
                 "http_proxy": None, "source": "configuration", "connections": 7, "active": 1,
                 "up": up["a.test"], "down": down["a.test"], "access_of": None,
-                "not_answering": [], "list": None,
+                "not_answering": [], "list": None, "listen": None, "refuses": False,
             }  # fmt: skip
         await run.settled(18, 0)
 

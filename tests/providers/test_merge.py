@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from snimux.config.load import load
 from snimux.providers.base import Claim, Site, Snapshot, Unrouted
 from snimux.providers.caddy.sites import Sites
-from snimux.providers.merge import plan
+from snimux.providers.merge import plan, planned
 from snimux.routing.access import Access
 from snimux.routing.address import (
     DialAddress,
@@ -326,3 +327,24 @@ def test_a_written_route_opens_what_is_closed_above_it() -> None:
     found = plan([(FIRST, sites("a.corp.example"))], explicit, never)
     assert found.routes == tuple(explicit)
     assert explicit[0].access_of == explicit[0].pattern
+
+
+def test_a_route_of_a_provider_is_for_a_listener_that_there_is_or_said_to_be_for_none() -> None:
+    toml = """
+        listen = [{ address = ":443", name = "public" }]
+        [[route]]
+        hosts = "a.example"
+        to = "127.0.0.1:1"
+        [[routes_dir]]
+        path = "/etc/routes"
+        """
+    address = DirectoryAddress("/etc/routes")
+    routes = tuple(
+        Route(Pattern("a.example", listener=name), targets(tls=to(2))) for name in ("public", "in")
+    )
+    merged = planned(load({}, "f", toml), {address: Snapshot(routes=routes)})
+    assert {str(x.pattern) for x in merged.routes} == {
+        "a.example", "a.example@public", "a.example@in"
+    }  # fmt: skip
+    assert [x.what for x in merged.refused] == ["a.example@in"]
+    assert merged.refused[0].why.endswith("is for a listener, and none is so called")
