@@ -18,14 +18,16 @@ from snimux.config.model import Config, ConfigError
 from snimux.config.settings import SETTINGS
 from snimux.proto.client_hello import TLS
 from snimux.routing.address import parse_dial
-from snimux.routing.routes import parse_pattern
+from snimux.routing.routes import read_pattern
 
 _FILE = "snimux.toml"
 _EXAMPLE = resources.files("snimux").joinpath("example.toml")
 _WORDS = (
     b"[[route]]", b"[[caddy]]", b"[route]", b'hosts = "a.example"', b'hosts = ["*", "**.x/h2"]',
     b'to = "127.0.0.1:1"', b'to = "unix//x"', b'to = ":443"', b'http = "127.0.0.1:2"', b'"off"',
-    b'listen = [":443", "[::1]:8443"]', b'listen = "fd/3"', b'http = ":80"', b'proxy = "auto"',
+    b"[[listen]]", b"[[http]]", b'address = ":443"', b'name = "in"', b'listen = "in"',
+    b'to = "refuse"', b"route = a.example=refuse", b'listen = [":443", "[::1]:8443"]',
+    b'listen = "fd/3"', b'http = ":80"', b'proxy = "auto"',
     b'proxy = "v2"', b'http_proxy = "v1"', b'admin = "localhost:2019"', b'admin = "file//x"',
     b'default = "127.0.0.1:3"', b'caddy = "x"', b"max_hello = 1024", b"workers = 2", b"drain = inf",
     b"hello_timeout = nan", b"idle_timeout = -0.0", b'relay = "portable"', b"max_connections = 1",
@@ -95,8 +97,8 @@ def _is_in_order(config: Config) -> None:
     assert config.addresses(TLS)
     assert config.routes or config.providers
     for route in config.routes:
-        assert parse_pattern(str(route.pattern)) == route.pattern
-        assert route.targets
+        assert read_pattern(str(route.pattern)) == route.pattern
+        assert bool(route.targets) is not route.refuses
         for backend in route.backends:
             addresses = backend.addresses
             assert [parse_dial(str(address)) for address in addresses] == list(addresses)

@@ -29,7 +29,8 @@ _FLAGS = (
         "--route",
         "HOST[,HOST...]=ADDR[,ADDR...]",
         True,
-        "send hellos for HOST to the first ADDR that answers, or as --balance says; repeatable",
+        "send hellos for HOST to the first ADDR that answers, or as --balance says; refuse in the "
+        "place of ADDR refuses them; repeatable",
     ),
     (
         "--default",
