@@ -194,6 +194,7 @@ class Prober:
         last: Support | None = None  # said since the configuration says what it says
         lane = Lane(self.lanes)
         while True:
+            await trio.lowlevel.checkpoint_if_cancelled()  # ended just as somebody doubted it
             doubt = self.doubts[address] = trio.Event()
             # looked up here: it may be gone by the time that there is room
             own = self.backends.own_for(address)

@@ -207,7 +207,12 @@ async def _refuse_reserved(
 ) -> None:
     """Refuse a socket that has come to what only snimux may reach, and close it then."""
     try:
-        here, peer = sock.getsockname(), sock.getpeername()
+        try:
+            here, peer = sock.getsockname(), sock.getpeername()
+        except OSError:  # reset meanwhile: nothing can be sent there, but something has come
+            if _has_bytes(sock):
+                return
+            raise
         if isinstance(address, UnixAddress):
             what = reserved_at(own, address.path, peer)
         else:

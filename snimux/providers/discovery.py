@@ -162,6 +162,10 @@ class Discovery(Generic[Made]):
         if generation.config is self.config:
             return  # who has begun for a configuration to come goes on
         self.config = generation.config
+        self.end_others()
+
+    def end_others(self) -> None:
+        """End those that are not in the configuration that is in effect, and forget them."""
         for address in self.tasks.scopes.keys() - set(self.config.providers):
             self.tasks.end(address)
             for each in (self.providers, self.snapshots, self.lost):
@@ -268,7 +272,9 @@ class Discovery(Generic[Made]):
         for fault in new.faults:
             if fault not in faults:
                 self._say(address, "error", "fault", what=fault.what, detail=fault.why)
-        if new is not last and (last is None or not await in_thread(partial(eq, new, last))):
+        is_new = new is not last and (last is None or not await in_thread(partial(eq, new, last)))
+        await trio.lowlevel.checkpoint_if_cancelled()  # it may have been ended by now
+        if is_new:
             self.snapshots[address] = new
             self.changes += 1
             self.changed = trio.current_time()

@@ -151,7 +151,8 @@ class _Engine:
                 break
             await trio.lowlevel.checkpoint()
         for way in self.mover.again:  # ``run`` may wait for an edge: here is one
-            self.epoll.modify(way.source.fd, EDGES)
+            if not way.done:  # of a pair that has ended meanwhile, the descriptor is closed
+                self.epoll.modify(way.source.fd, EDGES)
 
     async def watch_idle(self) -> None:
         """End connections on which nothing has moved for their idle limit."""

@@ -176,8 +176,9 @@ async def _serve(
                 if life.draining.is_set():
                     drain_time = server.config.limits.drain
                     connections.start_soon(server.succession.wait_for_predecessors, drain_time)
-                server.drain(connections.cancel_scope)
-                watch.start_soon(server.end, connections.cancel_scope)
+                is_ending = server.drain(connections.cancel_scope)
+                end = partial(server.end, is_draining=is_ending)
+                watch.start_soon(end, connections.cancel_scope)
             watch.cancel_scope.cancel()
         server.access_log.sum_up()
         log.write("info", "stopped", {})
@@ -302,9 +303,13 @@ class _Server:
         Connections that have begun keep what they have.
         """
         assert self.source is not None
-        await self.discovery.begin(config.providers)
-        new = basis(config, listeners, self.source.limit(config.limits), self.sockets)
-        await self.discovery.reconfigure(config, partial(self.following, new_basis=new))
+        try:
+            await self.discovery.begin(config.providers)
+            new = basis(config, listeners, self.source.limit(config.limits), self.sockets)
+            await self.discovery.reconfigure(config, partial(self.following, new_basis=new))
+        except BaseException:  # or what has begun for it would go on
+            self.discovery.end_others()
+            raise
         await self.acceptor.until_closed()
 
     async def live(self, *, is_worker: bool) -> None:
@@ -327,22 +332,28 @@ class _Server:
         routes, is_leaving = len(self.current.value.table), self.life.stopped_accepting.is_set()
         return status(self.limits.acquired, routes, draining=is_leaving)
 
-    async def end(self, connections: trio.CancelScope) -> None:
+    async def end(self, connections: trio.CancelScope, *, is_draining: bool) -> None:
         """Give open connections less time when that is ordered, and none at the end."""
-        if not self.life.draining.is_set():
+        if not is_draining:
             await self.life.draining.wait()
             self.drain(connections)
         await self.life.closing.wait()
         connections.cancel()
 
-    def drain(self, connections: trio.CancelScope) -> None:
-        """Give open connections their time to end: as much as they want, but if told to stop."""
-        drain_time = self.config.limits.drain if self.life.draining.is_set() else math.inf
+    def drain(self, connections: trio.CancelScope) -> bool:
+        """Give open connections their time to end: as much as they want, but if told to stop.
+
+        Returns:
+            Whether this process was told to stop by now.
+        """
+        is_draining = self.life.draining.is_set()
+        drain_time = self.config.limits.drain if is_draining else math.inf
         self.manager.stopping(self.status(), within=drain_time)
         connections.deadline = trio.current_time() + drain_time
         seconds = "off" if drain_time == math.inf else drain_time
         open_now = self.limits.acquired
         self.log.write("info", "draining", {"connections": open_now, "seconds": seconds})
+        return is_draining
 
 
 def status(connections: int, routes: int, *, workers: int = 0, draining: bool = False) -> str:

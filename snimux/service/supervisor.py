@@ -144,8 +144,8 @@ async def supervise(
                     if life.draining.is_set():
                         drain_time = supervisor.config.limits.drain
                         keeping.start_soon(succession.wait_for_predecessors, drain_time)
-                    supervisor.stop_accepting()
-                    watch.start_soon(supervisor.end)
+                    is_draining = supervisor.stop_accepting()
+                    watch.start_soon(partial(supervisor.end, is_draining=is_draining))
                 watch.cancel_scope.cancel()
         log.write("info", "stopped", {})
 
@@ -252,8 +252,12 @@ class _Supervisor:
         """Return what all workers are handed."""
         return shared(self.listeners, places=self.counts, config=self.text)
 
-    def stop_accepting(self) -> None:
-        """Listen no more, and have the workers do the same; nobody is replaced from now on."""
+    def stop_accepting(self) -> bool:
+        """Listen no more, and have the workers do the same; nobody is replaced from now on.
+
+        Returns:
+            Whether they were told to drain, too, which ``end`` need not tell them then.
+        """
         is_draining = self.life.draining.is_set()
         # First: whoever closes a listener last resets what is in its queue, and the workers empty
         # it before.
@@ -263,13 +267,14 @@ class _Supervisor:
         within = self.config.limits.drain if is_draining else math.inf
         self.manager.stopping(self.status(), within=within)
         self.workers.order(Order("drain" if is_draining else "leave"))
+        return is_draining
 
-    async def end(self) -> None:
+    async def end(self, *, is_draining: bool) -> None:
         """Pass on to the workers each stage that follows, until cancelled.
 
         The last is for a worker that is stuck, and with it whoever waits for it.
         """
-        if not self.life.draining.is_set():
+        if not is_draining:
             await self.life.draining.wait()
             self.workers.order(Order("drain"))
         await self.life.closing.wait()

@@ -189,14 +189,17 @@ class Workers:
 
         async def ask(worker: Worker, respondent: Respondent) -> None:
             pieces = await respondent.ask(what)
-            if pieces and "generation" in pieces[0]:  # counted from its start
-                pieces[0]["generation"][0] += worker.started_by
-            if what == "figures" and pieces is not None:
-                # One that was started after an upgrade may count otherwise.
-                if pieces[0].get("version") != __version__:
-                    pieces = None
-                elif worker.pid in self.alive:
-                    self._totals.take(worker.pid, snapshot(pieces))
+            try:
+                if pieces and "generation" in pieces[0]:  # counted from its start
+                    pieces[0]["generation"][0] += worker.started_by
+                if what == "figures" and pieces is not None:
+                    # One that was started after an upgrade may count otherwise.
+                    if pieces[0].get("version") != __version__:
+                        pieces = None
+                    elif worker.pid in self.alive:
+                        self._totals.take(worker.pid, snapshot(pieces))
+            except (AttributeError, LookupError, TypeError, ValueError):  # or say it otherwise
+                pieces = None
             answers[worker.number] = pieces
 
         async with trio.open_nursery() as nursery:

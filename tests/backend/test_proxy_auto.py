@@ -692,3 +692,17 @@ async def test_check_says_what_is_proved(here: Path) -> None:
             f"127.0.0.1:{down} none: not known (no connection: Connection refused)",
             f"127.0.0.1:{where.port} v2: understood (a ServerHello)",
         ]
+
+
+async def test_one_that_is_doubted_just_as_it_is_dropped_ends_nobody(
+    autojump_clock: MockClock, backends: Backends, nursery: trio.Nursery
+) -> None:
+    backends.answers = {HERE: UNDERSTANDS, THERE: UNDERSTANDS}
+    backends.prober.reconcile(Effects(probes=routed(HERE, THERE)))
+    await nursery.start(backends.prober.run)
+    await trio.sleep(2)
+    backends.prober.doubt(Backend((HERE,), "auto"))
+    backends.prober.reconcile(Effects(probes=routed(THERE)))
+    await trio.sleep(20)
+    assert backends.prober.doubts.keys() == {THERE}
+    assert len(backends.times(THERE)) > 1

@@ -280,7 +280,7 @@ async def test_a_cancelled_dial_leaves_no_descriptor() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="waits for the reset by epoll")
 @pytest.mark.parametrize("size", [0, 1, 1_000, 60_000])
-@pytest.mark.parametrize("moment", ["_is_connected", "_refuse_itself"])
+@pytest.mark.parametrize("moment", ["_is_connected", "_refuse_itself", "_refuse_reserved"])
 async def test_a_backend_that_sends_and_resets_at_once_has_sent(
     monkeypatch: pytest.MonkeyPatch, size: int, moment: str
 ) -> None:
@@ -301,7 +301,8 @@ async def test_a_backend_that_sends_and_resets_at_once_has_sent(
 
     monkeypatch.setattr(module, moment, reset_before)
     with listener:
-        dialled = await dial(TcpAddress(*listener.getsockname()), dial_timeout=5)
+        own = Own(reserved={TcpAddress("127.0.0.1", 2019): "an admin API"})
+        dialled = await dial(TcpAddress(*listener.getsockname()), dial_timeout=5, own=own)
         if not size:
             assert isinstance(dialled, NotDialled)
             return

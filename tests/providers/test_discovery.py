@@ -334,6 +334,16 @@ async def test_a_reload_and_news_at_once_end_with_the_newest_of_both() -> None:
         assert len(held.in_effect) == 2
 
 
+async def test_who_has_begun_for_a_reload_that_fails_ends(autojump_clock: MockClock) -> None:
+    told = Told(ONE)
+    told.discovery.tasks.begin(ONE)
+    await told.discovery.begin((ONE, TWO))
+    await told.discovery.hear(TWO, sites("b.example"))
+    told.discovery.end_others()
+    assert told.discovery.tasks.scopes.keys() == {ONE}
+    assert TWO not in told.discovery.snapshots
+
+
 async def test_who_leaves_while_routes_are_made_leaves_no_lock_behind() -> None:
     held = Held(ONE)
     async with trio.open_nursery() as nursery:

@@ -354,3 +354,26 @@ async def test_a_turn_that_ended_before_its_bytes_goes_on_after_the_limit_was_lo
     connection.scope.cancel()
     connection.client.close()
     connection.backend.close()
+
+
+async def test_one_that_ends_while_all_that_is_ready_is_served_ends_nobody_else(
+    running: _Engine, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await relayed(running, nursery)
+    way = next(iter(running.mover.sides.values())).outward
+    serve = running.serve
+
+    def serve_a_full_turn() -> bool:
+        serve()
+        way.again = True  # it has used up its turn, and has more to do
+        running.mover.again.append(way)
+        connection.scope.cancel()
+        return True
+
+    monkeypatch.setattr(running, "serve", serve_a_full_turn)
+    await running.catch_up()
+    monkeypatch.undo()
+    await connection.done.wait()
+    assert way.done
+    connection.client.close()
+    connection.backend.close()

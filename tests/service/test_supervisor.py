@@ -12,17 +12,19 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from snimux.config.model import Config, Limits
 from snimux.log import Log
 from snimux.net.listeners import Listener, open_listeners
 from snimux.routing.address import ListenAddress, TcpAddress, UnixAddress
-from snimux.service.supervisor import Team, pause, processors, supervise
+from snimux.service.supervisor import Team, _Supervisor, pause, processors, supervise
 from snimux.service.systemd import Manager
 from snimux.service.upgrade import Succession
 from tests.support.caddy import free_port, short_directory, until
@@ -358,6 +360,26 @@ async def test_what_a_worker_of_another_version_counts_is_left_out() -> None:
         figures = await page(shown[0], "/metrics")
         assert '\nsnimux_worker_up{worker="1"} 0.0\n' in figures
         assert '\nsnimux_connections_total{protocol="tls"} 0.0\n' in figures
+
+
+async def test_who_is_to_drain_just_as_it_has_listened_last_tells_its_workers() -> None:
+    orders: list[str] = []
+    stand_in: Any = SimpleNamespace(
+        life=SimpleNamespace(draining=trio.Event(), closing=trio.Event(), killing=trio.Event()),
+        workers=SimpleNamespace(
+            order=lambda order: orders.append(order.what), check_heartbeats=lambda: 0.0
+        ),
+        listeners=[],
+        manager=Manager(),
+        status=str,
+    )
+    async with trio.open_nursery() as nursery:
+        is_draining = _Supervisor.stop_accepting(stand_in)
+        nursery.start_soon(partial(_Supervisor.end, stand_in, is_draining=is_draining))
+        stand_in.life.draining.set()  # by a signal that comes in the same turn
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert orders == ["leave", "drain"]
 
 
 @pytest.mark.parametrize(("program", "status"), [(OBEYS[2], 503), (LIVES, 200)])
