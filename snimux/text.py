@@ -1,4 +1,4 @@
-"""What may stand in a line that people read: texts cut, spelt out and listed. Pure."""
+"""Cut, spell out and list what others wrote, so that it may stand in a line. Pure."""
 
 from collections.abc import Iterable
 

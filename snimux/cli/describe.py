@@ -76,10 +76,10 @@ def _routes(config: Config, plan: Plan, width: int) -> Iterator[str]:
         note = unicode if unicode != route.pattern.host else ""
         tls, plain = (route.targets.get(x.name) for x in (TLS, HTTP))
         to = _backend(tls, config.backends, note) if tls else "no TLS, plain HTTP only"
-        is_asked = has_http and route.pattern.alpn is None
-        http = "redirected to https" if is_asked else ""
+        takes_http = has_http and route.pattern.alpn is None
+        http = "redirected to https" if takes_http else ""
         if route.refuses:
-            to, http = "refused with the alert unrecognized_name", "refused with 403" * is_asked
+            to, http = "refused with the alert unrecognized_name", "refused with 403" * takes_http
         if plain:
             http = _backend(plain, config.backends)
         yield f"  {route.pattern!s:{width}}  ->  {to}"

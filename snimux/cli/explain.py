@@ -147,8 +147,8 @@ def _listener(name: str, case: cases.Case, config: Config) -> str:
     entries = [x for x in config.entrypoints if x.protocol is case.protocol]
     names = [x.name for x in entries if x.name is not None]
     if name not in names:
-        known = f"there are {', '.join(dict.fromkeys(names))}" if names else "none has a name"
-        fail(2, f"--listener: no listener for {case.protocol.label} is called {name!r}; {known}")
+        choice = f"there are {', '.join(dict.fromkeys(names))}" if names else "none has a name"
+        fail(2, f"--listener: no listener for {case.protocol.label} is called {name!r}; {choice}")
     return name
 
 

@@ -75,8 +75,8 @@ def read_routes(toml: str) -> ConfigSource:
     document = _parsed(source, toml)
     for key in document.keys() - {"route"}:
         hint = hints.near(key, ["route"])
-        wanted = f"did you mean {hint}?" if hint else "such a file has only [[route]] tables"
-        source.problems.append(f"unknown key {shown(key)}; {wanted}")
+        advice = f"did you mean {hint}?" if hint else "such a file has only [[route]] tables"
+        source.problems.append(f"unknown key {shown(key)}; {advice}")
     _read_routes(source, document)
     return source
 

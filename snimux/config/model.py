@@ -99,7 +99,7 @@ class Config:
 
     @property
     def caddys(self) -> tuple[AdminAddress, ...]:
-        """Those of the providers that are Caddys."""
+        """Return the providers that are Caddys."""
         return tuple(x for x in self.providers if not isinstance(x, DirectoryAddress))
 
     def addresses(self, protocol: Protocol | None = None) -> tuple[ListenAddress, ...]:

@@ -310,7 +310,7 @@ class ProviderTable:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Those that its table may have."""
+        """Return the keys that its table may have."""
         return (self.key, "proxy") if self.proxies else (self.key,)
 
     def of(self, addresses: Iterable[ProviderAddress]) -> list[ProviderAddress]:

@@ -71,13 +71,13 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
     seen = await trio.to_thread.run_sync(survey)
     to_ask = _to_ask(config.caddys, seen, search=search)
     caddys = _once(await _ask_all(to_ask, seen.ports, config.caddys), seen.ports)
-    others = await ask_once(set(config.providers) - set(config.caddys))
+    answers = await ask_once(set(config.providers) - set(config.caddys))
     if not (config.routes or config.providers):
         answered = [x.admin for x in caddys if x.admin and x.sites is not None]
         config = with_caddys(config, answered)
     named = set(config.caddys)
     caddys = [replace(x, is_listed=x.is_listed or x.admin in named) for x in caddys]
-    snapshots = {x: answer for x, answer in others.items() if isinstance(answer, Snapshot)}
+    snapshots = {x: answer for x, answer in answers.items() if isinstance(answer, Snapshot)}
     plan = planned(config, {**snapshots, **{x.admin: x.sites for x in caddys if x.admin}})
     on_demand = _on_demand(x for x in caddys if x.admin in named)
     own = Own(reserved=reserved(config))
@@ -89,7 +89,7 @@ async def examine(config: Config, *, search: bool = True) -> Facts:
         tls=config.addresses(TLS),
         http=config.addresses(HTTP),
         plan=plan,
-        faults=tuple(fault for x in others for fault in faults_of(x, others[x])),
+        faults=tuple(fault for x in answers for fault in faults_of(x, answers[x])),
         ports=seen.ports,
         caddys=tuple(caddys),
         contacts=contacts,

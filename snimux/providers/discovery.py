@@ -162,9 +162,9 @@ class Discovery(Generic[Made]):
         if generation.config is self.config:
             return  # who has begun for a configuration to come goes on
         self.config = generation.config
-        self.end_others()
+        self.end_unlisted()
 
-    def end_others(self) -> None:
+    def end_unlisted(self) -> None:
         """End those that are not in the configuration that is in effect, and forget them."""
         for address in self.tasks.scopes.keys() - set(self.config.providers):
             self.tasks.end(address)

@@ -308,7 +308,7 @@ class _Server:
             new = basis(config, listeners, self.source.limit(config.limits), self.sockets)
             await self.discovery.reconfigure(config, partial(self.following, new_basis=new))
         except BaseException:  # or what has begun for it would go on
-            self.discovery.end_others()
+            self.discovery.end_unlisted()
             raise
         await self.acceptor.until_closed()
 

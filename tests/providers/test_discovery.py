@@ -339,7 +339,7 @@ async def test_who_has_begun_for_a_reload_that_fails_ends(autojump_clock: MockCl
     told.discovery.tasks.begin(ONE)
     await told.discovery.begin((ONE, TWO))
     await told.discovery.hear(TWO, sites("b.example"))
-    told.discovery.end_others()
+    told.discovery.end_unlisted()
     assert told.discovery.tasks.scopes.keys() == {ONE}
     assert TWO not in told.discovery.snapshots
 
