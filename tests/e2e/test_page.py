@@ -126,13 +126,14 @@ async def test_numbers_are_what_was_sent(chromium: Browser, workers: int) -> Non
 async def test_the_empty_is_explained_and_the_doctor_asked(
     chromium: Browser, tmp_path: Path
 ) -> None:
-    flags = ["--status=127.0.0.1:0", f"--caddy=127.0.0.1:{closed_port()}"]
-    async with muxes.running(tmp_path, *flags) as mux:
+    caddy = f"127.0.0.1:{closed_port()}"
+    async with muxes.running(tmp_path, "--status=127.0.0.1:0", f"--caddy={caddy}") as mux:
         address = (await mux.log_line(event="status"))["address"]
         host, _, port = address.rpartition(":")
         async with opened(chromium, (host, int(port))) as tab:
             state = await tab.run(words("#state-words"))
-            assert state == "Serving, but there is no route. 0 connections, 0 routes."
+            fault = f"routes not read: {caddy}: Connection refused"
+            assert state == (f"Serving, but there is no route; {fault}. 0 connections, 0 routes.")
             assert "no route is configured" in await tab.run(words("#routes-note"))
             assert "no route leads" in await tab.run(words("#backends-note"))
             assert await tab.run(words("#refused-note")) == "Nobody was refused yet."
