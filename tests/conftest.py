@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,14 @@ def _has_what_it_needs(request: pytest.FixtureRequest) -> None:
     for mark in request.node.iter_markers("needs"):
         is_missing, words = mark.args
         need(words if is_missing() else None)
+
+
+@pytest.fixture(autouse=True)
+def _signal_mask() -> Iterator[None]:
+    """Leave no signal blocked: what a later test starts would never hear it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.hookimpl(wrapper=True)
