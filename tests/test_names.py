@@ -36,8 +36,10 @@ def names(node: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_name_is_a_participle_or_a_pronoun(file: Path) -> None:
-    given = {name for node in ast.walk(ast.parse(file.read_text("utf-8"))) for name in names(node)}
-    assert not [name for name in given if {*name.lower().strip("_").split("_")} & NO_NAMES]
+    defined = {
+        name for node in ast.walk(ast.parse(file.read_text("utf-8"))) for name in names(node)
+    }
+    assert not [name for name in defined if {*name.lower().strip("_").split("_")} & NO_NAMES]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
